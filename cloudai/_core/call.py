@@ -1,0 +1,140 @@
+"""The one path of every call: span → pace → retry → adapter.
+
+``Caller.run`` and ``Caller.arun`` differ in nothing but how they wait; all that is decided is
+decided by ``RetryPolicy`` and ``Pace``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from cloudai._core import telemetry
+from cloudai._core.pace import Pace
+from cloudai._core.retry import RetryPolicy
+from cloudai.errors import CallTimeout, CloudAIError, RateLimited
+from cloudai.protocols import Call
+
+T = TypeVar("T")
+
+
+class Caller:
+    """Makes the calls of one profile.
+
+    Parameters
+    ----------
+    provider: named in spans and errors.
+    timeout: seconds for one call, retries included, where the call itself says nothing.
+    policy: when to try again.
+    """
+
+    def __init__(self, provider: str, timeout: float, policy: RetryPolicy) -> None:
+        self.provider = provider
+        self.timeout = timeout
+        self.policy = policy
+        self._paces: dict[str, Pace] = {}
+
+    def call(self, timeout: float | None = None, key: str | None = None) -> Call:
+        """A call that begins now."""
+        return Call(time.monotonic() + (self.timeout if timeout is None else timeout), key)
+
+    def run(self, operation: str, function: Callable[[Call], T], call: Call, model: str = "") -> T:
+        """``function(call)``, tried again by the policy. Raises CloudAIError."""
+        if telemetry.hooks:
+            about = {"provider": self.provider, "model": model}
+            with telemetry.span(operation, about):
+                return self._run(function, call, model)
+        return self._run(function, call, model)
+
+    def _run(self, function: Callable[[Call], T], call: Call, model: str) -> T:
+        attempt = 0
+        pace = self._paces.get(model)
+        while True:
+            if pace is not None:
+                self._sleep(pace.reserve(), call)
+            try:
+                result = function(call)
+            except CloudAIError as error:
+                pace = self._note(error, model, pace)
+                wait = self._wait(error, attempt, call, pace)
+                time.sleep(wait)
+                attempt += 1
+            else:
+                self._done(pace)
+                return result
+
+    async def arun(
+        self,
+        operation: str,
+        function: Callable[[Call], Awaitable[T]],
+        call: Call,
+        model: str = "",
+    ) -> T:
+        """The async twin of ``run``."""
+        if telemetry.hooks:
+            about = {"provider": self.provider, "model": model}
+            with telemetry.span(operation, about):
+                return await self._arun(function, call, model)
+        return await self._arun(function, call, model)
+
+    async def _arun(self, function: Callable[[Call], Awaitable[T]], call: Call, model: str) -> T:
+        attempt = 0
+        pace = self._paces.get(model)
+        while True:
+            if pace is not None:
+                wait = self._allowed(pace.reserve(), call)
+                if wait:
+                    await asyncio.sleep(wait)
+            try:
+                result = await function(call)
+            except CloudAIError as error:
+                pace = self._note(error, model, pace)
+                await asyncio.sleep(self._wait(error, attempt, call, pace))
+                attempt += 1
+            else:
+                self._done(pace)
+                return result
+
+    def _note(self, error: CloudAIError, model: str, pace: Pace | None) -> Pace | None:
+        if error.provider is None:
+            error.provider = self.provider
+        if isinstance(error, RateLimited):
+            pace = self._paces.setdefault(model, Pace())
+            pace.limited(error.retry_after)
+        return pace
+
+    def _wait(self, error: CloudAIError, attempt: int, call: Call, pace: Pace | None) -> float:
+        """Seconds before the next attempt; raises the error itself when there is none."""
+        wait = self.policy.delay(error, attempt, call.deadline)
+        if wait is None:
+            raise error
+        telemetry.logger.info(
+            "%s: %s; attempt %d in %.2f s", self.provider, type(error).__name__, attempt + 2, wait
+        )
+        # A pace that is closed until the vendor's time does the waiting itself.
+        return 0.0 if pace is not None and error.retry_after is not None else wait
+
+    def _done(self, pace: Pace | None) -> None:
+        self.policy.succeeded()
+        if pace is not None:
+            pace.admitted()
+
+    def _sleep(self, seconds: float, call: Call) -> None:
+        wait = self._allowed(seconds, call)
+        if wait:
+            time.sleep(wait)
+
+    def _allowed(self, seconds: float, call: Call) -> float:
+        if call.deadline is not None and time.monotonic() + seconds >= call.deadline:
+            raise CallTimeout(
+                f"the rate limit lets this call through only in {seconds:.1f} s, "
+                "after its deadline",
+                provider=self.provider,
+                hint="Give it a longer timeout, or send fewer calls",
+            )
+        return seconds
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a client's call path does not pickle; make a client in each process")

@@ -1,0 +1,168 @@
+"""The providers that there are: rows of data, so that none is imported before it is used.
+
+A provider is described by its ``SPEC``, a ``ProviderSpec`` in its package's ``__init__``, which
+imports no SDK. Third parties name theirs in the entry point group ``cloudai.providers``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+from cloudai.errors import ConfigError, MissingExtra, UnsupportedByProvider
+
+Capability: TypeAlias = Literal["training", "endpoints", "batch", "chat", "embeddings"]
+
+CAPABILITIES: Final[tuple[Capability, ...]] = (
+    "training",
+    "endpoints",
+    "batch",
+    "chat",
+    "embeddings",
+)
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """One key of a provider's profile.
+
+    Parameters
+    ----------
+    name, doc: what it is called and what it means.
+    kind: the value's type in cloudai.toml. A ``secret`` is a reference there, never a value.
+        A ``path`` is relative to the file that names it.
+    identity: True puts it into handle URIs, so that another process finds the same place.
+    """
+
+    name: str
+    doc: str
+    kind: Literal["text", "path", "number", "flag", "table", "secret"] = "text"
+    identity: bool = False
+
+
+COMMON_KEYS: Final[tuple[Key, ...]] = (
+    Key(name="timeout", doc="seconds for one call, all its retries included", kind="number"),
+    Key(name="retries", doc="further attempts after a failed one", kind="number"),
+    Key(name="fallback", doc="profiles to ask when this one fails", kind="table"),
+    Key(name="models", doc="logical model names", kind="table"),
+    Key(name="capabilities", doc="capabilities that live in another profile", kind="table"),
+)
+
+
+class ProviderSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider, described without loading it.
+
+    Parameters
+    ----------
+    name, title: such as ``"aws"`` and ``"AWS: SageMaker and Bedrock"``.
+    keys: of its profiles, beside the common ones.
+    capabilities: for each one it has, ``"module:attribute"`` of what makes its adapter when
+        called with the profile: a class, or a function that picks one.
+    extras: for each capability, the extra of cloudai that brings its packages.
+    secrets: for each of its secret stores, ``"module:attribute"`` of its adapter.
+    gaps: what it truly cannot do, in words, by feature (``"training:spot"``); printed in the
+        capability matrix.
+    defaults: False when a model must always be named for chat and embeddings.
+    """
+
+    name: str
+    title: str
+    keys: tuple[Key, ...] = ()
+    capabilities: dict[str, str] = {}
+    extras: dict[str, str] = {}
+    secrets: dict[str, str] = {}
+    gaps: dict[str, str] = {}
+    default_models: bool = False
+
+    def key(self, name: str) -> Key | None:
+        return next((key for key in (*self.keys, *COMMON_KEYS) if key.name == name), None)
+
+
+class Row(msgspec.Struct, frozen=True):
+    """Where a built-in provider's SPEC is, and the extra that brings it (None: no extra)."""
+
+    path: str
+    extra: str | None
+
+
+BUILT_IN: Final[dict[str, Row]] = {
+    "local": Row("cloudai.providers.local:SPEC", "local"),
+    "fake": Row("cloudai.providers.fake:SPEC", None),
+}
+
+ENTRY_POINTS: Final = "cloudai.providers"
+
+
+def load(path: str) -> Any:
+    """The object at ``"module:attribute"``."""
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def names() -> list[str]:
+    """All providers' names: the built-in ones, then third parties', sorted."""
+    return [*BUILT_IN, *sorted(set(_third_parties()) - set(BUILT_IN))]
+
+
+def _third_parties() -> dict[str, Any]:
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
+
+def spec(name: str) -> ProviderSpec:
+    """The provider's description. Raises ConfigError for an unknown one, naming the nearest."""
+    if name in BUILT_IN:
+        return load(BUILT_IN[name].path)
+    point = _third_parties().get(name)
+    if point is None:
+        raise unknown("provider", name, names())
+    found = point.load()
+    if not isinstance(found, ProviderSpec):
+        raise ConfigError(
+            f"the entry point {name!r} of {ENTRY_POINTS} gives {type(found).__name__}, "
+            "not a ProviderSpec"
+        )
+    return found
+
+
+def adapter_factory(provider: ProviderSpec, capability: str) -> Any:
+    """What makes the provider's adapter for a capability. Raises UnsupportedByProvider where
+    there is none, and MissingExtra where its packages are not installed."""
+    path = provider.capabilities.get(capability)
+    if path is None:
+        others = [name for name in names() if capability in spec(name).capabilities]
+        raise UnsupportedByProvider(
+            capability,
+            provider=provider.name,
+            alternative=provider.gaps.get(capability)
+            or f"Providers with it: {', '.join(others) or 'none'}. "
+            f"A profile may send one capability elsewhere: [profiles.NAME.capabilities] "
+            f'{capability} = "OTHER-PROFILE".',
+        )
+    return load_extra(path, provider, capability)
+
+
+def load_extra(path: str, provider: ProviderSpec, part: str) -> Any:
+    """Loads ``path``; a package that is missing becomes MissingExtra, with the pip command."""
+    try:
+        return load(path)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in {"", "cloudai"}:
+            raise
+        raise MissingExtra(
+            missing, extra=provider.extras.get(part, provider.name), provider=provider.name
+        ) from error
+
+
+def unknown(what: str, name: str, valid: Iterable[str]) -> ConfigError:
+    """The error for a name that does not exist; its hint names the nearest one that does."""
+    choices = list(valid)
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    listed = ", ".join(choices) or "none"
+    return ConfigError(f"there is no {what} {name!r}", hint=f"{hint}There are: {listed}")

@@ -1,0 +1,211 @@
+"""The client: five capabilities of one profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cloudai._core import threads
+from cloudai._core.config import Profile
+from cloudai._core.ledger import Entry, Ledger
+from cloudai.client._engine import Engine
+from cloudai.client.chat import AsyncChat, Chat
+from cloudai.client.collections import AsyncBatch, AsyncTraining, Batch, Training
+from cloudai.client.embeddings import AsyncEmbeddings, Embeddings
+from cloudai.client.endpoints import AsyncEndpoint, AsyncEndpoints, Endpoint, Endpoints
+from cloudai.client.jobs import AsyncBatchJob, AsyncJob, BatchJob, Job
+from cloudai.client.streams import AsyncChatStream, ChatStream
+
+__all__ = [
+    "AsyncBatch",
+    "AsyncBatchJob",
+    "AsyncChat",
+    "AsyncChatStream",
+    "AsyncClient",
+    "AsyncEmbeddings",
+    "AsyncEndpoint",
+    "AsyncEndpoints",
+    "AsyncJob",
+    "AsyncTraining",
+    "Batch",
+    "BatchJob",
+    "Chat",
+    "ChatStream",
+    "Client",
+    "Embeddings",
+    "Endpoint",
+    "Endpoints",
+    "Job",
+    "Training",
+]
+
+
+class _Base:
+    def __init__(
+        self,
+        profile: str | None = None,
+        /,
+        *,
+        provider: str | None = None,
+        config: str | Path | None = None,
+        **keys: Any,
+    ) -> None:
+        self._engine = Engine(profile, provider, config, keys)
+
+    @property
+    def profile(self) -> Profile:
+        """The profile that this client works on."""
+        return self._engine.profile
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.profile.name!r}, provider={self.profile.provider!r})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a client does not pickle: make one in each process")
+
+    def _resources(self) -> list[Entry]:
+        return Ledger(self.profile.home).entries()
+
+    def _destroy(self, entry: str | Entry) -> None:
+        """Removes a resource at its provider and from the ledger. A create that was never
+        confirmed is looked up by its key first."""
+        if isinstance(entry, Entry) and entry.uri is None:
+            profile = self._engine.config.profile(entry.profile)
+            kind = entry.kind
+            capability = "endpoints" if kind == "endpoint" else kind
+            bound = self._engine.bind(capability, profile)  # type: ignore[arg-type]
+            call = bound.caller.call()
+            found = bound.caller.run("find", lambda call: bound.adapter.find(entry.key, call), call)
+            if found is not None:
+                bound.caller.run("delete", lambda call: bound.adapter.delete(found, call), call)
+            self._engine.ledger(bound).drop(entry.profile, kind, entry.key)
+            return
+        uri = entry if isinstance(entry, str) else str(entry.uri)
+        bound, _, native = self._engine.locate(uri)
+        bound.caller.run(
+            f"{bound.capability}.delete",
+            lambda call: bound.adapter.delete(native, call),
+            bound.caller.call(),
+        )
+        self._engine.ledger(bound).remove(uri)
+
+
+class Client(_Base):
+    """Five capabilities of one profile. Thread-safe; survives a fork; costs nothing to make.
+
+    Parameters
+    ----------
+    profile: a name in cloudai.toml, or a provider's name; None is the file's ``default``, and
+        without a file the local provider.
+    provider: instead of a profile, with its keys as further arguments:
+        ``Client(provider="aws", region="eu-west-1")``.
+    config: a cloudai.toml; None takes the nearest one.
+    keys: further keys of the profile; they go before the environment and the file.
+
+    Raises ConfigError for an unknown profile, provider or key, naming the nearest valid one.
+    """
+
+    @property
+    def chat(self) -> Chat:
+        """Chat: ``create`` and ``stream``."""
+        return Chat(self._engine)
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """Embeddings: ``create``."""
+        return Embeddings(self._engine)
+
+    @property
+    def training(self) -> Training:
+        """Training jobs: ``plan``, ``submit``, ``attach``, ``list``."""
+        return Training(self._engine)
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """Endpoints: ``plan``, ``deploy``, ``attach``, ``list``."""
+        return Endpoints(self._engine)
+
+    @property
+    def batch(self) -> Batch:
+        """Batch transforms: ``plan``, ``submit``, ``attach``, ``list``."""
+        return Batch(self._engine)
+
+    def attach(self, uri: str) -> Job | BatchJob | Endpoint:
+        """The handle of a URI, from whatever process it came. Raises NotFound."""
+        kind = self._engine.locate(uri)[1]
+        if kind == "endpoint":
+            return self.endpoints.attach(uri)
+        return self.batch.attach(uri) if kind == "batch" else self.training.attach(uri)
+
+    def resources(self) -> list[Entry]:
+        """All that was created through cloudai from here and is not deleted, the oldest first."""
+        return self._resources()
+
+    def destroy(self, resource: str | Entry) -> None:
+        """Removes one resource, by its URI or its ledger entry, at its provider and here."""
+        self._destroy(resource)
+
+    def close(self) -> None:
+        """Closes connections and frees models. The client opens them again when it is used."""
+        self._engine.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class AsyncClient(_Base):
+    """``Client`` under asyncio: the same names, with ``await``. One client serves many event
+    loops, one after another."""
+
+    @property
+    def chat(self) -> AsyncChat:
+        """See ``Client.chat``."""
+        return AsyncChat(self._engine)
+
+    @property
+    def embeddings(self) -> AsyncEmbeddings:
+        """See ``Client.embeddings``."""
+        return AsyncEmbeddings(self._engine)
+
+    @property
+    def training(self) -> AsyncTraining:
+        """See ``Client.training``."""
+        return AsyncTraining(self._engine)
+
+    @property
+    def endpoints(self) -> AsyncEndpoints:
+        """See ``Client.endpoints``."""
+        return AsyncEndpoints(self._engine)
+
+    @property
+    def batch(self) -> AsyncBatch:
+        """See ``Client.batch``."""
+        return AsyncBatch(self._engine)
+
+    async def attach(self, uri: str) -> AsyncJob | AsyncBatchJob | AsyncEndpoint:
+        """See ``Client.attach``."""
+        kind = self._engine.locate(uri)[1]
+        if kind == "endpoint":
+            return await self.endpoints.attach(uri)
+        return await (self.batch if kind == "batch" else self.training).attach(uri)
+
+    async def resources(self) -> list[Entry]:
+        """See ``Client.resources``."""
+        return await threads.run(self._resources)
+
+    async def destroy(self, resource: str | Entry) -> None:
+        """See ``Client.destroy``."""
+        await threads.finish(self._destroy, resource)
+
+    async def close(self) -> None:
+        """See ``Client.close``."""
+        await threads.run(self._engine.close)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()

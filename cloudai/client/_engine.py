@@ -1,0 +1,165 @@
+"""What a client and its async twin share: profiles, adapters, callers, the ledger."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from cloudai._core import registry
+from cloudai._core.call import Caller
+from cloudai._core.config import Config, Profile
+from cloudai._core.ledger import Ledger
+from cloudai._core.registry import Capability, unknown
+from cloudai._core.retry import Budget, RetryPolicy
+from cloudai.errors import InvalidRequest
+
+KINDS: dict[str, Capability] = {
+    "training": "training",
+    "endpoint": "endpoints",
+    "batch": "batch",
+}
+
+
+class Bound:
+    """A capability of a profile, ready to be called.
+
+    Attributes
+    ----------
+    profile: where it lives. adapter: the provider's. caller: the path its calls take.
+    """
+
+    __slots__ = ("adapter", "caller", "capability", "profile")
+
+    def __init__(
+        self, capability: Capability, profile: Profile, adapter: Any, caller: Caller
+    ) -> None:
+        self.capability = capability
+        self.profile = profile
+        self.adapter = adapter
+        self.caller = caller
+
+    @property
+    def remote(self) -> bool:
+        """Whether looking at a job there costs a request."""
+        return self.profile.provider not in {"local", "fake"}
+
+    def uri(self, kind: str, id: str) -> str:
+        """The handle of a resource here."""
+        query = self.profile.identity
+        path = f"cloudai://{self.profile.authority}/{kind}/{quote(id, safe='')}"
+        return f"{path}?{query}" if query else path
+
+
+class Engine:
+    """The state behind one client. Thread-safe; survives a fork."""
+
+    def __init__(
+        self,
+        profile: str | None,
+        provider: str | None,
+        config: str | Path | None,
+        keys: dict[str, Any],
+    ) -> None:
+        self.config = Config(config)
+        self.profile = self.config.profile(profile, provider=provider, **keys)
+        self._bounds: dict[tuple[int, Capability], Bound] = {}
+        self._budgets: dict[str, Budget] = {}
+        self._lock = threading.RLock()
+        self._extra: list[Profile] = []
+        _engines.add(self)
+
+    def bound(self, capability: Capability) -> Bound:
+        """The capability, where the profile says it lives."""
+        found = self._bounds.get((id(self.profile), capability))
+        if found is not None:
+            return found
+        other = self.profile.capabilities.get(capability)
+        profile = self.config.profile(other) if other else self.profile
+        made = self.bind(capability, profile)
+        self._bounds[(id(self.profile), capability)] = made
+        return made
+
+    def bind(self, capability: Capability, profile: Profile) -> Bound:
+        """The capability of one profile; made once."""
+        with self._lock:
+            found = self._bounds.get((id(profile), capability))
+            if found is None:
+                factory = registry.adapter_factory(profile.spec, capability)
+                budget = self._budgets.setdefault(profile.name, Budget())
+                caller = Caller(
+                    profile.provider, profile.timeout, RetryPolicy(profile.retries, budget)
+                )
+                found = Bound(capability, profile, factory(profile), caller)
+                self._bounds[(id(profile), capability)] = found
+            return found
+
+    def fallbacks(self, capability: Capability, bound: Bound) -> list[Bound]:
+        """Where to ask next, in order."""
+        return [self.bind(capability, self.config.profile(name)) for name in bound.profile.fallback]
+
+    def ledger(self, bound: Bound) -> Ledger:
+        return Ledger(bound.profile.home)
+
+    def locate(self, uri: str) -> tuple[Bound, str, str]:
+        """The capability, kind and provider's id that a handle's URI names."""
+        parts = urlsplit(uri)
+        kind, _, name = parts.path.lstrip("/").partition("/")
+        if parts.scheme != "cloudai" or not parts.netloc or not name or "/" in name:
+            raise InvalidRequest(
+                f"{uri!r} is not a handle",
+                field="uri",
+                value=uri,
+                hint="It looks like cloudai://PROFILE/training/ID",
+            )
+        if kind not in KINDS:
+            raise unknown("kind of handle", kind, KINDS)
+        profile = self._profile(unquote(parts.netloc), dict(parse_qsl(parts.query)))
+        return self.bind(KINDS[kind], profile), kind, unquote(name)
+
+    def _profile(self, name: str, keys: dict[str, str]) -> Profile:
+        candidates = [self.profile, *self.config.made(), *self._extra]
+        for profile in candidates:
+            if profile.name == name and (not keys or dict(parse_qsl(profile.identity)) == keys):
+                return profile
+        profile = self.config.profile(name, **keys)
+        if keys:
+            self._extra.append(profile)
+        return profile
+
+    def close(self) -> None:
+        """Closes what the adapters hold. A closed engine opens again when it is used."""
+        with self._lock:
+            bounds = {id(bound): bound for bound in self._bounds.values()}
+            self._bounds.clear()
+        for bound in bounds.values():
+            close = getattr(bound.adapter, "close", None)
+            if callable(close):
+                close()
+        for profile in (self.profile, *self._extra):
+            profile.close()
+        self.config.close()
+
+    def after_fork(self) -> None:
+        self._lock = threading.RLock()
+        self._bounds = {}
+        self._budgets = {}
+        for profile in (self.profile, *self._extra):
+            profile.after_fork()
+        self.config.after_fork()
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    # Sockets and sessions of the parent must not be used from two processes.
+    for engine in list(_engines):
+        engine.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

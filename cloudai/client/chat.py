@@ -1,0 +1,271 @@
+"""``client.chat``: one answer, or a stream of its pieces."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from cloudai._core import threads
+from cloudai.client._engine import Bound, Engine
+from cloudai.client._fallback import aask, ask
+from cloudai.client._messages import Messages, ToolLike, messages, tools
+from cloudai.client._schema import response_schema
+from cloudai.client.streams import AsyncChatStream, ChatStream, Opened, parsed
+from cloudai.protocols import Call
+from cloudai.types import (
+    ChatChunk,
+    ChatReply,
+    ChatRequest,
+    ReasoningEffort,
+)
+from cloudai.types._base import check_positive, invalid
+
+
+class Chat:
+    """Chat on a profile. Thread-safe."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def create(
+        self,
+        messages: Messages,
+        *,
+        model: str | None = None,
+        system: str | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] = (),
+        tools: Sequence[ToolLike] = (),
+        tool_choice: str | None = None,
+        response_type: Any = None,
+        reasoning: ReasoningEffort | None = None,
+        timeout: float | None = None,
+        native: dict[str, Any] | None = None,
+    ) -> ChatReply:
+        """The model's answer.
+
+        Parameters
+        ----------
+        messages: a text, a ``Message``, or a list of ``Message``s and OpenAI-style dicts.
+        model: a logical name of the profile, or the vendor's own; None is the profile's
+            ``default``, and locally the embedded model.
+        system: a system prompt, put before the messages.
+        temperature: 0 to 2. top_p: above 0, to 1. seed: for the same answer again, where the
+            provider can. max_tokens: of the answer. stop: texts that end it.
+        tools: ``Tool``s, functions with type hints, or OpenAI-style dicts.
+        tool_choice: ``"auto"``, ``"none"``, ``"required"`` or a tool's name.
+        response_type: a pydantic model, dataclass, TypedDict or JSON Schema; the answer is
+            then in ``reply.parsed``.
+        reasoning: how much effort the model spends on reasoning.
+        timeout: seconds, all retries included; None is the profile's.
+        native: arguments of this provider alone, passed on as they are.
+
+        Raises InvalidRequest before anything is sent; else the error tree of ``cloudai.errors``.
+        """
+        build = _builder(locals())
+        first = self._engine.bound("chat")
+        return ask(
+            first,
+            lambda: self._engine.fallbacks("chat", first),
+            lambda bound: _answer(bound, build(bound, first), timeout, response_type),
+        )
+
+    def stream(
+        self,
+        messages: Messages,
+        *,
+        model: str | None = None,
+        system: str | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] = (),
+        tools: Sequence[ToolLike] = (),
+        tool_choice: str | None = None,
+        response_type: Any = None,
+        reasoning: ReasoningEffort | None = None,
+        timeout: float | None = None,
+        native: dict[str, Any] | None = None,
+    ) -> ChatStream:
+        """The answer piece by piece; parameters as for ``create``.
+
+        The request is sent when the first piece is asked for; until that piece has come, it is
+        retried and falls back like any call. A stream that ends without its terminator raises
+        StreamTruncated with what had come.
+        """
+        build = _builder(locals())
+        first = self._engine.bound("chat")
+        build(first, first)  # a bad request is told here, not at the first piece
+
+        def opened() -> Opened[Iterator[ChatChunk]]:
+            return ask(
+                first,
+                lambda: self._engine.fallbacks("chat", first),
+                lambda bound: _open(bound, build(bound, first), timeout),
+            )
+
+        return ChatStream(opened, response_type)
+
+
+class AsyncChat:
+    """Chat on a profile, under asyncio."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def create(
+        self,
+        messages: Messages,
+        *,
+        model: str | None = None,
+        system: str | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] = (),
+        tools: Sequence[ToolLike] = (),
+        tool_choice: str | None = None,
+        response_type: Any = None,
+        reasoning: ReasoningEffort | None = None,
+        timeout: float | None = None,
+        native: dict[str, Any] | None = None,
+    ) -> ChatReply:
+        """See ``Chat.create``."""
+        build = _builder(locals())
+        first = self._engine.bound("chat")
+        return await aask(
+            first,
+            lambda: self._engine.fallbacks("chat", first),
+            lambda bound: _aanswer(bound, build(bound, first), timeout, response_type),
+        )
+
+    def stream(
+        self,
+        messages: Messages,
+        *,
+        model: str | None = None,
+        system: str | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] = (),
+        tools: Sequence[ToolLike] = (),
+        tool_choice: str | None = None,
+        response_type: Any = None,
+        reasoning: ReasoningEffort | None = None,
+        timeout: float | None = None,
+        native: dict[str, Any] | None = None,
+    ) -> AsyncChatStream:
+        """See ``Chat.stream``."""
+        build = _builder(locals())
+        first = self._engine.bound("chat")
+        build(first, first)
+
+        async def opened() -> Opened[AsyncIterator[ChatChunk]]:
+            return await aask(
+                first,
+                lambda: self._engine.fallbacks("chat", first),
+                lambda bound: _aopen(bound, build(bound, first), timeout),
+            )
+
+        return AsyncChatStream(opened, response_type)
+
+
+def _builder(given: dict[str, Any]) -> Callable[..., ChatRequest]:
+    """Checks what ``create`` and ``stream`` were given, and makes from it the request for a
+    profile; for a fallback, with that profile's own name of the model."""
+    said = messages(given["messages"], given["system"])
+    for name, low, high in (("temperature", 0.0, 2.0), ("top_p", 0.0, 1.0)):
+        value = given[name]
+        if value is not None and not low <= value <= high:
+            raise invalid(name, value, f"is not between {low:g} and {high:g}")
+    check_positive("max_tokens", given["max_tokens"])
+    check_positive("timeout", given["timeout"])
+    stop = given["stop"]
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    if not all(stops):
+        raise invalid("stop", stop, "holds an empty text")
+    offered = tools(given["tools"]) if given["tools"] else ()
+    choice = given["tool_choice"]
+    if choice is not None and choice not in {"auto", "none", "required"}:
+        names = [tool.name for tool in offered]
+        if choice not in names:
+            raise invalid("tool_choice", choice, f"is not auto, none, required or one of {names}")
+    kind = given["response_type"]
+    schema = response_schema(kind) if kind is not None else None
+
+    def build(bound: Bound, first: Bound) -> ChatRequest:
+        name: str | None = given["model"]
+        if bound.profile.provider != first.profile.provider and name not in bound.profile.models:
+            name = None  # a vendor's own name means nothing to another: take its default
+        return ChatRequest(
+            model=bound.profile.model(name),
+            messages=said,
+            temperature=given["temperature"],
+            top_p=given["top_p"],
+            seed=given["seed"],
+            max_tokens=given["max_tokens"],
+            stop=stops,
+            tools=offered,
+            tool_choice=choice,
+            response_schema=schema,
+            reasoning=given["reasoning"],
+            native=given["native"] or {},
+        )
+
+    return build
+
+
+def _answer(bound: Bound, request: ChatRequest, timeout: float | None, kind: Any) -> ChatReply:
+    adapter = bound.adapter
+    reply = bound.caller.run(
+        "chat",
+        lambda call: adapter.create(request, call),
+        bound.caller.call(timeout),
+        request.model,
+    )
+    return parsed(kind, reply) if kind is not None else reply
+
+
+async def _aanswer(
+    bound: Bound, request: ChatRequest, timeout: float | None, kind: Any
+) -> ChatReply:
+    adapter = bound.adapter
+    create = getattr(adapter, "acreate", None) or partial(threads.run, adapter.create)
+    reply = await bound.caller.arun(
+        "chat",
+        lambda call: create(request, call),
+        bound.caller.call(timeout),
+        request.model,
+    )
+    return parsed(kind, reply) if kind is not None else reply
+
+
+def _open(bound: Bound, request: ChatRequest, timeout: float | None) -> Opened[Iterator[ChatChunk]]:
+    def first(call: Call) -> Opened[Iterator[ChatChunk]]:
+        chunks = bound.adapter.stream(request, call)
+        return chunks, next(chunks, None), bound
+
+    return bound.caller.run("chat.stream", first, bound.caller.call(timeout), request.model)
+
+
+async def _aopen(
+    bound: Bound, request: ChatRequest, timeout: float | None
+) -> Opened[AsyncIterator[ChatChunk]]:
+    adapter = bound.adapter
+
+    async def first(call: Call) -> Opened[AsyncIterator[ChatChunk]]:
+        if hasattr(adapter, "astream"):
+            chunks = adapter.astream(request, call)
+        else:
+            chunks = threads.iterate(adapter.stream(request, call))
+        return chunks, await anext(chunks, None), bound
+
+    return await bound.caller.arun("chat.stream", first, bound.caller.call(timeout), request.model)

@@ -1,0 +1,141 @@
+"""``client.embeddings``: texts into vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from cloudai._core import threads
+from cloudai.client._engine import Bound, Engine
+from cloudai.client._fallback import aask, ask
+from cloudai.types import EmbeddingReply, EmbeddingRequest, EmbeddingTask
+from cloudai.types._base import check_positive, invalid
+
+
+class Embeddings:
+    """Embeddings on a profile. Thread-safe."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def create(
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: str | None = None,
+        dimensions: int | None = None,
+        truncate: bool = False,
+        task: EmbeddingTask | None = None,
+        timeout: float | None = None,
+        native: dict[str, Any] | None = None,
+    ) -> EmbeddingReply:
+        """One vector a text, in the texts' order: ``reply.array`` is float32 of shape
+        (texts, dim).
+
+        Parameters
+        ----------
+        texts: one text, or several; none empty. Any number: what exceeds the vendor's limit is
+            split into several requests.
+        model: a logical name of the profile, or the vendor's own; None is the profile's
+            ``default``, and locally the embedded model.
+        dimensions: shorter vectors, where the model can.
+        truncate: True cuts overlong texts to the model's limit; False makes them an error.
+        task: what the vectors are for, where the model tells tasks apart.
+        timeout: seconds, all retries included; None is the profile's.
+        native: arguments of this provider alone.
+
+        Falls back only to a profile in which ``model`` is the same model: vectors of two models
+        cannot be compared.
+        """
+        first = self._engine.bound("embeddings")
+        request = _request(first, texts, model, dimensions, truncate, task, timeout, native)
+        return ask(
+            first,
+            lambda: _same(self._engine, first, model, request.model),
+            lambda bound: _embed(bound, request, timeout),
+        )
+
+
+class AsyncEmbeddings:
+    """Embeddings on a profile, under asyncio."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def create(
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: str | None = None,
+        dimensions: int | None = None,
+        truncate: bool = False,
+        task: EmbeddingTask | None = None,
+        timeout: float | None = None,
+        native: dict[str, Any] | None = None,
+    ) -> EmbeddingReply:
+        """See ``Embeddings.create``."""
+        first = self._engine.bound("embeddings")
+        request = _request(first, texts, model, dimensions, truncate, task, timeout, native)
+        return await aask(
+            first,
+            lambda: _same(self._engine, first, model, request.model),
+            lambda bound: _aembed(bound, request, timeout),
+        )
+
+
+def _request(
+    bound: Bound,
+    texts: str | Sequence[str],
+    model: str | None,
+    dimensions: int | None,
+    truncate: bool,
+    task: EmbeddingTask | None,
+    timeout: float | None,
+    native: dict[str, Any] | None,
+) -> EmbeddingRequest:
+    given = (texts,) if isinstance(texts, str) else tuple(texts)
+    if not given:
+        raise invalid("texts", texts, "is empty", "Give at least one text.")
+    for index, text in enumerate(given):
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise invalid(f"texts[{index}]", text, f"is a {type(text).__name__}, not a text")
+        if not text or text.isspace():
+            raise invalid(f"texts[{index}]", text, "is empty", "Leave empty texts out.")
+    check_positive("dimensions", dimensions)
+    check_positive("timeout", timeout)
+    return EmbeddingRequest(
+        model=bound.profile.model(model),
+        texts=given,
+        dimensions=dimensions,
+        truncate=truncate,
+        task=task,
+        native=native or {},
+    )
+
+
+def _embed(bound: Bound, request: EmbeddingRequest, timeout: float | None) -> EmbeddingReply:
+    adapter = bound.adapter
+    return bound.caller.run(
+        "embeddings",
+        lambda call: adapter.embed(request, call),
+        bound.caller.call(timeout),
+        request.model,
+    )
+
+
+async def _aembed(bound: Bound, request: EmbeddingRequest, timeout: float | None) -> EmbeddingReply:
+    adapter = bound.adapter
+    embed = getattr(adapter, "aembed", None) or partial(threads.run, adapter.embed)
+    return await bound.caller.arun(
+        "embeddings",
+        lambda call: embed(request, call),
+        bound.caller.call(timeout),
+        request.model,
+    )
+
+
+def _same(engine: Engine, bound: Bound, name: str | None, model: str) -> Iterator[Bound]:
+    for other in engine.fallbacks("embeddings", bound):
+        if other.profile.model(name) == model:
+            yield other

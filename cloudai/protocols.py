@@ -1,0 +1,128 @@
+"""What a provider implements: one small Protocol per capability.
+
+An adapter is a class made as ``Adapter(profile)`` (a ``cloudai.Profile``). Each method takes
+one frozen request and a ``Call``, and gives one frozen result. It maps every vendor error to
+the tree of ``cloudai.errors``, retries nothing, and keeps to the call's deadline. Everything
+else (retries, logical names, validation of what is common, ledger, spans) is done above it,
+once.
+
+Where the SDK is natively async, the adapter also has the async twin; else the async client runs
+the sync method in a worker thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Protocol, TypeVar, runtime_checkable
+
+import msgspec
+
+from cloudai.errors import CallTimeout
+from cloudai.types import (
+    ChatChunk,
+    ChatReply,
+    ChatRequest,
+    Deployment,
+    EmbeddingReply,
+    EmbeddingRequest,
+    EndpointStatus,
+    JobStatus,
+    LogPage,
+    Plan,
+    Prediction,
+    PredictRequest,
+    SecretRef,
+)
+
+SpecT = TypeVar("SpecT", contravariant=True)
+
+
+class Call(msgspec.Struct, frozen=True):
+    """What belongs to one call rather than to its request.
+
+    Parameters
+    ----------
+    deadline: ``time.monotonic()`` after which the answer is of no use; None: no deadline.
+    key: the idempotency key of a create.
+    """
+
+    deadline: float | None = None
+    key: str | None = None
+
+    def remaining(self, default: float = 600.0) -> float:
+        """Seconds left, for the vendor's own timeout. Raises CallTimeout when none are."""
+        if self.deadline is None:
+            return default
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise CallTimeout("the call's deadline has passed")
+        return left
+
+
+class Chat(Protocol):
+    """Chat. ``stream`` yields chunks; the last one with a ``finish_reason`` ends it."""
+
+    def create(self, request: ChatRequest, call: Call) -> ChatReply: ...
+    def stream(self, request: ChatRequest, call: Call) -> Iterator[ChatChunk]: ...
+
+
+@runtime_checkable
+class AsyncChat(Protocol):
+    """The async twin of ``Chat``."""
+
+    async def acreate(self, request: ChatRequest, call: Call) -> ChatReply: ...
+    def astream(self, request: ChatRequest, call: Call) -> AsyncIterator[ChatChunk]: ...
+
+
+class Embeddings(Protocol):
+    """Embeddings. Splits what exceeds the vendor's limit of texts a request, keeps the order."""
+
+    def embed(self, request: EmbeddingRequest, call: Call) -> EmbeddingReply: ...
+
+
+@runtime_checkable
+class AsyncEmbeddings(Protocol):
+    """The async twin of ``Embeddings``."""
+
+    async def aembed(self, request: EmbeddingRequest, call: Call) -> EmbeddingReply: ...
+
+
+class Jobs(Protocol[SpecT]):
+    """Training jobs (``Jobs[TrainingJob]``) and batch transforms (``Jobs[BatchTransform]``).
+
+    ``submit`` gets a spec with its name and idempotency key set, and gives the provider's id at
+    once; it raises what ``plan`` lists as violations before it sends anything. ``find`` gives
+    the id of the job that was submitted with a key, or None: the core asks it before it submits
+    again after an ambiguous failure. ``delete`` removes the job and all that it left at the
+    provider, and takes an id that is gone already for done.
+    """
+
+    def plan(self, spec: SpecT) -> Plan: ...
+    def submit(self, spec: SpecT, call: Call) -> str: ...
+    def find(self, key: str, call: Call) -> str | None: ...
+    def status(self, id: str, call: Call) -> JobStatus: ...
+    def logs(self, id: str, cursor: str | None, call: Call) -> LogPage: ...
+    def cancel(self, id: str, call: Call) -> None: ...
+    def delete(self, id: str, call: Call) -> None: ...
+    def list(self, call: Call) -> Sequence[JobStatus]: ...
+
+
+class Endpoints(Protocol):
+    """Endpoints. ``deploy`` gives the id at once; the core waits for RUNNING."""
+
+    def plan(self, spec: Deployment) -> Plan: ...
+    def deploy(self, spec: Deployment, call: Call) -> str: ...
+    def find(self, key: str, call: Call) -> str | None: ...
+    def status(self, id: str, call: Call) -> EndpointStatus: ...
+    def predict(self, id: str, request: PredictRequest, call: Call) -> Prediction: ...
+    def update(self, id: str, spec: Deployment, call: Call) -> None: ...
+    def logs(self, id: str, cursor: str | None, call: Call) -> LogPage: ...
+    def delete(self, id: str, call: Call) -> None: ...
+    def list(self, call: Call) -> Sequence[EndpointStatus]: ...
+
+
+class Secrets(Protocol):
+    """A store of secrets: gives the value of a reference."""
+
+    def get(self, ref: SecretRef, call: Call) -> str: ...

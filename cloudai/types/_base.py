@@ -1,0 +1,109 @@
+"""What all value types share: JSON values, secret references, checks that name the field."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from cloudai.errors import InvalidRequest
+
+JSON: TypeAlias = Any
+"""A value that JSON can hold: None, bool, int, float, str, or lists and dicts of them."""
+
+Seconds: TypeAlias = float
+
+SecretStoreName: TypeAlias = Literal[
+    "env", "file", "keyvault", "secretsmanager", "ssm", "secretmanager"
+]
+
+_NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,62})\Z")
+
+
+class SecretRef(msgspec.Struct, frozen=True, kw_only=True):
+    """A reference to a secret; never its value.
+
+    Parameters
+    ----------
+    store: where it lies: ``env`` (a variable), ``file``, ``keyvault`` (Azure),
+        ``secretsmanager`` or ``ssm`` (AWS), ``secretmanager`` (Google).
+    name: the variable, the path, or the secret's name in its store.
+    vault: the Key Vault's URL; only for ``keyvault``.
+    version: one version of the secret; None for the newest.
+    """
+
+    store: SecretStoreName
+    name: str
+    vault: str | None = None
+    version: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise InvalidRequest("a secret reference needs a name", field="name", value="")
+        if (self.store == "keyvault") != (self.vault is not None):
+            raise InvalidRequest(
+                "a keyvault reference, and only that, names its vault's URL",
+                field="vault",
+                value=self.vault,
+            )
+
+
+def shorten(value: object, limit: int = 80) -> str:
+    """``repr(value)``, cut to ``limit`` characters for an error message."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def invalid(field: str, value: object, problem: str, mend: str | None = None) -> InvalidRequest:
+    """The error for one bad field: names the field, the value and the mend."""
+    return InvalidRequest(
+        f"{field}={shorten(value)} {problem}", field=field, value=value, hint=mend
+    )
+
+
+def check_name(field: str, name: str) -> None:
+    """Refuses a name that one of the providers could not carry.
+
+    The common denominator is SageMaker's ``[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}``
+    (CreateTrainingJob API reference, read 2026-11).
+    """
+    if not _NAME.match(name) or name.endswith("-"):
+        raise invalid(
+            field,
+            name,
+            "is not a name every provider accepts",
+            "Use 1 to 63 letters, digits and inner hyphens, beginning with a letter or digit.",
+        )
+
+
+def check_positive(field: str, value: float | None) -> None:
+    """Refuses zero and below; None passes."""
+    if value is not None and not value > 0:
+        raise invalid(field, value, "is not positive", "Give a number above zero.")
+
+
+def check_json(field: str, value: JSON) -> None:
+    """Refuses what JSON cannot hold (objects, NaN, non-text keys), naming the inner path."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return
+    if isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise invalid(field, value, "cannot be held by JSON", "Use a finite number or a text.")
+        return
+    if isinstance(value, dict):
+        for key, inner in value.items():  # pyright: ignore[reportUnknownVariableType]
+            if not isinstance(key, str):
+                raise invalid(field, key, "is a key that JSON cannot hold", "Use text keys.")
+            check_json(f"{field}.{key}", inner)
+        return
+    if isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+            check_json(f"{field}[{index}]", inner)
+        return
+    raise invalid(
+        field,
+        value,
+        f"is a {type(value).__name__}, which JSON cannot hold",
+        "Use None, bool, int, float, str, lists and dicts of them.",
+    )
