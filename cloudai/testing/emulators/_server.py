@@ -63,6 +63,9 @@ class EmulatorServer:
             def log(self, type: str, message: str, *args: Any) -> None:
                 return None
 
+            def connection_dropped(self, error: BaseException, environ: Any = None) -> None:
+                self.close_connection = True  # a fault broke it: no further request comes
+
         server = make_server(
             "127.0.0.1",
             self._port,
