@@ -67,8 +67,9 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
         """When ``part`` (0 to 1) of the work is done; None where it was cut short before."""
         left = part * self.whole
         for start, end in self.running:
-            if left <= end - start + 1e-9:
-                return start + left
+            # Unix seconds as floats are good to some 2e-7.
+            if left <= end - start + 1e-6:
+                return min(start + left, end)
             left -= end - start
         return None
 

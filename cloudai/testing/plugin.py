@@ -1,0 +1,97 @@
+"""The pytest plugin: fixtures for programs that use cloudai, and the conformance suite's table.
+
+It is loaded at every start of pytest where cloudai is installed, so it imports nothing but
+pytest here, and does nothing unless one of its fixtures or suites is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from cloudai.testing.fake import FakeScript
+
+RESULT: Final = "cloudai-conformance"
+"""The property of a conformance test's report that says what it tested."""
+
+_results: Final = pytest.StashKey[list[dict[str, Any]]]()
+
+
+@pytest.fixture
+def cloudai_offline() -> Generator[None]:
+    """Blocks the network for one test, all but loopback and Unix sockets: NetworkBlocked is
+    raised where code tries to leave this machine."""
+    from cloudai.testing.network import block_network
+
+    with block_network():
+        yield
+
+
+@pytest.fixture
+def fake_cloudai(
+    cloudai_offline: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> FakeScript:
+    """The fake provider as the default one of this test, with a home of its own: a
+    ``cloudai.Client()`` that the tested program makes is answered by it. Gives its script, with
+    ``client`` and ``async_client``."""
+    from cloudai.testing.fake import FakeScript
+
+    home = tmp_path / "cloudai"
+    monkeypatch.setenv("CLOUDAI_HOME", str(home))
+    monkeypatch.setenv("CLOUDAI_PROFILE", "fake")
+    return FakeScript(home)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("cloudai").addoption(
+        "--cloudai-conformance",
+        metavar="FILE",
+        default=None,
+        help="write the conformance suite's results to FILE (.md for a table, else JSON)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_results] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    about = dict(report.user_properties).get(RESULT)
+    # A test counts where it ended: in its call, or in a setup that skipped or failed.
+    if about is not None and (
+        report.when == "call" or (report.when == "setup" and not report.passed)
+    ):
+        gap = hasattr(report, "wasxfail")
+        reason = report.wasxfail if gap else _skip_reason(report)
+        outcome = "gap" if gap and report.skipped else report.outcome
+        item.config.stash[_results].append({**about, "outcome": outcome, "reason": reason})
+    return report
+
+
+def _skip_reason(report: pytest.TestReport) -> str:
+    if report.skipped and isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2]).removeprefix("Skipped: ")
+    return ""
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    results = config.stash.get(_results, [])
+    if not results:
+        return
+    from cloudai.testing.conformance import report
+
+    terminalreporter.section("cloudai conformance")
+    terminalreporter.write_line(report.text(results))
+    file = config.getoption("--cloudai-conformance")
+    if file is not None:
+        report.write(results, Path(file))
