@@ -1,0 +1,80 @@
+"""Fine-tuning on this machine: what the spec may ask for. ``_finetune.py`` does the work."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Final
+
+from cloudai._core.config import Profile
+from cloudai.errors import InvalidRequest, UnsupportedByProvider
+from cloudai.types import TrainingJob
+from cloudai.types._base import invalid
+
+SCRIPT: Final = str(Path(__file__).with_name("_finetune.py"))
+
+HYPERPARAMETERS: Final = (
+    "n_epochs",
+    "batch_size",
+    "learning_rate",
+    "learning_rate_multiplier",
+    "max_length",
+    "seed",
+)
+
+METRICS: Final = [
+    ["train_loss", r"train_loss=([0-9.e+-]+|nan)"],
+    ["valid_loss", r"valid_loss=([0-9.e+-]+|nan)"],
+]
+
+
+def arguments(spec: TrainingJob, profile: Profile) -> list[str]:
+    """The script's arguments; the hyperparameters travel in CLOUDAI_HPS."""
+    device = profile.get("device")
+    return ["--base-model", str(spec.base_model), *(["--device", device] if device else [])]
+
+
+def problems(spec: TrainingJob) -> list[InvalidRequest]:
+    """What of a fine-tuning job cannot be done here."""
+    found: list[InvalidRequest] = []
+    if spec.method != "supervised":
+        found.append(
+            UnsupportedByProvider(
+                f"method={spec.method!r}",
+                provider="local",
+                alternative="Use method='supervised', or kind='script' with a script of your own.",
+                field="method",
+                value=spec.method,
+            )
+        )
+    if (spec.resources.nproc or 1) > 1:
+        found.append(
+            UnsupportedByProvider(
+                f"resources.nproc={spec.resources.nproc} with kind='finetune'",
+                provider="local",
+                alternative="Leave it out: one process uses all cores, or one GPU.",
+                field="resources.nproc",
+                value=spec.resources.nproc,
+            )
+        )
+    for name, value in spec.hyperparameters.items():
+        field = f"hyperparameters.{name}"
+        if name not in HYPERPARAMETERS:
+            near = difflib.get_close_matches(name, HYPERPARAMETERS, n=1)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            found.append(
+                invalid(field, value, "is not known", f"{hint}There are: {list(HYPERPARAMETERS)}")
+            )
+        elif not _positive(name, value):
+            found.append(invalid(field, value, "is not a positive number", "Give one."))
+    return found
+
+
+def _positive(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    if name in {"n_epochs", "batch_size", "max_length"}:
+        return isinstance(value, int) and value > 0
+    if name == "seed":
+        return isinstance(value, int) and value >= 0
+    return isinstance(value, int | float) and value > 0

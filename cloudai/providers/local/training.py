@@ -1,0 +1,243 @@
+"""Training jobs on this machine: the user's script in a supervised process tree.
+
+A job that a signal from outside ended (the system's memory killer, ``kill -9``) is FAILED with
+exit code 128 + signal and a reason that names it, or PREEMPTED for a spot job; with
+``retry.on`` holding ``preempted``, it is started anew in the same directories, so that it goes
+on from its newest checkpoint, with ``CLOUDAI_RESTART_COUNT`` set.
+
+An existing directory in ``outputs`` is used as it is: what the script writes there under a name
+that exists already replaces it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from cloudai.bootstrap import arguments
+from cloudai.errors import InvalidRequest, UnsupportedByProvider
+from cloudai.providers.local import _environment, _finetune_spec, _hardware, _launch
+from cloudai.providers.local._jobs import (
+    GRACE,
+    PROVIDER,
+    LocalJobs,
+    is_uri,
+    local_path,
+    no_uri,
+)
+from cloudai.providers.local._source import snapshot
+from cloudai.types import TrainingJob
+from cloudai.types._base import invalid
+
+_DOWNLOAD: Final = "Download it first and give its path."
+
+
+class LocalTraining(LocalJobs[TrainingJob]):
+    """``Jobs[TrainingJob]`` on this machine."""
+
+    kind = "training"
+
+    def _problems(self, spec: TrainingJob) -> list[InvalidRequest]:
+        problems = self._check_platform(spec.image if spec.kind != "container" else None)
+        if spec.kind == "container":
+            problems.append(
+                UnsupportedByProvider(
+                    "kind='container'",
+                    provider=PROVIDER,
+                    alternative="Use kind='script' with the same program: it runs in this Python, "
+                    "with `requirements` installed.",
+                    field="kind",
+                    value=spec.kind,
+                )
+            )
+        elif spec.kind == "finetune":
+            problems += _finetune_spec.problems(spec)
+        else:
+            problems += _script_problems(spec)
+        if spec.resources.nodes > 1:
+            problems.append(
+                UnsupportedByProvider(
+                    f"resources.nodes={spec.resources.nodes}",
+                    provider=PROVIDER,
+                    alternative="There is one machine: use resources.nproc for several processes "
+                    "on it.",
+                    field="resources.nodes",
+                    value=spec.resources.nodes,
+                )
+            )
+        problems += _path_problems(spec)
+        return [*problems, *self._check_gpus(spec), *self._check_secrets(spec.secrets)]
+
+    def _losses(self, spec: TrainingJob) -> list[str]:
+        losses = self._common_losses(spec)
+        if spec.spot is not None:
+            losses.append("spot: nothing is taken back here; a kill from outside counts as it")
+        if spec.tags:
+            losses.append("tags are kept with the spec, and nowhere shown")
+        if spec.framework != "pytorch":
+            losses.append(f"framework={spec.framework!r}: this Python's own packages")
+        return losses
+
+    def _sheet(self, spec: TrainingJob, folder: Path) -> dict[str, Any]:
+        finetune = spec.kind == "finetune"
+        entry = _finetune_spec.SCRIPT if finetune else str(spec.entry)
+        cwd = folder if finetune else folder / "source"
+        hyperparameters = spec.hyperparameters
+        given = list(spec.args)
+        if finetune:
+            given += _finetune_spec.arguments(spec, self.profile)
+        elif spec.hyperparameter_args:
+            given += arguments(hyperparameters)
+        gpus = self._gpus(spec)
+        nproc = spec.resources.nproc or (
+            len(gpus or ()) if spec.resources.accelerator is not None else 1
+        )
+        nproc = max(1, nproc)
+        env = _environment.build(
+            name=folder.name,
+            folder=folder,
+            cwd=cwd,
+            entry=entry,
+            inputs=_inputs(spec),
+            model=_output(spec.outputs.model, folder / "model"),
+            checkpoints=_output(spec.outputs.checkpoints, folder / "checkpoints"),
+            output=_output(spec.outputs.data, folder / "output"),
+            hyperparameters=hyperparameters,
+            arguments=given,
+            nproc=nproc,
+            cpus=spec.resources.cpus,
+            gpus=gpus,
+            gpus_here=len(_hardware.gpus(self.device)),
+        )
+        shell = entry.endswith(".sh")
+        return {
+            "python": "/bin/sh" if shell else sys.executable,
+            "script": [entry, *given],
+            "nproc": nproc,
+            "cwd": str(cwd),
+            "env": {**env, **spec.env},
+            "secrets": {name: msgspec.to_builtins(ref) for name, ref in spec.secrets.items()},
+            "profile": self.profile.name,
+            "client_cwd": os.getcwd(),
+            "requirements": str(cwd / spec.requirements) if spec.requirements else None,
+            "retry": {"max": spec.retry.max, "on": list(spec.retry.on)},
+            "timeout": spec.timeout,
+            "metrics": [[metric.name, metric.regex] for metric in spec.metrics]
+            + (_finetune_spec.METRICS if finetune else []),
+            "grace": GRACE,
+            "spot": spec.spot is not None,
+        }
+
+    def _command(self, sheet: dict[str, Any]) -> list[str]:
+        return _launch.command(sheet["python"], sheet["script"], sheet["nproc"])
+
+    def _fill(self, spec: TrainingJob, folder: Path, final: Path) -> None:
+        if spec.kind == "script":
+            snapshot(local_path(str(spec.source)), folder / "source", spec.ignore, self.home)
+        for name, given in (
+            ("model", spec.outputs.model),
+            ("checkpoints", spec.outputs.checkpoints),
+            ("output", spec.outputs.data),
+        ):
+            _output(given, folder / name).mkdir(parents=True, exist_ok=True)
+        _environment.link_channels(folder, _inputs(spec))
+
+    def _outputs(self, row: sqlite3.Row) -> dict[str, str]:
+        env = msgspec.json.decode(row["sheet"])["env"]
+        return {
+            name: env[variable]
+            for name, variable in (
+                ("model", "CLOUDAI_MODEL_DIR"),
+                ("checkpoints", "CLOUDAI_CHECKPOINT_DIR"),
+                ("output", "CLOUDAI_OUTPUT_DIR"),
+            )
+            if _filled(env[variable])
+        }
+
+
+def _filled(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(True for _ in entries)
+    except OSError:
+        return False
+
+
+def _inputs(spec: TrainingJob) -> dict[str, Path]:
+    return {name: local_path(spec.input(name).uri) for name in spec.inputs}
+
+
+def _output(given: str | None, default: Path) -> Path:
+    return local_path(given) if given else default
+
+
+def _script_problems(spec: TrainingJob) -> list[InvalidRequest]:
+    source, entry = str(spec.source), str(spec.entry)
+    if is_uri(source):
+        return [no_uri("source", source, _DOWNLOAD)]
+    folder = local_path(source)
+    if not folder.is_dir():
+        return [invalid("source", source, "is not a directory", "Name the script's directory.")]
+    problems: list[InvalidRequest] = []
+    for field, name in (("entry", entry), ("requirements", spec.requirements)):
+        if name is None:
+            continue
+        path = Path(name)
+        if path.is_absolute() or ".." in path.parts:
+            problems.append(
+                invalid(field, name, "is not inside source", f"Give a path relative to {source}.")
+            )
+        elif not (folder / path).is_file():
+            found = sorted(p.name for p in folder.glob(f"*{path.suffix}"))[:5]
+            problems.append(
+                invalid(field, name, f"is not a file in source={source!r}", f"There are: {found}")
+            )
+    if not entry.endswith((".py", ".sh")):
+        problems.append(
+            invalid("entry", entry, "is neither a .py nor a .sh file", "Name the script.")
+        )
+    elif entry.endswith(".sh") and (spec.resources.nproc or 1) > 1:
+        problems.append(
+            invalid(
+                "resources.nproc",
+                spec.resources.nproc,
+                "needs a Python script, and entry is a shell script",
+                "Leave it out, and let the shell script start its own processes.",
+            )
+        )
+    return problems
+
+
+def _path_problems(spec: TrainingJob) -> list[InvalidRequest]:
+    problems: list[InvalidRequest] = []
+    for name in spec.inputs:
+        uri = spec.input(name).uri
+        if is_uri(uri):
+            problems.append(no_uri(f"inputs.{name}", uri, _DOWNLOAD))
+        elif not local_path(uri).exists():
+            problems.append(
+                invalid(
+                    f"inputs.{name}",
+                    uri,
+                    "does not exist",
+                    f"Looked at {local_path(uri)}; give the path of a file or a directory.",
+                )
+            )
+    for field in ("model", "checkpoints", "data"):
+        given = getattr(spec.outputs, field)
+        if given is None:
+            continue
+        if is_uri(given):
+            problems.append(
+                no_uri(f"outputs.{field}", given, "Give a path, and upload it afterwards.")
+            )
+        elif local_path(given).exists() and not local_path(given).is_dir():
+            problems.append(
+                invalid(f"outputs.{field}", given, "is a file", "Give a directory.")
+            )
+    return problems
