@@ -18,7 +18,7 @@ from cloudai.errors import ConfigError, InvalidRequest, NotFound
 from cloudai.protocols import Call
 from cloudai.providers.fake._course import Course, course
 from cloudai.providers.fake._store import JobRow
-from cloudai.providers.fake._world import World
+from cloudai.providers.fake._world import World, speed
 from cloudai.types import (
     BatchTransform,
     CostRange,
@@ -51,6 +51,7 @@ class FakeJobs(ABC, Generic[SpecT]):
     def __init__(self, profile: Profile) -> None:
         self.world = profile.shared(World.of)
         self.store = self.world.store
+        self._speed = speed(profile)
 
     def plan(self, spec: SpecT) -> Plan:
         """What a submission would do; nothing is looked at but local paths."""
@@ -82,7 +83,8 @@ class FakeJobs(ABC, Generic[SpecT]):
                 return found.id
             for violation in self.plan(spec).violations:
                 raise InvalidRequest(str(violation), field=violation.field, provider="fake")
-            fate = self.world.fate(self.capability, spec.native)
+            # The seconds are scaled here, once, so that every process sees the same course.
+            fate = self.world.fate(self.capability, spec.native).faster(self._speed)
             id = f"{self.capability}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
             fate, work = self.prepare(id, spec, fate, call)
             row = JobRow(

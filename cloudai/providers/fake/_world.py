@@ -43,12 +43,11 @@ class World:
 
     Parameters
     ----------
-    home: the folder of the state. file: a script. speed: of the clock.
+    home: the folder of the state. file: a script.
     """
 
-    def __init__(self, home: Path, file: Path | None, speed: float) -> None:
+    def __init__(self, home: Path, file: Path | None) -> None:
         self.home = home
-        self.speed = speed
         self.store = Store(home / "fake")
         self.received: deque[Received] = deque(maxlen=KEPT)
         self.counter = itertools.count(1)
@@ -58,19 +57,13 @@ class World:
     @classmethod
     def of(cls, profile: Profile) -> World:
         """The world of a profile."""
-        try:
-            speed = float(profile.get("speed", 1.0))
-        except (TypeError, ValueError):
-            speed = 0.0
-        if not 0 < speed < float("inf"):
-            raise ConfigError(f"speed={profile.get('speed')!r} is not a number above 0")
         file = profile.path("script", Path()) if profile.get("script") is not None else None
-        return cls.at(profile.home, file, speed)
+        return cls.at(profile.home, file)
 
     @classmethod
-    def at(cls, home: Path, file: Path | None = None, speed: float = 1.0) -> World:
+    def at(cls, home: Path, file: Path | None = None) -> World:
         """The process's one world of this home and script."""
-        key = (home.expanduser().absolute(), file, speed)
+        key = (home.expanduser().absolute(), file)
         with _lock:
             found = _worlds.get(key)
             if found is None:
@@ -94,18 +87,11 @@ class World:
         """What becomes of the job that is being submitted: its own ``native["fake"]``, else the
         next of the queue, else the default."""
         fate = self.own_fate(capability, native)
-        if fate is None:
-            with self.lock:
-                queue = self.fates[capability]
-                fate = queue.popleft() if queue else self._default(capability)
-        # The seconds are scaled here, once, so that every process sees the same course.
-        return msgspec.structs.replace(
-            fate,
-            queued=fate.queued / self.speed,
-            starting=fate.starting / self.speed,
-            running=fate.running / self.speed,
-            stopping=fate.stopping / self.speed,
-        )
+        if fate is not None:
+            return fate
+        with self.lock:
+            queue = self.fates[capability]
+            return queue.popleft() if queue else self._default(capability)
 
     def own_fate(self, capability: str, native: dict[str, dict[str, Any]]) -> Fate | None:
         """The fate that a spec brings along; None where it brings none."""
@@ -182,7 +168,7 @@ class World:
             raise fault.exception()
 
 
-_worlds: weakref.WeakValueDictionary[tuple[Path, Path | None, float], World] = (
+_worlds: weakref.WeakValueDictionary[tuple[Path, Path | None], World] = (
     weakref.WeakValueDictionary()
 )
 _lock = threading.Lock()
@@ -198,6 +184,18 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def speed(profile: Profile) -> float:
+    """How fast the profile's jobs run. Raises ConfigError unless it is above zero."""
+    value = profile.get("speed", 1.0)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ConfigError(f"speed={value!r} of the profile {profile.name!r} is not above 0")
+    return number
 
 
 def pause(seconds: float, call: Call) -> None:

@@ -18,7 +18,7 @@ from cloudai.errors import CloudAIError, Conflict, HandlerError, InvalidRequest
 from cloudai.protocols import Call
 from cloudai.providers.fake._jobs import FREE, local_path
 from cloudai.providers.fake._store import EndpointRow
-from cloudai.providers.fake._world import World
+from cloudai.providers.fake._world import World, speed
 from cloudai.providers.fake.training import MANIFEST
 from cloudai.types import (
     JSON,
@@ -62,6 +62,7 @@ class FakeEndpoints:
     def __init__(self, profile: Profile) -> None:
         self._world = profile.shared(World.of)
         self._store = self._world.store
+        self._speed = speed(profile)
         self._served: dict[tuple[str, float, str], _Served] = {}
         self._lock = threading.Lock()
         self._turns = itertools.count()
@@ -171,7 +172,7 @@ class FakeEndpoints:
 
     def _fate(self) -> bytes:
         script = self._world.script.endpoints
-        fate = _Fate(script.starting / self._world.speed, State(script.state), script.reason)
+        fate = _Fate(script.starting / self._speed, State(script.state), script.reason)
         return msgspec.json.encode(fate)
 
     def _status(self, row: EndpointRow, now: float) -> EndpointStatus:
