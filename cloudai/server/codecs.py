@@ -1,0 +1,266 @@
+"""Bodies into items and outputs into bodies, as far as the front does it: it counts and cuts,
+and leaves the decoding of inputs to the workers."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import re
+import struct
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from cloudai.server.config import Limits
+from cloudai.server.http import HTTPError
+from cloudai.server.wire import Item, ItemKind
+
+UNSET = msgspec.UNSET
+Raw = msgspec.Raw
+
+KINDS: Final[dict[str, ItemKind]] = {
+    "application/json": "json",
+    "application/jsonlines": "lines",
+    "application/jsonl": "lines",
+    "application/x-jsonlines": "lines",
+    "application/x-ndjson": "lines",
+    "text/csv": "csv",
+    "application/x-npy": "npy",
+    "image/png": "image",
+    "image/jpeg": "image",
+    "image/gif": "image",
+    "image/webp": "image",
+    "image/bmp": "image",
+}
+"""What is read, by media type; anything else is answered with 415."""
+
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+class Body(msgspec.Struct):
+    """The JSON objects that the routes take: cloudai's and Hugging Face's ``inputs``, Vertex's
+    and KServe's ``instances``, Azure ML's ``data`` and MLflow's ``input_data``, a model
+    service's ``text`` and ``texts``."""
+
+    inputs: Raw | msgspec.UnsetType = UNSET
+    instances: Raw | msgspec.UnsetType = UNSET
+    data: Raw | msgspec.UnsetType = UNSET
+    input_data: Raw | msgspec.UnsetType = UNSET
+    text: Raw | msgspec.UnsetType = UNSET
+    texts: Raw | msgspec.UnsetType = UNSET
+    params: Raw | msgspec.UnsetType = UNSET
+    parameters: Raw | msgspec.UnsetType = UNSET
+
+
+class Table(msgspec.Struct):
+    """MLflow's and Azure ML's table: rows under named columns."""
+
+    columns: list[str]
+    data: list[list[Raw]]
+    index: Raw | msgspec.UnsetType = UNSET
+
+
+class Parsed(msgspec.Struct):
+    """A request's inputs.
+
+    Parameters
+    ----------
+    values: each input's JSON. params: a JSON object.
+    key: under which the outputs are answered; None: they are the answer by themselves.
+    single: True answers the one output, not a list of one.
+    """
+
+    values: list[Any]
+    params: bytes = b"{}"
+    key: str | None = "outputs"
+    single: bool = False
+
+
+_body = msgspec.json.Decoder(Body)
+_list = msgspec.json.Decoder(list[Raw])
+_table = msgspec.json.Decoder(Table)
+_object = msgspec.json.Decoder(dict[str, Raw])
+
+_ANSWERS: Final = {"inputs": "outputs", "instances": "predictions", "texts": "predictions"}
+
+
+def decode(decoder: msgspec.json.Decoder[Any], data: bytes | msgspec.Raw) -> Any:
+    """Decodes, or raises HTTPError 400 saying what is wrong."""
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise HTTPError(400, f"the body cannot be read: {error}") from None
+
+
+def check_depth(body: bytes, limit: int) -> None:
+    """Refuses JSON that is nested deeper than ``limit``, at the speed of C: texts are taken out,
+    then each round takes the innermost pairs of brackets away."""
+    if body.count(b"[") + body.count(b"{") <= limit:
+        return
+    left = _STRINGS.sub(b"", body).translate(None, _BRACKETS)
+    for _ in range(limit):
+        left = left.replace(b"[]", b"").replace(b"{}", b"")
+        if not left:
+            return
+    raise HTTPError(400, f"the body is nested deeper than {limit} levels, or its brackets differ")
+
+
+def parse_object(body: bytes, limits: Limits, keys: Sequence[str]) -> Parsed:
+    """The inputs of a JSON object that has one of ``keys``."""
+    check_depth(body, limits.depth)
+    found: Body = decode(_body, body)
+    for key in keys:
+        raw = getattr(found, key)
+        if raw is UNSET:
+            continue
+        params = found.params if found.params is not UNSET else found.parameters
+        checked = b"{}" if params is UNSET else _params(bytes(params))
+        if key == "text":
+            if bytes(raw[:1] if isinstance(raw, bytes) else bytes(raw)[:1]) != b'"':
+                raise HTTPError(400, "text is not a text")
+            return Parsed([raw], checked, "prediction", single=True)
+        values = _table_rows(raw) if key == "input_data" else _values(raw, key)
+        if len(values) > limits.items:
+            raise _too_many(len(values), limits)
+        return Parsed(values, checked, _ANSWERS.get(key))
+    raise HTTPError(400, f"the body has none of {', '.join(keys)}")
+
+
+def parse_any(body: bytes, limits: Limits) -> Parsed:
+    """The inputs of any JSON: an object with a known key, a list of inputs, or one input."""
+    start = body.lstrip()[:1]
+    if start == b"{":
+        try:
+            return parse_object(
+                body, limits, ("instances", "inputs", "input_data", "data", "texts", "text")
+            )
+        except HTTPError as error:
+            if not error.message.startswith("the body has none of"):
+                raise
+        return Parsed([body], key=None, single=True)
+    check_depth(body, limits.depth)
+    if start == b"[":
+        values = decode(_list, body)
+        if len(values) > limits.items:
+            raise _too_many(len(values), limits)
+        return Parsed(values, key=None)
+    if not start:
+        raise HTTPError(400, "the body is empty")
+    return Parsed([body], key=None, single=True)
+
+
+def items_of(parsed: Parsed, accept: str, limits: Limits) -> list[Item]:
+    """The request in parts of one batch at most, so that several workers share a large one."""
+    values, size = parsed.values, limits.batch
+    return [
+        Item(
+            "json",
+            b"[" + b",".join(values[start : start + size]) + b"]",
+            parsed.params,
+            len(values[start : start + size]),
+            accept=accept,
+        )
+        for start in range(0, len(values), size)
+    ]
+
+
+def binary_item(
+    kind: ItemKind, body: bytes, content_type: str, accept: str, limits: Limits
+) -> Item:
+    """An item of CSV, JSON Lines, NumPy's format or an image, counted."""
+    if kind == "npy":
+        count = npy_rows(body)
+    elif kind == "image":
+        count = 1
+    else:
+        count = sum(1 for line in body.split(b"\n") if line.strip())
+        if kind == "lines":
+            check_depth(max(body.split(b"\n"), key=len, default=b""), limits.depth)
+    if count > limits.items:
+        raise _too_many(count, limits)
+    return Item(kind, body, count=max(1, count), content_type=content_type, accept=accept)
+
+
+def npy_rows(body: bytes) -> int:
+    """How many rows an array in NumPy's format has, from its header alone; refuses what is no
+    such array, holds Python objects (they would be unpickled), or is cut short."""
+    try:
+        if body[:6] != b"\x93NUMPY" or body[6] not in (1, 2, 3):
+            raise ValueError("it does not begin as one")
+        wide = body[6] > 1
+        (size,) = struct.unpack_from("<I" if wide else "<H", body, 8)
+        start = 12 if wide else 10
+        if size > 10_000:
+            raise ValueError("its header is too large")
+        header = ast.literal_eval(body[start : start + size].decode("latin-1").strip())
+        shape, kind = header["shape"], header["descr"]
+        match = re.fullmatch(r"[<>|=]?([fiub])(\d{1,2})", kind) if isinstance(kind, str) else None
+        if match is None:
+            raise ValueError(f"its type {kind!r} is not of plain numbers")
+        if not shape or not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 16:
+            raise ValueError(f"its shape is {shape!r}")
+        needed = int(match[2])
+        for number in shape:
+            needed *= number
+        if needed != len(body) - start - size:
+            raise ValueError(f"its shape {shape!r} needs {needed} bytes of data")
+        return shape[0]
+    except (ValueError, KeyError, TypeError, SyntaxError, struct.error, IndexError,
+            RecursionError, MemoryError) as error:  # fmt: skip
+        raise HTTPError(400, f"the body is not an array in NumPy's format: {error}") from None
+
+
+def to_csv(outputs: Sequence[bytes]) -> bytes:
+    """One row an output: a list's values, or the output itself; what is nested stays JSON."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for output in outputs:
+        value = msgspec.json.decode(output)
+        row: list[Any] = value if isinstance(value, list) else [value]
+        writer.writerow(
+            [
+                msgspec.json.encode(cell).decode() if isinstance(cell, (list, dict)) else cell
+                for cell in row
+            ]
+        )
+    return text.getvalue().encode()
+
+
+def _values(raw: Any, key: str) -> list[Any]:
+    data = bytes(raw)
+    if data[:1] == b"[":
+        return decode(_list, data)
+    if data == b"null":
+        raise HTTPError(400, f"{key} is null")
+    return [raw]  # one input by itself, as Hugging Face's containers take it
+
+
+def _table_rows(raw: Any) -> list[Any]:
+    data = bytes(raw)
+    if data[:1] != b"{":
+        return _values(raw, "input_data")
+    table: Table = decode(_table, data)
+    rows: list[Any] = []
+    for number, row in enumerate(table.data):
+        if len(row) != len(table.columns):
+            raise HTTPError(
+                400,
+                f"input_data.data[{number}] has {len(row)} values for {len(table.columns)} columns",
+            )
+        rows.append(msgspec.json.encode(dict(zip(table.columns, row, strict=True))))
+    return rows
+
+
+def _params(data: bytes) -> bytes:
+    if data == b"null":
+        return b"{}"
+    if data[:1] != b"{":
+        raise HTTPError(400, "params is not an object")
+    return data
+
+
+def _too_many(count: int, limits: Limits) -> HTTPError:
+    return HTTPError(413, f"{count} inputs are more than {limits.items}")

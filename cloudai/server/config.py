@@ -1,0 +1,210 @@
+"""What the server serves and within which limits: a JSON file, the command line, or the
+variables of SageMaker, Vertex AI and Azure ML."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+from cloudai.errors import ConfigError, InvalidRequest
+from cloudai.types._base import check_positive, invalid
+
+DEFAULT_PORT: Final = 8080
+TOKEN_VARIABLE: Final = "CLOUDAI_SERVER_TOKEN"  # noqa: S105 (a variable's name)
+TOKEN_FILE_VARIABLE: Final = "CLOUDAI_SERVER_TOKEN_FILE"  # noqa: S105 (a variable's name)
+SAGEMAKER_MODEL_DIR: Final = "/opt/ml/model"
+
+# A model's name stands in URLs, metrics and logs; it never becomes a path.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+
+Engine: TypeAlias = Literal["auto", "handler", "embeddings", "chat"]
+
+
+class VariantConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model directory that answers for a model.
+
+    Parameters
+    ----------
+    path: the model directory. handler: a Python file; None: the directory's own.
+    weight: its share of the traffic, relative to the others'.
+    shadow: True sends it a copy of the traffic and drops its answers.
+    version: in metrics and answers; None: the beginning of the files' SHA-256.
+    workers: processes; None: the server's.
+    engine: ``auto`` takes a handler where there is one, else what config.json says.
+    """
+
+    path: str
+    name: str = "main"
+    handler: str | None = None
+    weight: float = 1.0
+    shadow: bool = False
+    version: str | None = None
+    workers: int | None = None
+    engine: Engine = "auto"
+
+    def __post_init__(self) -> None:
+        if not _NAME.match(self.name):
+            raise invalid("variants.name", self.name, "is not a name")
+        if not 0 <= self.weight < float("inf"):
+            raise invalid("variants.weight", self.weight, "is not a number of at least 0")
+        check_positive("variants.workers", self.workers)
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model by name, with the variants that share its traffic."""
+
+    name: str
+    variants: tuple[VariantConfig, ...]
+
+    def __post_init__(self) -> None:
+        if not _NAME.match(self.name):
+            raise invalid("models.name", self.name, "is not a name", "Use A-Z a-z 0-9 . _ -")
+        live = [variant for variant in self.variants if not variant.shadow]
+        if not sum(variant.weight for variant in live) > 0:
+            raise invalid("variants.weight", [v.weight for v in live], "adds up to 0")
+        names = [variant.name for variant in self.variants]
+        if len(set(names)) != len(names):
+            raise invalid("variants.name", names, "repeats a name")
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a request may take.
+
+    Parameters
+    ----------
+    body: bytes. depth: levels of JSON. items: inputs of one request.
+    timeout: seconds until an answer; then 504. SageMaker allows a container 60 (InvokeEndpoint,
+        read 2026-11). body_timeout: seconds until the whole request has come; then 408.
+    batch: items of one ``predict`` call. batch_bytes: bytes of one. queue: items that wait;
+        beyond it 429.
+    drain: seconds for the requests under way when the server is told to stop.
+    """
+
+    body: int = 16 << 20
+    depth: int = 64
+    items: int = 10_000
+    timeout: float = 60.0
+    body_timeout: float = 30.0
+    batch: int = 64
+    batch_bytes: int = 8 << 20
+    queue: int = 1024
+    drain: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            check_positive(f"limits.{name}", getattr(self, name))
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A server.
+
+    Parameters
+    ----------
+    models: at least one; the first answers where a route names none.
+    host, port: where it listens; port 0 picks a free one.
+    workers: processes for each variant; None: one a core on CPUs, one a GPU.
+    device: ``cpu``, ``cuda``, ``cuda:0``; None: a GPU if there is one.
+    dtype: ``float32``, ``bfloat16`` or ``auto``, for text models without a handler.
+    limits: see there.
+    low_confidence, long_input: a prediction with a confidence below, and a text with more
+        characters, are counted and warned of.
+    access_log: one JSON line a request, without its inputs.
+    tls_cert, tls_key: PEM files; both or none.
+    """
+
+    models: tuple[ModelConfig, ...]
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    workers: int | None = None
+    device: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    limits: Limits = Limits()
+    low_confidence: float = 0.5
+    long_input: int = 1000
+    access_log: bool = True
+    tls_cert: str | None = None
+    tls_key: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise invalid("models", (), "is empty", "Give at least one model directory.")
+        names = [model.name for model in self.models]
+        if len(set(names)) != len(names):
+            raise invalid("models.name", names, "repeats a name")
+        if not 0 <= self.port <= 65535:
+            raise invalid("port", self.port, "is not a port", "Use 1 to 65535, or 0 for any.")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise invalid("tls_cert", self.tls_cert, "needs tls_key, and the other way round")
+        check_positive("workers", self.workers)
+
+
+def read(file: Path) -> ServerConfig:
+    """The configuration in a JSON file. Raises ConfigError naming what is wrong in it."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=ServerConfig)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror})") from error
+    except (msgspec.DecodeError, InvalidRequest) as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def port_from(env: Mapping[str, str]) -> int:
+    """``SAGEMAKER_BIND_TO_PORT``, then ``AIP_HTTP_PORT``, then ``CLOUDAI_PORT``, then 8080."""
+    for name in ("SAGEMAKER_BIND_TO_PORT", "AIP_HTTP_PORT", "CLOUDAI_PORT"):
+        if env.get(name):
+            try:
+                return int(env[name])
+            except ValueError:
+                raise ConfigError(f"{name}={env[name]!r} is not a port") from None
+    return DEFAULT_PORT
+
+
+def host_from(env: Mapping[str, str]) -> str:
+    """Loopback, unless told otherwise or in a platform's container, which is asked from outside."""
+    if env.get("CLOUDAI_HOST"):
+        return env["CLOUDAI_HOST"]
+    platform = ("SAGEMAKER_BIND_TO_PORT", "AIP_HTTP_PORT", "AZUREML_MODEL_DIR")
+    return "0.0.0.0" if any(env.get(name) for name in platform) else "127.0.0.1"  # noqa: S104
+
+
+def model_dir_from(env: Mapping[str, str]) -> str:
+    """``CLOUDAI_MODEL_DIR``, ``AZUREML_MODEL_DIR``, ``AIP_STORAGE_URI``, then /opt/ml/model."""
+    for name in ("CLOUDAI_MODEL_DIR", "AZUREML_MODEL_DIR", "AIP_STORAGE_URI"):
+        if env.get(name):
+            return env[name]
+    return SAGEMAKER_MODEL_DIR
+
+
+def take_token(env: dict[str, str] | os._Environ[str]) -> str | None:
+    """The bearer token that callers must send, removed from the environment so that neither the
+    workers nor what they start inherit it."""
+    value = env.pop(TOKEN_VARIABLE, None)
+    path = env.pop(TOKEN_FILE_VARIABLE, None)
+    if value is None and path is not None:
+        try:
+            value = Path(path).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigError(
+                f"{TOKEN_FILE_VARIABLE}: {path} cannot be read ({error.strerror})"
+            ) from error
+    if value is not None and not value:
+        raise ConfigError(f"{TOKEN_VARIABLE} is empty", hint="Unset it, or give a token.")
+    return value
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
+def to_json(value: Any) -> bytes:
+    """The configuration as its file holds it."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2)

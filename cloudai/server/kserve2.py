@@ -1,0 +1,319 @@
+"""KServe's v2, the Open Inference Protocol: tensors by name, in JSON or as binary data after it.
+
+One input tensor: each of its rows is an input. Several: each row becomes an object of the
+tensors' names. The specification is open_inference_rest.yaml of kserve/open-inference-protocol
+with the binary tensor data extension, read 2026-11.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from cloudai import _version
+from cloudai.server.codecs import Parsed, check_depth, decode, items_of
+from cloudai.server.http import JSON_TYPE, HTTPError, Request, Response
+
+if TYPE_CHECKING:
+    from cloudai.server.app import App, Route
+
+# Format characters of ``struct``; BYTES has lengths of its own.
+_TYPES: Final = {
+    "BOOL": "?", "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b",
+    "INT16": "h", "INT32": "i", "INT64": "q", "FP16": "e", "FP32": "f", "FP64": "d",
+}  # fmt: skip
+
+BINARY_HEADER: Final = b"inference-header-content-length"
+
+
+class Tensor(msgspec.Struct):
+    """An input tensor. ``data`` is flat or nested; absent when it comes as binary data."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[Any] | None = None
+    parameters: dict[str, Any] = {}
+
+
+class WantedOutput(msgspec.Struct):
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class InferRequest(msgspec.Struct):
+    inputs: list[Tensor]
+    id: str | None = None
+    parameters: dict[str, Any] = {}
+    outputs: list[WantedOutput] | None = None
+
+
+_decoder = msgspec.json.Decoder(InferRequest)
+_flat_types = (bool, int, float, str)
+
+
+async def server(app: App, request: Request) -> Response:
+    return Response(
+        msgspec.json.encode(
+            {
+                "name": "cloudai",
+                "version": _version.__version__,
+                "extensions": ["binary_tensor_data"],
+            }
+        )
+    )
+
+
+async def model_metadata(app: App, request: Request, name: str, version: str | None) -> Response:
+    model = app.models.get(name)
+    _check_version(app, name, version)
+    return Response(
+        msgspec.json.encode(
+            {
+                "name": model.name,
+                "versions": [variant.version for variant in model.variants],
+                "platform": "pytorch",
+                "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, -1]}],
+                "outputs": [{"name": "output", "datatype": "FP32", "shape": [-1, -1]}],
+            }
+        )
+    )
+
+
+async def model_ready(app: App, request: Request, name: str, version: str | None) -> Response:
+    model = app.models.get(name)
+    _check_version(app, name, version)
+    status = 200 if model.ready and not app.stopping else 503
+    return Response(msgspec.json.encode({"name": name, "ready": status == 200}), status)
+
+
+async def infer(app: App, request: Request, name: str, version: str | None) -> Response:
+    """Tensors in, one tensor ``output`` out."""
+    model = app.models.get(name)
+    _check_version(app, name, version)
+    if request.content_type not in ("application/json", "application/octet-stream"):
+        raise HTTPError(415, f"the content type {request.content_type!r} is not read here")
+    limits = app.models.config.limits
+    asked = _parse(await request.body(), request, limits.depth)
+    rows = _rows(asked.inputs, limits.items)
+    params = {k: v for k, v in asked.parameters.items() if not k.startswith("binary_data")}
+    parsed = Parsed([msgspec.json.encode(row) for row in rows], msgspec.json.encode(params))
+    outputs: list[Any] = []
+    if rows:
+        results = await app.infer(request, model, items_of(parsed, "", limits))
+        outputs = [msgspec.json.decode(out) for result in results for out in result.outputs]
+    head: dict[str, Any] = {"model_name": model.name, "model_version": request.version}
+    if asked.id is not None:
+        head["id"] = asked.id
+    tensors = _tensors(outputs)
+    wanted = {output.name for output in asked.outputs or ()}
+    if wanted:
+        missing = wanted - {tensor["name"] for tensor in tensors}
+        if missing:
+            raise HTTPError(400, f"there is no output {', '.join(sorted(missing))}")
+        tensors = [tensor for tensor in tensors if tensor["name"] in wanted]
+    return _respond(head, tensors, _binary_wanted(asked))
+
+
+def _respond(head: dict[str, Any], tensors: list[dict[str, Any]], binary: set[str]) -> Response:
+    blobs: list[bytes] = []
+    for tensor in tensors:
+        if tensor["name"] in binary or "*" in binary:
+            blob = _pack(tensor["datatype"], tensor.pop("data"))
+            tensor["parameters"] = {"binary_data_size": len(blob)}
+            blobs.append(blob)
+    body = msgspec.json.encode({**head, "outputs": tensors})
+    if not blobs:
+        return Response(body, content_type=JSON_TYPE)
+    return Response(
+        b"".join([body, *blobs]),
+        content_type=b"application/octet-stream",
+        headers=[(BINARY_HEADER, b"%d" % len(body))],
+    )
+
+
+def _parse(body: bytes, request: Request, depth: int) -> InferRequest:
+    length = request.headers.get(BINARY_HEADER)
+    blobs = b""
+    if length is not None:
+        if not length.isdigit() or len(length) > 12 or int(length) > len(body):
+            raise HTTPError(400, "Inference-Header-Content-Length is not within the body")
+        body, blobs = body[: int(length)], body[int(length) :]
+    check_depth(body, depth)
+    asked: InferRequest = decode(_decoder, body)
+    if not asked.inputs:
+        raise HTTPError(400, "inputs is empty")
+    start = 0
+    for tensor in asked.inputs:
+        if any(size < 0 for size in tensor.shape) or len(tensor.shape) > 16:
+            raise HTTPError(400, f"the shape {tensor.shape} of {tensor.name!r} is not one")
+        size = tensor.parameters.get("binary_data_size")
+        if size is None:
+            if tensor.data is None:
+                raise HTTPError(400, f"the tensor {tensor.name!r} has no data")
+            continue
+        if type(size) is not int or size < 0 or start + size > len(blobs):
+            raise HTTPError(400, f"binary_data_size of {tensor.name!r} is not within the body")
+        tensor.data = _unpack(tensor, blobs[start : start + size])
+        start += size
+    if start != len(blobs):
+        raise HTTPError(400, f"{len(blobs) - start} bytes of binary data belong to no tensor")
+    return asked
+
+
+def _rows(tensors: Sequence[Tensor], limit: int) -> list[Any]:
+    """The inputs: one a row of the first dimension."""
+    columns: dict[str, list[Any]] = {}
+    for tensor in tensors:
+        if tensor.name in columns:
+            raise HTTPError(400, f"the tensor {tensor.name!r} comes twice")
+        if tensor.datatype != "BYTES" and tensor.datatype not in _TYPES:
+            raise HTTPError(400, f"the datatype {tensor.datatype!r} is not one")
+        shape = tensor.shape or [1]
+        flat = _flatten(tensor.data or [])
+        count = math.prod(shape)
+        if len(flat) != count:
+            raise HTTPError(
+                400, f"the tensor {tensor.name!r} has {len(flat)} values for shape {shape}"
+            )
+        if shape[0] > limit:
+            raise HTTPError(413, f"{shape[0]} inputs are more than {limit}")
+        columns[tensor.name] = _nest(flat, shape)
+    rows = {len(column) for column in columns.values()}
+    if len(rows) != 1:
+        raise HTTPError(400, f"the tensors have different numbers of rows: {sorted(rows)}")
+    if len(columns) == 1:
+        return next(iter(columns.values()))
+    return [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
+
+
+def _flatten(data: list[Any]) -> list[Any]:
+    flat: list[Any] = []
+    for value in data:
+        if isinstance(value, list):
+            flat.extend(_flatten(value))
+        elif isinstance(value, _flat_types):
+            flat.append(value)
+        else:
+            raise HTTPError(400, "a tensor's data holds numbers, texts and booleans only")
+    return flat
+
+
+def _nest(flat: list[Any], shape: Sequence[int]) -> list[Any]:
+    for size in reversed(shape[1:]):
+        if size == 0:
+            return [[] for _ in range(shape[0])]
+        flat = [flat[start : start + size] for start in range(0, len(flat), size)]
+    return flat
+
+
+def _tensors(outputs: list[Any]) -> list[dict[str, Any]]:
+    """The outputs as tensors: one for each key where all are objects of the same plain keys,
+    else one; what is no regular array of numbers goes as BYTES, JSON texts."""
+    if outputs and all(isinstance(output, dict) for output in outputs):
+        keys = list(outputs[0])
+        if keys and all(list(output) == keys for output in outputs):
+            return [_tensor(key, [output[key] for output in outputs]) for key in keys]
+    return [_tensor("output", outputs)]
+
+
+def _tensor(name: str, column: list[Any]) -> dict[str, Any]:
+    shape = _shape(column)
+    if shape is not None:
+        flat = _flatten(column)
+        kinds = {type(value) for value in flat}
+        for kind, datatype in ((bool, "BOOL"), (int, "INT64"), (str, "BYTES")):
+            if kinds == {kind} and (kind is not int or all(-(2**63) <= v < 2**63 for v in flat)):
+                return {"name": name, "datatype": datatype, "shape": shape, "data": flat}
+        if kinds <= {int, float}:
+            flat = [float(value) for value in flat]
+            return {"name": name, "datatype": "FP64", "shape": shape, "data": flat}
+    texts = [value if isinstance(value, str) else msgspec.json.encode(value).decode()
+             for value in column]  # fmt: skip
+    return {"name": name, "datatype": "BYTES", "shape": [len(column)], "data": texts}
+
+
+def _shape(value: Any) -> list[int] | None:
+    """The shape of a regular nested list; None where it is not regular or not plain."""
+    if not isinstance(value, list):
+        return [] if isinstance(value, _flat_types) else None
+    inner = [_shape(item) for item in value]
+    if any(shape is None or shape != inner[0] for shape in inner):
+        return None
+    return [len(value), *(inner[0] or [])] if inner else [0]
+
+
+def _binary_wanted(asked: InferRequest) -> set[str]:
+    wanted = {output.name for output in asked.outputs or () if output.parameters.get("binary_data")}
+    if asked.parameters.get("binary_data_output") is True:
+        wanted.add("*")
+    return wanted
+
+
+def _unpack(tensor: Tensor, data: bytes) -> list[Any]:
+    if tensor.datatype == "BYTES":
+        texts: list[Any] = []
+        start = 0
+        while start + 4 <= len(data):
+            (size,) = struct.unpack_from("<I", data, start)
+            end = start + 4 + size
+            if end > len(data):
+                break
+            try:
+                texts.append(data[start + 4 : end].decode())
+            except UnicodeDecodeError:
+                raise HTTPError(400, f"{tensor.name!r} holds bytes that are not UTF-8") from None
+            start = end
+        if start != len(data):
+            raise HTTPError(400, f"the binary data of {tensor.name!r} is cut short")
+        return texts
+    kind = _TYPES.get(tensor.datatype)
+    if kind is None or len(data) % struct.calcsize(kind):
+        raise HTTPError(400, f"the binary data of {tensor.name!r} is not {tensor.datatype}")
+    values = list(struct.unpack(f"<{len(data) // struct.calcsize(kind)}{kind}", data))
+    if kind in "efd" and not all(map(math.isfinite, values)):
+        raise HTTPError(400, f"the tensor {tensor.name!r} holds NaN or infinity")
+    return values
+
+
+def _pack(datatype: str, flat: list[Any]) -> bytes:
+    if datatype == "BYTES":
+        texts = [text.encode() for text in flat]
+        return b"".join(struct.pack("<I", len(text)) + text for text in texts)
+    return struct.pack(f"<{len(flat)}{_TYPES[datatype]}", *flat)
+
+
+def _check_version(app: App, name: str, version: str | None) -> None:
+    versions = [variant.version for variant in app.models.get(name).variants]
+    if version is not None and version not in versions:
+        raise HTTPError(404, f"there is no version {version!r}; there are: {', '.join(versions)}")
+
+
+def named(parts: list[str]) -> dict[str, tuple[str, Route]] | None:
+    """The routes below /v2/models/: NAME[/versions/V][/ready|/infer]."""
+    name, version, rest = parts[0], None, parts[1:]
+    if len(rest) >= 2 and rest[0] == "versions":
+        version, rest = rest[1], rest[2:]
+    if not rest:
+        return {"GET": ("v2_model", lambda app, req: model_metadata(app, req, name, version))}
+    if rest == ["ready"]:
+        return {"GET": ("model_ready", lambda app, req: model_ready(app, req, name, version))}
+    if rest == ["infer"]:
+        return {"POST": ("v2_infer", lambda app, req: infer(app, req, name, version))}
+    return None
+
+
+def routes() -> dict[str, dict[str, tuple[str, Route]]]:
+    from cloudai.server.routes import live, ready
+
+    return {
+        "/v2": {"GET": ("v2_server", server)},
+        "/v2/health/live": {"GET": ("live", live)},
+        "/v2/health/ready": {"GET": ("ready", ready)},
+    }

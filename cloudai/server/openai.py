@@ -1,0 +1,191 @@
+"""OpenAI's routes: the models, embeddings and chat, for models that can."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import struct
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from cloudai.server.codecs import Parsed, check_depth, decode, items_of
+from cloudai.server.http import HTTPError, Request, Response
+from cloudai.server.models import ServedModel
+from cloudai.server.wire import Item, Result
+
+if TYPE_CHECKING:
+    from cloudai.server.app import App, Route
+
+
+class EmbeddingsRequest(msgspec.Struct):
+    """The fields of OpenAI's CreateEmbeddingRequest that mean something here."""
+
+    input: str | list[str]
+    model: str
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+
+
+class ChatHead(msgspec.Struct):
+    """What the front reads of a chat request; the worker reads the rest."""
+
+    model: str
+    messages: list[msgspec.Raw]
+    stream: bool | None = None
+
+
+_embeddings = msgspec.json.Decoder(EmbeddingsRequest)
+_chat = msgspec.json.Decoder(ChatHead)
+
+
+def _about(app: App, name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": int(app.started), "owned_by": "cloudai"}
+
+
+async def models(app: App, request: Request) -> Response:
+    """OpenAI's list and KServe's, in one object."""
+    names = list(app.models.served)
+    return Response(
+        msgspec.json.encode(
+            {"object": "list", "data": [_about(app, name) for name in names], "models": names}
+        )
+    )
+
+
+async def model(app: App, request: Request, name: str) -> Response:
+    """OpenAI's model and KServe's v1 readiness, in one object."""
+    found = app.models.get(name)
+    return Response(
+        msgspec.json.encode({**_about(app, name), "name": name, "ready": found.ready}),
+        200 if found.ready else 503,
+    )
+
+
+async def embeddings(app: App, request: Request) -> Response:
+    """OpenAI's embeddings, as lists of numbers or as base64 of little-endian float32."""
+    limits = app.models.config.limits
+    body = await _body(app, request)
+    asked: EmbeddingsRequest = decode(_embeddings, body)
+    model = _with_engine(app, asked.model, "embeddings")
+    texts = [asked.input] if isinstance(asked.input, str) else asked.input
+    if not texts:
+        raise HTTPError(400, "input is empty")
+    if len(texts) > limits.items:
+        raise HTTPError(413, f"{len(texts)} texts are more than {limits.items}")
+    params = b"{}"
+    if asked.dimensions is not None:
+        params = msgspec.json.encode({"dimensions": asked.dimensions})
+    parsed = Parsed([msgspec.json.encode(text) for text in texts], params)
+    results = await app.infer(request, model, items_of(parsed, "", limits))
+    tokens = sum(result.tokens for result in results)
+    outputs = [output for result in results for output in result.outputs]
+    if asked.encoding_format == "base64":
+        outputs = [_base64(output) for output in outputs]
+    data = b",".join(
+        b'{"object":"embedding","index":%d,"embedding":%b}' % (index, output)
+        for index, output in enumerate(outputs)
+    )
+    return Response(
+        b'{"object":"list","data":[%b],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}'
+        % (data, msgspec.json.encode(asked.model), tokens, tokens)
+    )
+
+
+async def chat(app: App, request: Request) -> Response:
+    """OpenAI's chat completions, whole or as server-sent events."""
+    body = await _body(app, request)
+    asked: ChatHead = decode(_chat, body)
+    if not asked.messages:
+        raise HTTPError(400, "messages is empty")
+    model = _with_engine(app, asked.model, "chat")
+    if not asked.stream:
+        (result,) = await app.infer(request, model, [Item("chat", body)])
+        return Response(result.body)
+    return await _stream(app, request, model, Item("chat", body, stream=True))
+
+
+async def _stream(app: App, request: Request, model: ServedModel, item: Item) -> Response:
+    """Server-sent events. The head waits for the first piece, so that an error which comes
+    before it is an answer with its own status."""
+    variant = app.variant(request, model)
+    pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+    # A stream's deadline is that of its first piece; after it the client decides.
+    (future,) = variant.group.submit([item], request.deadline, request.gone, pieces.put_nowait)
+    future.add_done_callback(lambda _: pieces.put_nowait(None))
+    loop = asyncio.get_running_loop()
+    timer = loop.call_at(request.deadline, pieces.put_nowait, None)
+    try:
+        first = await pieces.get()
+    finally:
+        timer.cancel()
+    if first is None:
+        if not future.done():
+            future.cancel()
+            raise HTTPError(504, "no answer came within the request's time")
+        result = future.result()
+        app.count(model, variant, [item], [result], request)
+        if result.status != 200:
+            from cloudai.server.app import ResultError
+
+            raise ResultError(result)
+        return Response(b"data: [DONE]\n\n", content_type=b"text/event-stream")
+
+    async def events() -> AsyncIterator[bytes]:
+        piece: bytes | None = first
+        try:
+            while piece is not None:
+                yield piece
+                piece = await pieces.get()
+            result: Result = future.result()
+            app.count(model, variant, [item], [result], request)
+            if result.status != 200:
+                # No terminator: the client must not take a broken stream for a whole one.
+                yield b"data: %b\n\n" % msgspec.json.encode(
+                    {"error": {"message": result.error, "type": result.error_type}}
+                )
+                return
+            yield b"data: [DONE]\n\n"
+        finally:
+            future.cancel()
+
+    return Response(
+        content_type=b"text/event-stream",
+        headers=[(b"cache-control", b"no-cache")],
+        stream=events(),
+    )
+
+
+async def _body(app: App, request: Request) -> bytes:
+    if request.content_type != "application/json":
+        raise HTTPError(415, f"the content type {request.content_type!r} is not JSON")
+    body = await request.body()
+    check_depth(body, app.models.config.limits.depth)
+    return body
+
+
+def _with_engine(app: App, name: str, engine: str) -> ServedModel:
+    model = app.models.get(name)
+    found = model.variants[0].group.info.get("engine")
+    if found != engine:
+        raise HTTPError(400, f"the model {name!r} is served for {found}, not for {engine}")
+    return model
+
+
+def _base64(output: bytes) -> bytes:
+    values = msgspec.json.decode(output, type=list[float])
+    return b'"' + base64.b64encode(struct.pack(f"<{len(values)}f", *values)) + b'"'
+
+
+def completion_id() -> str:
+    return f"chatcmpl-{time.time_ns():x}"
+
+
+def routes() -> dict[str, dict[str, tuple[str, Route]]]:
+    return {
+        "/v1/models": {"GET": ("models", models)},
+        "/v1/embeddings": {"POST": ("embeddings", embeddings)},
+        "/v1/chat/completions": {"POST": ("chat", chat)},
+    }

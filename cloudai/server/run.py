@@ -1,0 +1,243 @@
+"""The front process from its start to its end: the socket, the lock, loading, reloading,
+draining."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvicorn
+
+from cloudai.errors import CloudAIError, ConfigError
+from cloudai.server.app import App, log
+from cloudai.server.config import ServerConfig
+from cloudai.server.http import Protocol
+
+
+class Reload(msgspec.Struct):
+    """What arrives at the control socket: a new configuration, and the environment of the
+    variants that it makes (secrets among it, which is why it is not read from a file)."""
+
+    config: ServerConfig
+    env: dict[str, str]
+
+
+class Server:
+    """One server.
+
+    Parameters
+    ----------
+    config: what to serve. token: what callers must send, or None.
+    state: a folder for ``status.json`` and the control socket; None: neither.
+    sockets: already listening; None binds ``config.host`` and ``config.port``.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        token: str | None = None,
+        state: Path | None = None,
+        sockets: list[socket.socket] | None = None,
+    ) -> None:
+        self.config = config
+        self.app = App(config, token)
+        self.state = state
+        self.sockets = sockets if sockets is not None else [bind(config.host, config.port)]
+        self._reloading = asyncio.Lock()
+        self._reload_error: str | None = None
+        self._failure: BaseException | None = None
+        self._uvicorn = uvicorn.Server(
+            uvicorn.Config(
+                self.app,  # pyright: ignore[reportArgumentType] (our own names of ASGI's types)
+                http=Protocol,
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                loop="auto",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=int(config.limits.drain) + 1,
+                ssl_certfile=config.tls_cert,
+                ssl_keyfile=config.tls_key,
+                backlog=2048,
+            )
+        )
+
+    def run(self) -> int:
+        """Serves until SIGTERM or SIGINT. Gives the exit code: 0, or 1 when a model cannot be
+        loaded, whose error then stands in the log and in the status."""
+        try:
+            with asyncio.Runner(loop_factory=self._uvicorn.config.get_loop_factory()) as runner:
+                runner.run(self._main())
+        except KeyboardInterrupt:
+            return 130
+        return 1 if self._failure is not None else 0
+
+    async def _main(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        host, port = self.sockets[0].getsockname()[:2]
+        scheme = "https" if self.config.tls_cert else "http"
+        log("listening", url=f"{scheme}://{host}:{port}", pid=os.getpid())
+        self._write_status("STARTING")
+        control = await self._listen_for_control()
+        loading = asyncio.ensure_future(self._load())
+        await self._uvicorn._serve(self.sockets)
+        loading.cancel()
+        if control is not None:
+            control.close()
+        await self.app.models.stop()
+        self._write_status("FAILED" if self._failure is not None else "STOPPED")
+        log("stopped")
+
+    async def _load(self) -> None:
+        started = time.monotonic()
+        try:
+            await self.app.models.load(self.config)
+        except Exception as error:  # noqa: BLE001 (it ends the server, with its text in the log)
+            self._failure = error
+            log("load_failed", level="error", error=str(error))
+            if not isinstance(error, CloudAIError):
+                sys.excepthook(type(error), error, error.__traceback__)
+            self._uvicorn.should_exit = True
+            return
+        log("ready", seconds=round(time.monotonic() - started, 3))
+        self._write_status("RUNNING")
+
+    def _stop(self) -> None:
+        # From here on readiness says no, while what is under way is answered.
+        self.app.stopping = True
+        self._uvicorn.should_exit = True
+        self._write_status("STOPPING")
+
+    def _write_status(self, state: str) -> None:
+        if self.state is None:
+            return
+        host, port = self.sockets[0].getsockname()[:2] if self.sockets[0].fileno() >= 0 else ("", 0)
+        status: dict[str, Any] = {
+            "state": state,
+            "pid": os.getpid(),
+            "host": host,
+            "port": port,
+            "generation": self.app.models.generation,
+            "models": self.app.models.describe(),
+            "error": str(self._failure) if self._failure else None,
+            "reload_error": self._reload_error,
+            "time": time.time(),
+        }
+        target = self.state / "status.json"
+        fresh = target.with_suffix(".new")
+        try:
+            fresh.write_bytes(msgspec.json.encode(status))
+            fresh.replace(target)
+        except OSError as error:
+            log("status_not_written", level="error", error=str(error.strerror))
+
+    async def _listen_for_control(self) -> asyncio.AbstractServer | None:
+        if self.state is None:
+            return None
+        path = self.state / "control.sock"
+        path.unlink(missing_ok=True)
+        with within(path) as short:
+            server = await asyncio.start_unix_server(self._control, short, limit=16 << 20)
+        return server
+
+    async def _control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One JSON line in, one out: the new configuration, and how loading it ended."""
+        try:
+            line = await reader.readline()
+            answer = await self.reload(line)
+        except (OSError, ValueError) as error:
+            answer = {"ok": False, "error": str(error)}
+        with contextlib.suppress(OSError):
+            writer.write(msgspec.json.encode(answer) + b"\n")
+            await writer.drain()
+            writer.close()
+
+    async def reload(self, line: bytes) -> dict[str, Any]:
+        """Loads another configuration and lets it take over; a failure changes nothing."""
+        try:
+            wanted = msgspec.json.decode(line, type=Reload)
+        except (msgspec.DecodeError, CloudAIError) as error:
+            return {"ok": False, "error": str(error)}
+        async with self._reloading:
+            try:
+                await self.app.models.load(wanted.config, wanted.env)
+            except CloudAIError as error:
+                self._reload_error = str(error)
+                log("reload_failed", level="error", error=str(error))
+                self._write_status("RUNNING")
+                return {"ok": False, "error": str(error)}
+            self._reload_error = None
+            log("reloaded", generation=self.app.models.generation)
+            self._write_status("RUNNING")
+            return {"ok": True, "generation": self.app.models.generation}
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ConfigError naming the address when it is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(2048)
+    except OSError as error:
+        sock.close()
+        raise ConfigError(
+            f"cannot listen on {host}:{port} ({error.strerror})",
+            hint="Give another port, or 0 for a free one.",
+        ) from error
+    sock.set_inheritable(False)
+    return sock
+
+
+@contextlib.contextmanager
+def within(path: Path) -> Any:
+    """A short name for a socket's path: Unix sockets allow 107 bytes (unix(7))."""
+    if len(os.fsencode(path)) < 100:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+def lock(file: Path) -> int:
+    """Locks the file for this process's life and writes its id into it. Raises ConfigError when
+    another server holds it."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError(f"another server holds {file}") from None
+    return descriptor
+
+
+def detach(state: Path) -> None:
+    """Goes on in a child process in a session of its own, while this process ends. The lock on
+    ``state`` is taken before, so that whoever waits for this process finds it held, by the
+    process whose id stands in it."""
+    descriptor = lock(state / "lock")
+    child = os.fork()
+    if child:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(child).encode())
+        os._exit(0)
+    os.setsid()

@@ -1,0 +1,136 @@
+"""What the front and its workers say to each other over a socket pair: length-prefixed
+MessagePack. Inputs and outputs travel as the JSON bytes they came in and go out as, so that the
+front neither decodes inputs nor encodes outputs."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+HEADER: Final = struct.Struct(">I")
+MAX_FRAME: Final = (1 << 32) - 1
+
+ItemKind: TypeAlias = Literal["json", "lines", "csv", "npy", "image", "raw", "chat"]
+
+
+class Item(msgspec.Struct, array_like=True):
+    """One request, or a part of one.
+
+    Parameters
+    ----------
+    kind: how ``inputs`` is written: a JSON array, JSON Lines, CSV, NumPy's format, an image, a
+        whole body for SageMaker's functions, or an OpenAI chat request.
+    inputs: the bytes. params: a JSON object. count: how many inputs, as the front counted.
+    content_type, accept: of the request, for ``raw``, ``csv`` and NumPy's format.
+    stream: a chat's answer goes out piece by piece.
+    """
+
+    kind: ItemKind
+    inputs: bytes
+    params: bytes = b"{}"
+    count: int = 1
+    content_type: str = "application/json"
+    accept: str = "application/json"
+    stream: bool = False
+
+
+class Result(msgspec.Struct, array_like=True):
+    """The answer to one ``Item``.
+
+    Parameters
+    ----------
+    status: 200, or the HTTP status of ``error``. outputs: one JSON value each.
+    body, content_type: the whole answer, where the worker encoded it.
+    error, error_type: the message and the error's class name.
+    confidences: of the outputs that have one. long: inputs with too many characters.
+    tokens: counted in the inputs of a text model. generated: tokens that a chat model wrote.
+    """
+
+    status: int = 200
+    outputs: list[bytes] = []
+    body: bytes = b""
+    content_type: str = "application/json"
+    error: str = ""
+    error_type: str = ""
+    confidences: list[float] = []
+    long: int = 0
+    tokens: int = 0
+    generated: int = 0
+
+
+class Work(msgspec.Struct, array_like=True, tag=True):
+    """Front → worker: a batch."""
+
+    id: int
+    items: list[Item]
+
+
+class Cancel(msgspec.Struct, array_like=True, tag=True):
+    """Front → worker: nobody waits any more for the batch."""
+
+    id: int
+
+
+class Ready(msgspec.Struct, array_like=True, tag=True):
+    """Worker → front: the model is loaded and warm."""
+
+    info: dict[str, Any]
+
+
+class Failed(msgspec.Struct, array_like=True, tag=True):
+    """Worker → front: the model cannot be loaded; another try would end alike."""
+
+    message: str
+
+
+class Chunk(msgspec.Struct, array_like=True, tag=True):
+    """Worker → front: a piece of a streamed answer."""
+
+    id: int
+    data: bytes
+
+
+class Done(msgspec.Struct, array_like=True, tag=True):
+    """Worker → front: a batch's answers, in its order, and the seconds that it took."""
+
+    id: int
+    results: list[Result]
+    seconds: float
+
+
+ToWorker: TypeAlias = Work | Cancel
+FromWorker: TypeAlias = Ready | Failed | Chunk | Done
+
+_encoder = msgspec.msgpack.Encoder()
+to_worker = msgspec.msgpack.Decoder(ToWorker)
+from_worker = msgspec.msgpack.Decoder(FromWorker)
+
+
+def frame(message: ToWorker | FromWorker) -> bytes:
+    """The message as it goes over the socket."""
+    body = _encoder.encode(message)
+    return HEADER.pack(len(body)) + body
+
+
+class Buffer:
+    """Cuts what a socket gives into messages' bodies."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        self._data += data
+        bodies: list[bytes] = []
+        start = 0
+        while len(self._data) - start >= HEADER.size:
+            (size,) = HEADER.unpack_from(self._data, start)
+            end = start + HEADER.size + size
+            if len(self._data) < end:
+                break
+            bodies.append(bytes(memoryview(self._data)[start + HEADER.size : end]))
+            start = end
+        if start:
+            del self._data[:start]
+        return bodies

@@ -1,0 +1,132 @@
+"""A worker process: one model, one batch at a time, on one core or one GPU.
+
+Started by the front as ``python -m cloudai.server.worker FD``; ``FD`` is its end of a socket pair.
+A reader thread takes messages, so that a cancelled stream stops between two tokens and the end of
+the front ends the worker too; all computing is done in the main thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+
+import msgspec
+
+from cloudai.errors import CloudAIError
+from cloudai.server.engines import Engine, Options, make_engine
+from cloudai.server.wire import (
+    Buffer,
+    Cancel,
+    Chunk,
+    Done,
+    Failed,
+    FromWorker,
+    Ready,
+    Result,
+    Work,
+    frame,
+    to_worker,
+)
+
+
+class Worker:
+    """The loop of a worker.
+
+    Parameters
+    ----------
+    link: the socket to the front.
+    """
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._cancelled: set[int] = set()
+        self._sending = threading.Lock()
+
+    def run(self, options: Options) -> None:
+        """Loads the model, then answers until the front is gone."""
+        threading.Thread(target=self._read, daemon=True, name="reader").start()
+        try:
+            engine = make_engine(options)
+            engine.warm()
+        except Exception as error:  # noqa: BLE001 (the front tells it)
+            if not isinstance(error, CloudAIError):
+                traceback.print_exc()
+            self._send(Failed(f"{type(error).__name__}: {error}"))
+            sys.exit(1)
+        self._send(Ready(engine.info()))
+        while True:
+            self._answer(engine, self._work.get())
+
+    def _answer(self, engine: Engine, work: Work) -> None:
+        started = time.perf_counter()
+        if work.id in self._cancelled:
+            self._cancelled.discard(work.id)
+            results = [Result(499, error="cancelled", error_type="Cancelled") for _ in work.items]
+        elif work.items[0].stream:
+            results = [self._stream(engine, work)]
+        else:
+            try:
+                results = engine.run(work.items)
+            except Exception as error:  # noqa: BLE001 (the front tells it)
+                # A fault of ours or exhausted memory: this batch fails, the worker goes on.
+                traceback.print_exc()
+                text = f"{type(error).__name__}: {error}"
+                results = [Result(500, error=text, error_type="ServerError") for _ in work.items]
+        self._send(Done(work.id, results, time.perf_counter() - started))
+
+    def _stream(self, engine: Engine, work: Work) -> Result:
+        def emit(data: bytes) -> bool:
+            self._send(Chunk(work.id, data))
+            return work.id not in self._cancelled
+
+        try:
+            result = engine.stream(work.items[0], emit)
+        except Exception as error:  # noqa: BLE001 (the front tells it)
+            traceback.print_exc()
+            result = Result(500, error=f"{type(error).__name__}: {error}", error_type="ServerError")
+        self._cancelled.discard(work.id)
+        return result
+
+    def _send(self, message: FromWorker) -> None:
+        with self._sending, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._link.sendall(frame(message))
+
+    def _read(self) -> None:
+        buffer = Buffer()
+        while True:
+            try:
+                data = self._link.recv(1 << 20)
+            except OSError:
+                data = b""
+            if not data:
+                # The front is gone: nobody waits for what is being computed.
+                os._exit(0)
+            for body in buffer.feed(data):
+                message = to_worker.decode(body)
+                if isinstance(message, Cancel):
+                    self._cancelled.add(message.id)
+                else:
+                    self._work.put(message)
+
+
+def main() -> None:
+    """The entry of ``python -m cloudai.server.worker``."""
+    link = socket.socket(fileno=int(sys.argv[1]))
+    # The front decides when a worker ends; a Ctrl-C in a terminal reaches the whole group.
+    # Functions, and not SIG_IGN, which what the handler starts would inherit.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    options = msgspec.json.decode(os.environ.pop("CLOUDAI_WORKER_OPTIONS"), type=Options)
+    Worker(link).run(options)
+
+
+if __name__ == "__main__":
+    main()
