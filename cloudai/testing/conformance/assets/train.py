@@ -5,6 +5,7 @@ It reads what every provider hands over in the same way (``CLOUDAI_INPUT_<NAME>`
 serves.
 """
 
+# ruff: noqa: T201 - its output is the log of the job
 from __future__ import annotations
 
 import json
