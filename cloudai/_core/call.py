@@ -62,7 +62,7 @@ class Caller:
                 time.sleep(wait)
                 attempt += 1
             else:
-                self._done(pace)
+                self._done(pace, attempt)
                 return result
 
     async def arun(
@@ -94,7 +94,7 @@ class Caller:
                 await asyncio.sleep(self._wait(error, attempt, call, pace))
                 attempt += 1
             else:
-                self._done(pace)
+                self._done(pace, attempt)
                 return result
 
     def _note(self, error: CloudAIError, model: str, pace: Pace | None) -> Pace | None:
@@ -116,8 +116,8 @@ class Caller:
         # A pace that is closed until the vendor's time does the waiting itself.
         return 0.0 if pace is not None and error.retry_after is not None else wait
 
-    def _done(self, pace: Pace | None) -> None:
-        self.policy.succeeded()
+    def _done(self, pace: Pace | None, attempt: int) -> None:
+        self.policy.succeeded(retried=attempt > 0)
         if pace is not None:
             pace.admitted()
 

@@ -25,7 +25,7 @@ SCHEMA: Final = 1
 _CREATE: Final = """
 CREATE TABLE resources (
     profile TEXT NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL,
-    provider TEXT NOT NULL, name TEXT NOT NULL, id TEXT, uri TEXT,
+    provider TEXT NOT NULL, place TEXT NOT NULL, name TEXT NOT NULL, id TEXT, uri TEXT,
     state TEXT NOT NULL, spec BLOB NOT NULL, created REAL NOT NULL, updated REAL NOT NULL,
     PRIMARY KEY (profile, kind, key)
 );
@@ -38,6 +38,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     Parameters
     ----------
+    place: the profile and the keys that find it, as a URI without an id.
     uri: the handle's; None while the provider has not confirmed the create.
     id: the provider's own. key: the idempotency key. state: when it was last seen.
     spec: as submitted, JSON. created, updated: Unix seconds.
@@ -47,6 +48,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     key: str
     provider: str
+    place: str
     name: str
     id: str | None
     uri: str | None
@@ -71,7 +73,15 @@ class Ledger:
         self.path = home / "ledger.db"
 
     def intend(
-        self, *, profile: str, kind: str, key: str, provider: str, name: str, spec: bytes
+        self,
+        *,
+        profile: str,
+        kind: str,
+        key: str,
+        provider: str,
+        place: str,
+        name: str,
+        spec: bytes,
     ) -> Entry | None:
         """Records that something is about to be created. Gives the row that the key already
         has, or None when this call made it."""
@@ -84,8 +94,8 @@ class Ledger:
                 return _entry(found)
             now = time.time()
             db.execute(
-                "INSERT INTO resources VALUES (?,?,?,?,?,NULL,NULL,?,?,?,?)",
-                (profile, kind, key, provider, name, State.PLANNED.value, spec, now, now),
+                "INSERT INTO resources VALUES (?,?,?,?,?,?,NULL,NULL,?,?,?,?)",
+                (profile, kind, key, provider, place, name, State.PLANNED.value, spec, now, now),
             )
             return None
 

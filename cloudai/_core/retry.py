@@ -24,8 +24,9 @@ BUDGET: Final = 50
 
 
 class Budget:
-    """A bucket of retries: each one takes a token, each success gives some back, so that a
-    service that is down is not asked ``retries`` times as often by a whole fleet."""
+    """A bucket of retries: each takes a token, so that a service that is down is not asked
+    ``retries`` times as often by a whole fleet. A retry that succeeded gives its token back; a
+    call that needed none gives ``refund`` of one."""
 
     def __init__(self, size: float = BUDGET, refund: float = 0.2) -> None:
         self._size = size
@@ -40,11 +41,11 @@ class Budget:
             self._tokens -= 1
             return True
 
-    def give_back(self) -> None:
+    def give_back(self, retried: bool) -> None:
         if self._tokens >= self._size:  # the common case, without the lock
             return
         with self._lock:
-            self._tokens = min(self._size, self._tokens + self._refund)
+            self._tokens = min(self._size, self._tokens + (1.0 if retried else self._refund))
 
 
 class RetryPolicy:
@@ -91,5 +92,6 @@ class RetryPolicy:
             return None
         return wait
 
-    def succeeded(self) -> None:
-        self.budget.give_back()
+    def succeeded(self, retried: bool = False) -> None:
+        """A call was answered; ``retried``: not at its first attempt."""
+        self.budget.give_back(retried)

@@ -70,15 +70,13 @@ class _Base:
         """Removes a resource at its provider and from the ledger. A create that was never
         confirmed is looked up by its key first."""
         if isinstance(entry, Entry) and entry.uri is None:
-            profile = self._engine.config.profile(entry.profile)
-            kind = entry.kind
-            capability = "endpoints" if kind == "endpoint" else kind
-            bound = self._engine.bind(capability, profile)  # type: ignore[arg-type]
-            call = bound.caller.call()
-            found = bound.caller.run("find", lambda call: bound.adapter.find(entry.key, call), call)
+            key = entry.key
+            bound, kind, _ = self._engine.locate(entry.place)
+            caller, adapter = bound.caller, bound.adapter
+            found = caller.run("find", lambda call: adapter.find(key, call), caller.call())
             if found is not None:
-                bound.caller.run("delete", lambda call: bound.adapter.delete(found, call), call)
-            self._engine.ledger(bound).drop(entry.profile, kind, entry.key)
+                caller.run("delete", lambda call: adapter.delete(found, call), caller.call())
+            Ledger(self.profile.home).drop(entry.profile, kind, key)
             return
         uri = entry if isinstance(entry, str) else str(entry.uri)
         bound, _, native = self._engine.locate(uri)

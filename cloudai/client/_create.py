@@ -77,6 +77,7 @@ def create(
         kind=kind,
         key=key,
         provider=bound.profile.provider,
+        place=bound.uri(kind, ""),
         name=spec.name or "",
         spec=encoded,
     )

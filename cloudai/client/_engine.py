@@ -105,10 +105,11 @@ class Engine:
         return Ledger(bound.profile.home)
 
     def locate(self, uri: str) -> tuple[Bound, str, str]:
-        """The capability, kind and provider's id that a handle's URI names."""
+        """The capability, kind and provider's id that a handle's URI names. The id is empty for
+        a place: the URI of a create that was never confirmed."""
         parts = urlsplit(uri)
-        kind, _, name = parts.path.lstrip("/").partition("/")
-        if parts.scheme != "cloudai" or not parts.netloc or not name or "/" in name:
+        kind, slash, name = parts.path.lstrip("/").partition("/")
+        if parts.scheme != "cloudai" or not parts.netloc or not slash or "/" in name:
             raise InvalidRequest(
                 f"{uri!r} is not a handle",
                 field="uri",

@@ -50,6 +50,7 @@ class _Handle:
 
     @property
     def name(self) -> str:
+        """The endpoint's name at the provider."""
         return self.native_id.rpartition("/")[2]
 
     def to_json(self) -> str:

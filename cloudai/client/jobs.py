@@ -65,6 +65,7 @@ class _Handle:
 
     @property
     def provider(self) -> str:
+        """Where the job runs."""
         return self._bound.profile.provider
 
     def to_json(self) -> str:
@@ -185,6 +186,7 @@ class Job(_Handle):
 
     @property
     def state(self) -> State:
+        """The state of a fresh snapshot."""
         return self._status().state
 
     @property
@@ -301,6 +303,7 @@ class AsyncJob(_Handle):
 
     @property
     def state(self) -> Awaitable[State]:
+        """See ``Job.state``."""
         return threads.run(lambda: self._status().state)
 
     @property

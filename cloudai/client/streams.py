@@ -122,6 +122,7 @@ class _Stream:
 
     @property
     def finish_reason(self) -> FinishReason | None:
+        """Why the model ended; None while it has not."""
         return self._gathered.finish_reason
 
     @property
