@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,11 +36,11 @@ def place(key: str, folder: Path) -> Path:
 
 def ready(key: str, folder: Path) -> bool:
     """Whether the converted model is there and its weights are whole."""
+    from safetensors import SafetensorError, safe_open
+
     file = place(key, folder) / "model.safetensors"
     try:
         # The header's own lengths tell a cut file from a whole one without reading the weights.
-        from safetensors import SafetensorError, safe_open
-
         with safe_open(str(file), framework="numpy"):
             return True
     except (OSError, SafetensorError):
@@ -172,7 +172,7 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Generator[None]:
     """Holds a file lock, which the system drops when the process dies."""
     try:
         import fcntl

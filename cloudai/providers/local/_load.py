@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn
 
@@ -14,7 +14,7 @@ _QUIET: Final = threading.RLock()
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Without transformers' progress bars and below-error logs; its settings, which hold for
     the whole process, are put back afterwards."""
     from transformers.utils import logging
@@ -40,7 +40,7 @@ def tokenizer(path: Path) -> Any:
             return AutoTokenizer.from_pretrained(
                 str(path), local_files_only=True, trust_remote_code=False
             )
-    except Exception as error:  # any class: the readers raise whatever they stumble over
+    except Exception as error:  # noqa: BLE001  the readers raise whatever they stumble over
         unreadable(path, "tokenizer", error)
 
 
@@ -74,7 +74,7 @@ def model(path: Path, task: Literal["chat", "embedding"], device: str, dtype: An
             provider="local",
             hint='Set the profile\'s `device` to another one, such as "cpu"',
         ) from error
-    except Exception as error:  # any class: the readers raise whatever they stumble over
+    except Exception as error:  # noqa: BLE001  the readers raise whatever they stumble over
         unreadable(path, "model", error)
     if missing:
         # transformers fills these with random numbers and goes on.

@@ -135,8 +135,8 @@ def _embedded(package: Package) -> Found:
 
 def _locate(package: Package) -> Path | None:
     """The package's file, if the pinned package is installed with it."""
-    where = {} if SEARCH is None else {"path": SEARCH}
-    for found in metadata.distributions(name=package.distribution, **where):
+    where = sys.path if SEARCH is None else SEARCH
+    for found in metadata.distributions(name=package.distribution, path=where):
         file = Path(str(found.locate_file(package.file)))
         if found.version == package.version and file.is_file():
             return file

@@ -122,8 +122,10 @@ class LocalChat:
             )
         if tools and request.response_schema:
             raise invalid(
-                "response_schema", request.response_schema.name, "and a forced tool exclude"
-                " each other", "Send one of the two.",
+                "response_schema",
+                request.response_schema.name,
+                "and a forced tool exclude each other",
+                "Send one of the two.",
             )
         name = request.model or str(self._profile.get("chat_model", ""))
         found = _models.find("chat", name, home=self._profile.home)
