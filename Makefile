@@ -1,0 +1,57 @@
+# The two commands: `make demo` and `make test`. Both set up what they need.
+# PYTHON: the interpreter that makes the environment. VENV: where it is made.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help setup demo test check lint types contracts parity matrix clean
+
+help:
+	@echo "make demo       the main job on this machine: train, deploy, batch, chat, embed"
+	@echo "make test       all tests, offline"
+	@echo "make check      lint, types and import contracts"
+	@echo "make clean      removes $(VENV)"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "pip>=25.1"
+
+# What the local provider needs; enough for the demo.
+$(VENV)/.local: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[local]' --group demo
+	$(BIN)/cloudai local setup
+	@touch $@
+
+# Every extra and the tools.
+$(VENV)/.all: pyproject.toml constraints.txt | $(VENV)/.local
+	$(PIP) --editable '.[all,testing]' --group dev
+	@touch $@
+
+setup: $(VENV)/.all
+
+demo: $(VENV)/.local
+	$(BIN)/python examples/digits/program.py --profile dev
+	$(BIN)/python examples/digits/program.py --profile fake
+
+test: $(VENV)/.all
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.all
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.all
+	$(BIN)/pyright --venvpath $(dir $(abspath $(VENV))) --pythonpath $(BIN)/python
+
+contracts: $(VENV)/.all
+	$(BIN)/lint-imports
+
+check: lint types contracts
+
+# Writes the capability matrix into the README; a test compares it.
+matrix: $(VENV)/.local
+	$(BIN)/python -m tests.matrix
+
+clean:
+	rm -rf $(VENV)
