@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloudai._core.config import Profile
-from cloudai.errors import InvalidRequest, UnsupportedByProvider
+from cloudai.errors import CloudAIError, UnsupportedByProvider
 from cloudai.types import TrainingJob
 from cloudai.types._base import invalid
 
@@ -34,9 +34,9 @@ def arguments(spec: TrainingJob, profile: Profile) -> list[str]:
     return ["--base-model", str(spec.base_model), *(["--device", device] if device else [])]
 
 
-def problems(spec: TrainingJob) -> list[InvalidRequest]:
+def problems(spec: TrainingJob) -> list[CloudAIError]:
     """What of a fine-tuning job cannot be done here."""
-    found: list[InvalidRequest] = []
+    found: list[CloudAIError] = []
     if spec.method != "supervised":
         found.append(
             UnsupportedByProvider(

@@ -80,6 +80,5 @@ def describe(here: tuple[Gpu, ...]) -> str:
         return "no GPU"
     names = sorted({(gpu.name, round(gpu.memory)) for gpu in here})
     return ", ".join(
-        f"{sum(gpu.name == name for gpu in here)} × {name} ({memory} GiB)"
-        for name, memory in names
+        f"{sum(gpu.name == name for gpu in here)} × {name} ({memory} GiB)" for name, memory in names
     )

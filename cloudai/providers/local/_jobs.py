@@ -21,12 +21,13 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from cloudai._core.config import Profile
+from cloudai._core.disk import disk_errors
 from cloudai._core.home import ensure
 from cloudai._core.secrets import fetch_plain
 from cloudai.errors import CloudAIError, InvalidRequest, NotFound, UnsupportedByProvider
 from cloudai.protocols import Call
 from cloudai.providers.local import _hardware, _logs, _processes
-from cloudai.providers.local._store import ENDED, Store, disk_errors
+from cloudai.providers.local._store import ENDED, MEND, Store
 from cloudai.types import (
     Accelerator,
     BatchTransform,
@@ -54,7 +55,7 @@ GRACE: Final = 10.0
 """Seconds from SIGTERM to SIGKILL."""
 DELETE_GRACE: Final = 1.0
 
-_ROOT: Final = str(Path(__file__).parents[3])
+ROOT: Final = str(Path(__file__).parents[3])
 # -P leaves the folder it is started in off the path; cloudai may run from a checkout.
 _START: Final = (
     "import sys; sys.path.append({root!r}); "
@@ -81,8 +82,12 @@ class LocalJobs(ABC, Generic[SpecT]):
     # -- what the subclasses say ---------------------------------------------------------
 
     @abstractmethod
-    def _problems(self, spec: SpecT) -> list[InvalidRequest]:
+    def _problems(self, spec: SpecT) -> list[CloudAIError]:
         """All that keeps the spec from running here, without starting anything."""
+
+    def _resolved(self, spec: SpecT) -> SpecT:
+        """The spec as it is recorded."""
+        return spec
 
     @abstractmethod
     def _losses(self, spec: SpecT) -> list[str]:
@@ -131,7 +136,9 @@ class LocalJobs(ABC, Generic[SpecT]):
             capability=self.kind,
             requests=(NativeRequest(operation="local:process", body=body),),
             violations=tuple(
-                Violation(problem.field or "", problem.message, problem.hint or "")
+                Violation(
+                    getattr(problem, "field", None) or "", problem.message, problem.hint or ""
+                )
                 for problem in problems
             ),
             losses=tuple(self._losses(spec)),
@@ -150,7 +157,7 @@ class LocalJobs(ABC, Generic[SpecT]):
         problems = self._problems(spec)
         if problems:
             raise problems[0]
-        self._record(spec, id, key)
+        self._record(self._resolved(spec), id, key)
         self._start(id)
         return id
 
@@ -218,7 +225,7 @@ class LocalJobs(ABC, Generic[SpecT]):
             placed = True
 
         try:
-            with disk_errors(self.home):
+            with disk_errors(self.home, MEND):
                 fresh.mkdir(mode=0o700)
                 (fresh / _logs.MAIN).touch(mode=0o600)
                 self._fill(spec, fresh, folder)
@@ -267,8 +274,8 @@ class LocalJobs(ABC, Generic[SpecT]):
         """Starts the job's supervisor, apart from this process: the shell in between ends at
         once, so that no zombie stays here, and a session of its own keeps ^C away from it."""
         folder = self._store.folder(id)
-        start = [sys.executable, "-P", "-c", _START.format(root=_ROOT), str(self.home), id]
-        with disk_errors(folder), open(folder / "supervisor.log", "ab") as log:
+        start = [sys.executable, "-P", "-c", _START.format(root=ROOT), str(self.home), id]
+        with disk_errors(folder, MEND), open(folder / "supervisor.log", "ab") as log:
             subprocess.run(
                 ["/bin/sh", "-c", '"$@" &', "sh", *start],
                 stdin=subprocess.DEVNULL,
@@ -380,7 +387,7 @@ class LocalJobs(ABC, Generic[SpecT]):
                 ended_at=time.time(),
             ):
                 return
-        with disk_errors(self.home), suppress(FileNotFoundError):
+        with disk_errors(self.home, MEND), suppress(FileNotFoundError):
             folder = self._store.folder(id)
             wish = folder / f".cancel-{secrets.token_hex(4)}"
             wish.write_text(f"{grace:g}")
@@ -414,8 +421,8 @@ class LocalJobs(ABC, Generic[SpecT]):
 
     # -- checks that both kinds share ----------------------------------------------------
 
-    def _check_platform(self, image: str | None) -> list[InvalidRequest]:
-        problems: list[InvalidRequest] = []
+    def _check_platform(self, image: str | None) -> list[CloudAIError]:
+        problems: list[CloudAIError] = []
         if os.name != "posix":
             problems.append(
                 UnsupportedByProvider(
@@ -438,7 +445,7 @@ class LocalJobs(ABC, Generic[SpecT]):
             )
         return problems
 
-    def _check_gpus(self, spec: SpecT) -> list[InvalidRequest]:
+    def _check_gpus(self, spec: SpecT) -> list[CloudAIError]:
         """An accelerator that this machine lacks. Nothing smaller is taken in its place."""
         asked = spec.resources.accelerator
         if asked is None or self._gpus(spec) is not None:
@@ -472,19 +479,17 @@ class LocalJobs(ABC, Generic[SpecT]):
                 return [gpu.index for gpu in found[: asked.count]]
         return None
 
-    def _check_secrets(self, secrets: dict[str, SecretRef]) -> list[InvalidRequest]:
+    def _check_secrets(self, secrets: dict[str, SecretRef]) -> list[CloudAIError]:
         """A reference into this machine that leads nowhere is found before the start; a vault
         is asked only where the job runs."""
-        problems: list[InvalidRequest] = []
+        problems: list[CloudAIError] = []
         for name, reference in secrets.items():
             if reference.store in {"env", "file"}:
                 try:
                     fetch_plain(reference)
                 except NotFound as error:
                     problems.append(
-                        InvalidRequest(
-                            f"secrets.{name}: {error.message}", field=f"secrets.{name}"
-                        )
+                        InvalidRequest(f"secrets.{name}: {error.message}", field=f"secrets.{name}")
                     )
         return problems
 

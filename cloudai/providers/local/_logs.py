@@ -139,11 +139,11 @@ def _read_file(path: Path, start: int, ended: bool) -> tuple[list[Line], int]:
             block = file.read(PAGE)
     except FileNotFoundError:
         return [], start
-    whole = len(block) < PAGE
-    # A line longer than a page is handed over in pieces rather than never.
-    keep = len(block) if (whole and ended) or b"\n" not in block[-PAGE:] and not whole else None
-    if keep is None:
-        keep = block.rfind(b"\n") + 1
+    keep = block.rfind(b"\n") + 1
+    if len(block) < PAGE:
+        keep = len(block) if ended else keep
+    elif not keep:  # a line longer than a page is handed over in pieces rather than never
+        keep = len(block)
     if not keep:
         return [], start
     times = _Times(path)

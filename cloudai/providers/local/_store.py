@@ -7,16 +7,16 @@ kept to the standard library.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from cloudai._core.disk import disk_errors
 from cloudai.errors import Conflict, NotFound, StateError
 
 SCHEMA: Final = 1
@@ -62,35 +62,7 @@ _TABLES: Final = (
     ) WITHOUT ROWID""",
 )
 
-_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a disk that is full, or a state file that cannot be used, into StateError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise _no_space(path) from error
-        raise StateError(f"{path} cannot be written ({error.strerror})") from error
-    except sqlite3.Error as error:
-        if "full" in str(error) or (
-            isinstance(error, sqlite3.OperationalError)
-            and getattr(error, "sqlite_errorname", "") in {"SQLITE_FULL", "SQLITE_IOERR_WRITE"}
-        ):
-            raise _no_space(path) from error
-        raise StateError(
-            f"the state file {path} cannot be used ({error})",
-            hint="Set CLOUDAI_HOME, or the profile's `home`, to another folder.",
-        ) from error
-
-
-def _no_space(path: Path) -> StateError:
-    return StateError(
-        f"no space is left on the disk of {path}",
-        hint="Free some, or set CLOUDAI_HOME (or the profile's `home`) to a folder elsewhere.",
-    )
+MEND: Final = "Set CLOUDAI_HOME, or the profile's `home`, to a folder elsewhere."
 
 
 class Store:
@@ -104,17 +76,17 @@ class Store:
         return self.home / "jobs" / id
 
     @contextmanager
-    def _connect(self) -> Iterator[sqlite3.Connection]:
-        with disk_errors(self.path):
-            with closing(
-                sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
-            ) as db:
-                db.row_factory = sqlite3.Row
-                db.execute("PRAGMA synchronous=NORMAL")
-                version = db.execute("PRAGMA user_version").fetchone()[0]
-                if version != SCHEMA:
-                    self._migrate(db, version)
-                yield db
+    def _connect(self) -> Generator[sqlite3.Connection]:
+        with (
+            disk_errors(self.path, MEND),
+            closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)) as db,
+        ):
+            db.row_factory = sqlite3.Row
+            db.execute("PRAGMA synchronous=NORMAL")
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version != SCHEMA:
+                self._migrate(db, version)
+            yield db
 
     def _migrate(self, db: sqlite3.Connection, version: int) -> None:
         if version > SCHEMA:
@@ -133,7 +105,7 @@ class Store:
         db.execute("COMMIT")
 
     @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
+    def _write(self) -> Generator[sqlite3.Connection]:
         with self._connect() as db:
             db.execute("BEGIN IMMEDIATE")
             try:

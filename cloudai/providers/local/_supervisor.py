@@ -72,9 +72,7 @@ class Supervisor:
         """Supervises the job from QUEUED to its end; at once over if it is not QUEUED."""
         if not self._lock():
             return
-        if not self.store.change(
-            self.id, only_from=["QUEUED"], state="STARTING", token=self.token
-        ):
+        if not self.store.change(self.id, only_from=["QUEUED"], state="STARTING", token=self.token):
             return
         self._listen()
         _processes.adopt_orphans()
@@ -136,7 +134,7 @@ class Supervisor:
                 stderr=log,
                 start_new_session=True,
                 # This process has one thread, so code between fork and exec is safe.
-                preexec_fn=lambda: _processes.die_with(me),  # noqa: PLW1509
+                preexec_fn=lambda: _processes.die_with(me),
             )
         except OSError as error:
             self._note(f"{argv[0]} cannot be started: {error.strerror}")
@@ -256,12 +254,10 @@ class Supervisor:
         if not references:
             return {}
         # Only here is more of cloudai needed than the standard library.
-        from cloudai._core.config import Config
+        from cloudai.providers.local._profile import reopen
         from cloudai.types import SecretRef
 
-        config = Config(start=Path(self.sheet["client_cwd"]))
-        name = self.sheet["profile"]
-        profile = config.profile(name if name in config.profiles else "local")
+        profile = reopen(self.sheet["profile"])
         found: dict[str, str] = {}
         for variable, reference in references.items():
             try:
@@ -286,12 +282,12 @@ class Supervisor:
             return end, python
         ours = {path for path in sys.path if path.endswith(("site-packages", "dist-packages"))}
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        site = Path(
-            sysconfig.get_path("purelib", vars={"base": str(venv), "platbase": str(venv)})
-        )
+        site = Path(sysconfig.get_path("purelib", vars={"base": str(venv), "platbase": str(venv)}))
         if not site.is_dir():
             site = venv / "lib" / version / "site-packages"
-        (site / "_cloudai_parent.pth").write_text("\n".join(sorted(ours)) + "\n")
+        # addsitedir, so that the .pth files there count too, such as an editable install's.
+        lines = [f"import site; site.addsitedir({path!r})\n" for path in sorted(ours)]
+        (site / "_cloudai_parent.pth").write_text("".join(lines))
         pip = (
             [sys.executable, "-m", "pip", "--python", python] if has_pip else [python, "-m", "pip"]
         )
@@ -317,8 +313,10 @@ class Supervisor:
                 "PREEMPTED", f"the supervisor was told to stop ({name}), as at a shutdown", end.code
             )
         elif end.code == 0:
-            outcome = self.store.row(self.id)["outcome"]
-            self._finish(outcome or "SUCCEEDED", None, 0)
+            row = self.store.row(self.id)
+            partial = row["outcome"] == "PARTIAL"
+            reason = f"{row['errors']} of {row['done']} lines failed" if partial else None
+            self._finish("PARTIAL" if partial else "SUCCEEDED", reason, 0)
         elif end.code < 0 and self.sheet["spot"]:
             self._finish("PREEMPTED", f"the script {_how(end.code)}", end.code)
         else:
@@ -328,9 +326,7 @@ class Supervisor:
     def _finish(self, state: str, reason: str | None, code: int | None = None) -> None:
         self._observe()
         self._scan(ended=True)
-        columns: dict[str, Any] = {"state": state, "ended_at": time.time()}
-        if reason is not None:
-            columns["reason"] = reason
+        columns: dict[str, Any] = {"state": state, "reason": reason, "ended_at": time.time()}
         if code is not None:
             columns["exit_code"] = code if code >= 0 else 128 - code
         if state != "SUCCEEDED":

@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai.bootstrap import arguments
-from cloudai.errors import InvalidRequest, UnsupportedByProvider
+from cloudai.errors import CloudAIError, UnsupportedByProvider
 from cloudai.providers.local import _environment, _finetune_spec, _hardware, _launch
 from cloudai.providers.local._jobs import (
     GRACE,
@@ -30,6 +30,7 @@ from cloudai.providers.local._jobs import (
     local_path,
     no_uri,
 )
+from cloudai.providers.local._profile import describe
 from cloudai.providers.local._source import snapshot
 from cloudai.types import TrainingJob
 from cloudai.types._base import invalid
@@ -42,7 +43,7 @@ class LocalTraining(LocalJobs[TrainingJob]):
 
     kind = "training"
 
-    def _problems(self, spec: TrainingJob) -> list[InvalidRequest]:
+    def _problems(self, spec: TrainingJob) -> list[CloudAIError]:
         problems = self._check_platform(spec.image if spec.kind != "container" else None)
         if spec.kind == "container":
             problems.append(
@@ -122,8 +123,7 @@ class LocalTraining(LocalJobs[TrainingJob]):
             "cwd": str(cwd),
             "env": {**env, **spec.env},
             "secrets": {name: msgspec.to_builtins(ref) for name, ref in spec.secrets.items()},
-            "profile": self.profile.name,
-            "client_cwd": os.getcwd(),
+            "profile": describe(self.profile),
             "requirements": str(cwd / spec.requirements) if spec.requirements else None,
             "retry": {"max": spec.retry.max, "on": list(spec.retry.on)},
             "timeout": spec.timeout,
@@ -176,14 +176,14 @@ def _output(given: str | None, default: Path) -> Path:
     return local_path(given) if given else default
 
 
-def _script_problems(spec: TrainingJob) -> list[InvalidRequest]:
+def _script_problems(spec: TrainingJob) -> list[CloudAIError]:
     source, entry = str(spec.source), str(spec.entry)
     if is_uri(source):
         return [no_uri("source", source, _DOWNLOAD)]
     folder = local_path(source)
     if not folder.is_dir():
         return [invalid("source", source, "is not a directory", "Name the script's directory.")]
-    problems: list[InvalidRequest] = []
+    problems: list[CloudAIError] = []
     for field, name in (("entry", entry), ("requirements", spec.requirements)):
         if name is None:
             continue
@@ -213,8 +213,8 @@ def _script_problems(spec: TrainingJob) -> list[InvalidRequest]:
     return problems
 
 
-def _path_problems(spec: TrainingJob) -> list[InvalidRequest]:
-    problems: list[InvalidRequest] = []
+def _path_problems(spec: TrainingJob) -> list[CloudAIError]:
+    problems: list[CloudAIError] = []
     for name in spec.inputs:
         uri = spec.input(name).uri
         if is_uri(uri):
@@ -237,7 +237,5 @@ def _path_problems(spec: TrainingJob) -> list[InvalidRequest]:
                 no_uri(f"outputs.{field}", given, "Give a path, and upload it afterwards.")
             )
         elif local_path(given).exists() and not local_path(given).is_dir():
-            problems.append(
-                invalid(f"outputs.{field}", given, "is a file", "Give a directory.")
-            )
+            problems.append(invalid(f"outputs.{field}", given, "is a file", "Give a directory."))
     return problems
