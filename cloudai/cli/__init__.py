@@ -1,0 +1,125 @@
+"""The command line. ``main`` is the console script ``cloudai``.
+
+Each command is a row of data, and its module is imported only when that command runs: typer
+alone takes longer to import than all of ``cloudai --help`` may take, so the overview is printed
+from the rows without it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+GROUPS: dict[str, dict[str, str]] = {
+    "Work": {
+        "train": "Start a training job.",
+        "deploy": "Deploy a model behind an endpoint.",
+        "predict": "Ask an endpoint.",
+        "batch": "Transform a file, line by line.",
+        "chat": "Talk to a chat model; interactive without a text.",
+        "embed": "Turn texts into vectors.",
+    },
+    "What there is": {
+        "ls": "List all that was created from here and is not removed.",
+        "status": "Show a job or an endpoint.",
+        "logs": "Print a log; -f follows it.",
+        "wait": "Wait for jobs to end and endpoints to be in service.",
+        "cancel": "Ask jobs to stop.",
+        "destroy": "Remove jobs and endpoints at their provider.",
+    },
+    "This machine": {
+        "serve": "Serve a model directory over HTTP, in the foreground.",
+        "package": "Write a Dockerfile and Kubernetes manifests for a model directory.",
+        "local setup": "Bring the embedded chat and embedding models.",
+        "providers": "Show which provider can do what.",
+        "version": "Print the version.",
+    },
+}
+"""Every command with its summary, by section. ``"local setup"`` is the function ``local_setup``."""
+
+HOMES: dict[str, str] = {
+    "train": "train",
+    "deploy": "endpoints",
+    "predict": "endpoints",
+    "batch": "batch",
+    "chat": "chat",
+    "embed": "embed",
+    "ls": "resources",
+    "destroy": "resources",
+    "status": "jobs",
+    "logs": "jobs",
+    "wait": "jobs",
+    "cancel": "jobs",
+    "serve": "serving",
+    "package": "serving",
+    "local setup": "about",
+    "providers": "about",
+    "version": "about",
+}
+"""The module of ``cloudai.cli`` that each command is in."""
+
+COMPLETION = ("--install-completion", "--show-completion")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one command and exits with its code (see ``cloudai.cli.exits``)."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if "_CLOUDAI_COMPLETE" in os.environ or (given and given[0] in COMPLETION):
+        _run(None, given)
+    elif not given or given[0] in {"--help", "-h", "help"}:
+        sys.stdout.write(overview())
+        sys.exit(0)
+    elif given[0] == "--version":
+        _run("version", given[1:])
+    else:
+        name, rest = _split(given)
+        _run(name, rest)
+
+
+def overview() -> str:
+    """What ``cloudai --help`` prints."""
+    width = max(len(name) for rows in GROUPS.values() for name in rows)
+    lines = [
+        "Usage: cloudai COMMAND [OPTIONS] [ARGUMENTS]",
+        "",
+        "Training jobs, endpoints, batch transform, chat and embeddings on AWS, Azure,",
+        "Vertex AI and this machine.",
+    ]
+    for title, rows in GROUPS.items():
+        lines += ["", f"{title}:"]
+        lines += [f"  {name:<{width}}  {summary}" for name, summary in rows.items()]
+    lines += [
+        "",
+        "Every command takes --profile, --provider, --config, --set KEY=VALUE and --json;",
+        "`cloudai COMMAND --help` tells the rest. Exit codes are in docs/cli.md.",
+        "`cloudai --install-completion` sets up the shell's completion.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _split(given: list[str]) -> tuple[str, list[str]]:
+    """The command's name, of one word or two, and its arguments."""
+    if " ".join(given[:2]) in HOMES:
+        return " ".join(given[:2]), given[2:]
+    if given[0] in HOMES:
+        return given[0], given[1:]
+    from cloudai._core.registry import unknown
+    from cloudai.cli.exits import USAGE
+
+    if given[0].startswith("-"):
+        text = f"{given[0]}: options follow the command. Try: cloudai --help"
+    elif given[0] == "local" and len(given) > 1 and given[1] in {"--help", "-h"}:
+        return "local setup", given[1:]
+    else:
+        wanted = " ".join(given[:2]) if given[0] == "local" else given[0]
+        text = str(unknown("command", wanted, HOMES))
+    sys.stderr.write(f"cloudai: {text}\n")
+    sys.exit(USAGE)
+
+
+def _run(name: str | None, arguments: list[str]) -> None:
+    from cloudai.cli.run import run
+
+    run(name, arguments)

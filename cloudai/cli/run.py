@@ -1,0 +1,54 @@
+"""Builds the typer application for one command, or for all of them where the shell asks for
+completions, and runs it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from cloudai.cli import GROUPS, HOMES
+from cloudai.cli.exits import BROKEN_PIPE, OK
+
+_CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+
+
+def run(name: str | None, arguments: list[str]) -> None:
+    """Runs the command ``name`` and exits; None runs the whole application."""
+    app = typer.Typer(
+        add_completion=name is None,
+        rich_markup_mode=None,  # rich takes 100 ms to import, for the frames of a help text
+        pretty_exceptions_enable=False,
+        context_settings=_CONTEXT,
+    )
+    if name is None:
+        local = typer.Typer(rich_markup_mode=None, context_settings=_CONTEXT)
+        for rows in GROUPS.values():
+            for command in rows:
+                _add(local if " " in command else app, command)
+        app.add_typer(local, name="local", help="This machine's own models.")
+    else:
+        _add(app, name)
+    status = OK
+    try:
+        app(args=arguments, prog_name=f"cloudai {name}" if name else "cloudai")
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else OK
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would complain once more while it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = BROKEN_PIPE
+    sys.exit(status)
+
+
+def _add(app: typer.Typer, name: str) -> None:
+    module = importlib.import_module(f"cloudai.cli.{HOMES[name]}")
+    function: Callable[..., None] = getattr(module, name.replace(" ", "_"))
+    summary = next(rows[name] for rows in GROUPS.values() if name in rows)
+    app.command(name.rpartition(" ")[2], short_help=summary)(function)
