@@ -31,7 +31,10 @@ def loaded(code: str) -> set[str]:
         "sys.addaudithook(hook)\n"
         "before = set(sys.modules)  # what the interpreter's own start-up brought\n"
     )
-    tail = "\nprint(json.dumps(sorted({name.partition('.')[0] for name in set(sys.modules) - before})))"
+    tail = (
+        "\nloaded = {name.partition('.')[0] for name in set(sys.modules) - before}"
+        "\nprint(json.dumps(sorted(loaded)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", guard + code + tail], capture_output=True, text=True
     )
