@@ -23,26 +23,38 @@ __all__ = ["FakeScript", "Received"]
 class FakeScript:
     """The script of the fake provider in one home, in this process.
 
-    Every client of the fake with the same ``home`` follows it, whatever made the client. Queues
-    and received requests belong to the process; jobs, endpoints and the clock are shared with
-    other processes.
+    Every client of the fake with the same ``home`` and ``script`` follows it, whatever made the
+    client. Queues and received requests belong to the process; jobs, endpoints and the clock
+    are shared with other processes.
 
     Parameters
     ----------
     home: the profile's ``home``; None: CLOUDAI_HOME, or the user's data folder.
+    file: the profile's ``script``, where it has one; what is scripted here comes after what the
+        file says.
     """
 
-    def __init__(self, home: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        home: str | os.PathLike[str] | None = None,
+        file: str | os.PathLike[str] | None = None,
+    ) -> None:
         self.home = Path(home) if home is not None else default_home()
-        self._world = World.at(self.home)
+        self._file = Path(file).absolute() if file is not None else None
+        self._world = World.at(self.home, self._file)
 
     def client(self, **keys: Any) -> Client:
         """A client of the fake that follows this script."""
-        return Client(provider="fake", home=str(self.home), **keys)
+        return Client(provider="fake", **self._keys, **keys)
 
     def async_client(self, **keys: Any) -> AsyncClient:
         """The async twin of ``client``."""
-        return AsyncClient(provider="fake", home=str(self.home), **keys)
+        return AsyncClient(provider="fake", **self._keys, **keys)
+
+    @property
+    def _keys(self) -> dict[str, str]:
+        keys = {"home": str(self.home)}
+        return keys if self._file is None else {**keys, "script": str(self._file)}
 
     @property
     def received(self) -> list[Received]:

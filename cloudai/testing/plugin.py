@@ -72,7 +72,7 @@ def pytest_runtest_makereport(
         gap = hasattr(report, "wasxfail")
         reason = report.wasxfail if gap else _skip_reason(report)
         outcome = "gap" if gap and report.skipped else report.outcome
-        item.config.stash[_results].append({**about, "outcome": outcome, "reason": reason})
+        item.config.stash[_results].append(about | {"outcome": outcome, "reason": reason})
     return report
 
 

@@ -84,7 +84,7 @@ class FakeEndpoints:
             violations=tuple(
                 Violation(error.field or "model", error.message, error.hint or "")
                 for variant in spec.variants
-                for error in _faults(spec, variant)
+                for error in variant_faults(variant, spec.handler)
             ),
             losses=tuple(losses),
             cost=FREE,
@@ -256,7 +256,7 @@ class FakeEndpoints:
             found = self._served.get(key)
             if found is None:
                 found = self._served[key] = _Served(
-                    _load(spec, variant), _version(variant), threading.Lock()
+                    loaded(variant, spec.handler), _version(variant), threading.Lock()
                 )
             return found
 
@@ -272,32 +272,34 @@ def _fate(row: EndpointRow) -> _Fate:
     return msgspec.json.decode(row.fate, type=_Fate)
 
 
-def _handler_of(spec: Deployment, variant: Variant) -> Path | None:
-    name = variant.handler or spec.handler
+def _handler_of(variant: Variant, shared: str | None) -> Path | None:
+    name = variant.handler or shared
     return Path(name).expanduser().absolute() if name is not None else None
 
 
-def _faults(spec: Deployment, variant: Variant) -> list[InvalidRequest]:
-    """What is wrong with a variant's model or handler, found without running either."""
+def variant_faults(variant: Variant, shared: str | None) -> list[InvalidRequest]:
+    """What is wrong with a variant's model or handler (its own, or the shared one), found
+    without running either."""
     folder = local_path(variant.uri)
     if folder is None:
         return []
+    handler = _handler_of(variant, shared)
     try:
         if not folder.is_dir():
             raise invalid("model", variant.uri, "is not a directory", "Mend the path.")
-        if not (folder / MANIFEST).exists() or _handler_of(spec, variant) is not None:
-            find_handler(folder, _handler_of(spec, variant))
+        if not (folder / MANIFEST).exists() or handler is not None:
+            find_handler(folder, handler)
     except InvalidRequest as error:
         return [error]
     return []
 
 
-def _load(spec: Deployment, variant: Variant) -> Handler | None:
+def loaded(variant: Variant, shared: str | None) -> Handler | None:
     """The variant's handler with its model; None for what the fake has to make up."""
     folder = local_path(variant.uri)
     if folder is None or (folder / MANIFEST).exists():
         return None
-    return load_handler(folder, _handler_of(spec, variant))
+    return load_handler(folder, _handler_of(variant, shared))
 
 
 def _version(variant: Variant) -> str | None:

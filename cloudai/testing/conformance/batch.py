@@ -230,13 +230,8 @@ class BatchConformance(Conformance):
     @feature("resume")
     def test_resume_after_cancel(self, api: Api) -> None:
         values = list(range(40))
-        spec = self._spec(
-            api,
-            input=self._put(api, *values),
-            batch_size=2,
-            concurrency=1,
-            params={"seconds": 0.05},
-        )
+        lines = self._put(api, *values)
+        spec = api.harness.slow(self._spec(api, input=lines, batch_size=2, concurrency=1))
         job = api.do(api.client.batch.submit(spec))
         end = time.monotonic() + api.harness.patience
         while api.do(job.progress)[0] < 4 and not api.do(job.state).done:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, Protocol
 import msgspec
 
 from cloudai.client import AsyncClient, Client
-from cloudai.types import Metric, TrainingJob
+from cloudai.types import BatchTransform, Metric, TrainingJob
 
 ASSETS: Final = Path(__file__).parent / "assets"
 
@@ -149,3 +149,8 @@ class Harness:
             **spec,
         }
         return TrainingJob(**made)
+
+    def slow(self, spec: BatchTransform) -> BatchTransform:
+        """The same batch, of some 40 lines in pairs, made to take a second or more; the suite's
+        handler sleeps as ``params`` say."""
+        return msgspec.structs.replace(spec, params={**spec.params, "seconds": 0.05})

@@ -1,0 +1,217 @@
+"""Batch transforms of the fake provider. The work is done when the batch is submitted, by
+cloudai's own runner, into the fake's home; the output appears when the job's course has ended."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cloudai._core.config import Profile
+from cloudai._core.home import ensure
+from cloudai._core.runner import Transform, check_paths, run_batch
+from cloudai.errors import Conflict, HandlerError, InvalidRequest
+from cloudai.protocols import Call
+from cloudai.providers.fake._course import Course
+from cloudai.providers.fake._jobs import FakeJobs, local_path
+from cloudai.providers.fake._script import Fate
+from cloudai.providers.fake._store import JobRow
+from cloudai.providers.fake.chat import FakeChat
+from cloudai.providers.fake.embeddings import FakeEmbeddings
+from cloudai.providers.fake.endpoints import FakeEndpoints, loaded, variant_faults
+from cloudai.types import (
+    BatchTransform,
+    ChatRequest,
+    EmbeddingRequest,
+    PredictRequest,
+    State,
+    Variant,
+    Violation,
+)
+from cloudai.types._base import invalid
+
+
+class _Work(msgspec.Struct, frozen=True):
+    """What the runner achieved at submission: records done and failed, whether there is an
+    output and a file of errors."""
+
+    lines: int = 0
+    errors: int = 0
+    output: bool = False
+    letters: bool = False
+
+
+class FakeBatch(FakeJobs[BatchTransform]):
+    """Batch transforms: real handlers are run; fake models, chat and embeddings answer by the
+    fake's rules. ``native={"fake": {…}}`` sets the course, as for training jobs."""
+
+    capability = "batch"
+    spec_type = BatchTransform
+
+    def __init__(self, profile: Profile) -> None:
+        super().__init__(profile)
+        self._profile = profile
+
+    def violations(self, spec: BatchTransform) -> list[Violation]:
+        found: list[Violation] = []
+        try:
+            check_paths(spec)
+        except InvalidRequest as error:
+            found.append(Violation(error.field or "input", error.message, error.hint or ""))
+        if spec.model is not None:
+            found += [
+                Violation(error.field or "model", error.message, error.hint or "")
+                for error in variant_faults(_variant(spec), None)
+            ]
+        return found
+
+    def losses(self, spec: BatchTransform) -> list[str]:
+        lost = ["shards: the fake works in one process"] if spec.shards > 1 else []
+        return [*lost, "secrets: no process gets them"] if spec.secrets else lost
+
+    def prepare(
+        self, id: str, spec: BatchTransform, fate: Fate, call: Call
+    ) -> tuple[Fate, dict[str, Any]]:
+        """Runs the batch. A bad record becomes the job's failure, as it would elsewhere; an
+        output that is taken is refused at once."""
+        _, output = check_paths(spec)
+        if output.exists() and not spec.overwrite:
+            raise Conflict(
+                f"output={spec.output!r} exists",
+                provider="fake",
+                hint="Use overwrite=True to replace it, or name another output.",
+            )
+        folder = self.folder(id)
+        shutil.rmtree(folder, ignore_errors=True)
+        ensure(folder)
+        draft = msgspec.structs.replace(spec, output=str(folder / output.name))
+        try:
+            result = run_batch(draft, self._transform(spec), concurrency=1)
+        except (InvalidRequest, HandlerError) as error:
+            told = str(error)
+            failed = msgspec.structs.replace(
+                fate,
+                state=State.FAILED,
+                reason=told.splitlines()[0],
+                logs=(*fate.logs, *told.splitlines()),
+            )
+            return failed, msgspec.to_builtins(_Work())
+        work = _Work(result.lines, result.errors, True, result.errors_file is not None)
+        if result.errors and fate.state is State.SUCCEEDED:
+            fate = msgspec.structs.replace(
+                fate, state=State.PARTIAL, reason=f"{result.errors} lines failed"
+            )
+        return fate, msgspec.to_builtins(work)
+
+    def publish(self, row: JobRow, spec: BatchTransform, way: Course) -> None:
+        # The errors first, so that they are there when the output is.
+        for _, target in reversed(self._files(row, spec)):
+            draft = self.folder(row.id) / target.name
+            if draft.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part = target.with_name(f".{target.name}.cloudai-part")
+                shutil.copyfile(draft, part)
+                os.replace(part, target)
+
+    def outputs(self, row: JobRow, spec: BatchTransform) -> dict[str, str]:
+        return {name: str(target) for name, target in self._files(row, spec)}
+
+    def counted(self, row: JobRow, way: Course, now: float) -> dict[str, Any]:
+        work = msgspec.json.decode(row.work, type=_Work)
+        done = sum(
+            1
+            for line in range(work.lines)
+            if (moment := way.moment((line + 1) / work.lines)) is not None and moment <= now
+        )
+        ended = way.at(now).state.done
+        return {
+            "progress": (done, work.lines),
+            "errors": work.errors if ended and done == work.lines else 0,
+        }
+
+    def said(self, spec: BatchTransform) -> list[tuple[float, str]]:
+        return [(0.0, f"fake: transforms {spec.input}")]
+
+    def _files(self, row: JobRow, spec: BatchTransform) -> list[tuple[str, Path]]:
+        work = msgspec.json.decode(row.work, type=_Work)
+        output = local_path(spec.output)
+        if output is None or not work.output:
+            return []
+        letters = output.with_name(f"{output.name}.errors.jsonl")
+        return [("output", output), *([("errors", letters)] if work.letters else [])]
+
+    def _transform(self, spec: BatchTransform) -> Transform:
+        if spec.chat is not None:
+            return self._chat(spec.chat, spec.params)
+        if spec.embeddings is not None:
+            return self._embeddings(spec.embeddings, spec.params)
+        if spec.endpoint is not None:
+            return self._endpoint(spec.endpoint, spec.params)
+        return _handler(spec)
+
+    def _chat(self, model: str, params: dict[str, Any]) -> Transform:
+        adapter = FakeChat(self._profile)
+
+        def transform(values: list[Any]) -> list[Any]:
+            requests = [
+                _request(ChatRequest, {"model": model, "messages": _messages(value), **params})
+                for value in values
+            ]
+            return [adapter.create(request, Call()).text for request in requests]
+
+        return transform
+
+    def _embeddings(self, model: str, params: dict[str, Any]) -> Transform:
+        adapter = FakeEmbeddings(self._profile)
+
+        def transform(values: list[Any]) -> list[Any]:
+            texts = [value.get("text") if isinstance(value, dict) else value for value in values]
+            for text in texts:
+                if not isinstance(text, str) or not text:
+                    raise invalid("input", text, "is neither a text nor an object with a text")
+            request = _request(EmbeddingRequest, {"model": model, "texts": texts, **params})
+            return list(adapter.embed(request, Call()).vectors)
+
+        return transform
+
+    def _endpoint(self, name: str, params: dict[str, Any]) -> Transform:
+        adapter = FakeEndpoints(self._profile)
+
+        def transform(values: list[Any]) -> list[Any]:
+            request = PredictRequest(inputs=tuple(values), params=params)
+            return adapter.predict(name, request, Call()).outputs
+
+        return transform
+
+
+def _variant(spec: BatchTransform) -> Variant:
+    return Variant(model=spec.model or "", handler=spec.handler)
+
+
+def _handler(spec: BatchTransform) -> Callable[[list[Any]], list[Any]]:
+    handler = loaded(_variant(spec), None)
+    if handler is None:
+        return list
+    return lambda values: handler.predict(values, spec.params)
+
+
+def _messages(value: Any) -> list[Any]:
+    if isinstance(value, str) and value:
+        return [{"role": "user", "content": value}]
+    if isinstance(value, dict):
+        if isinstance(value.get("messages"), list) and value["messages"]:
+            return value["messages"]
+        if isinstance(value.get("prompt"), str) and value["prompt"]:
+            return [{"role": "user", "content": value["prompt"]}]
+    raise invalid("input", value, "is neither a text nor an object with prompt or messages")
+
+
+def _request(kind: Any, values: dict[str, Any]) -> Any:
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"params: {error}", field="params", provider="fake") from None
