@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo test check lint types contracts parity matrix clean
+.PHONY: help setup demo test check lint types contracts matrix clean
 
 help:
 	@echo "make demo       the main job on this machine: train, deploy, batch, chat, embed"
@@ -51,7 +51,7 @@ check: lint types contracts
 
 # Writes the capability matrix into the README; a test compares it.
 matrix: $(VENV)/.local
-	$(BIN)/python -m tests.matrix
+	$(BIN)/cloudai providers --update README.md
 
 clean:
 	rm -rf $(VENV)

@@ -40,7 +40,9 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
-    if name in _HOMES:
+    if name == "__all__":
+        found = __dir__()
+    elif name in _HOMES:
         found = getattr(import_module(_HOMES[name]), name)
     elif name.startswith("_"):
         raise AttributeError(f"module 'cloudai' has no attribute {name!r}")

@@ -49,3 +49,13 @@ def test_every_link_between_pages_leads_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_capability_matrix_is_the_registrys() -> None:
+    from cloudai._core import registry
+    from cloudai.cli import about
+
+    text = (ROOT / "README.md").read_text()
+    specs = [registry.spec(name) for name in registry.BUILT_IN]
+    shown = text.partition(about.BEGIN)[2].partition(about.END)[0]
+    assert shown.strip() == about._markdown(specs).strip(), "run: make matrix"
