@@ -60,19 +60,26 @@ class App:
     Parameters
     ----------
     config: the server's. token: what callers must send, or None.
+    on_event: told the name of each event of a worker: it became ready, it died.
     """
 
-    def __init__(self, config: ServerConfig, token: str | None = None) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        token: str | None = None,
+        on_event: Callable[[str], None] = lambda event: None,
+    ) -> None:
         from cloudai.server.routes import OPEN_ROUTES, find, table
 
         self.config = config
-        self.models = Models(config, self._on_batch, log)
+        self.models = Models(config, self._on_batch, self._log_event)
         self.metrics = Metrics(
             lambda: self.models.gauge(lambda group: group.waiting),
             lambda: self.models.gauge(lambda group: group.ready),
             lambda: self.models.gauge(lambda group: group.restarts),
         )
         self.stopping = False
+        self._on_event = on_event
         self.started = time.time()
         self._token = token.encode() if token is not None else None
         self._open = OPEN_ROUTES
@@ -227,6 +234,10 @@ class App:
         scheme, _, given = request.headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), token):
             raise HTTPError(401, "the bearer token is missing or wrong")
+
+    def _log_event(self, event: str, **fields: Any) -> None:
+        log(event, **fields)
+        self._on_event(event)
 
     def _on_batch(self, model: str, variant: str, items: int, seconds: float) -> None:
         self.metrics.batch_size.observe(items, model, variant)

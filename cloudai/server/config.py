@@ -35,6 +35,7 @@ class VariantConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     shadow: True sends it a copy of the traffic and drops its answers.
     version: in metrics and answers; None: the beginning of the files' SHA-256.
     workers: processes; None: the server's.
+    device: as the server's; None: the server's.
     engine: ``auto`` takes a handler where there is one, else what config.json says.
     """
 
@@ -46,6 +47,7 @@ class VariantConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     version: str | None = None
     workers: int | None = None
     engine: Engine = "auto"
+    device: str | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):

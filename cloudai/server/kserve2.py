@@ -92,13 +92,13 @@ async def model_ready(app: App, request: Request, name: str, version: str | None
 
 
 async def infer(app: App, request: Request, name: str, version: str | None) -> Response:
-    """Tensors in, one tensor ``output`` out."""
-    model = app.models.get(name)
-    _check_version(app, name, version)
+    """Tensors in, tensors out."""
     if request.content_type not in ("application/json", "application/octet-stream"):
         raise HTTPError(415, f"the content type {request.content_type!r} is not read here")
     limits = app.models.config.limits
     asked = _parse(await request.body(), request, limits.depth)
+    model = app.models.get(name)
+    _check_version(app, name, version)
     rows = _rows(asked.inputs, limits.items)
     params = {k: v for k, v in asked.parameters.items() if not k.startswith("binary_data")}
     parsed = Parsed([msgspec.json.encode(row) for row in rows], msgspec.json.encode(params))

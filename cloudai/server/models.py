@@ -174,7 +174,7 @@ class Models:
         self, config: ServerConfig, model: ModelConfig, variant: VariantConfig, env: dict[str, str]
     ) -> Group:
         limits = config.limits
-        devices = _devices(config.device)
+        devices = _devices(variant.device or config.device)
         on_cpu = devices == ("cpu",)
         count = variant.workers or config.workers or (cores() if on_cpu else len(devices))
         threads = max(1, cores() // count)

@@ -391,7 +391,7 @@ class Group:
         worker = _Worker(self, number)
         try:
             worker.process = subprocess.Popen(  # noqa: ASYNC220 (it returns after the fork)
-                [sys.executable, "-m", "cloudai.server.worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "cloudai.server.worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=env,

@@ -131,11 +131,10 @@ async def v1_predict(app: App, request: Request, name: str | None) -> Response:
 async def invocations(app: App, request: Request) -> Response:
     """SageMaker's and Azure ML's: any body by its content type; JSON Lines n → n, CSV a row
     each; SageMaker's handler functions get the body as it is."""
-    model = app.models.get(None)
-    info = app.models.get(None).variants[0].group.info
-    if not info.get("raw"):
+    if not app.models.get(None).variants[0].group.info.get("raw"):
         return await _typed(app, request, None, None)
     body = await request.body()
+    model = app.models.get(None)
     accept = request.header(b"accept") or "application/json"
     item = Item(
         "raw", body, content_type=request.header(b"content-type") or "application/json",
@@ -161,8 +160,9 @@ async def _typed(
             hint=f"Send one of {', '.join(KINDS)}",
         )
     limits = app.models.config.limits
-    model = app.models.get(name)
     body = await request.body()
+    # Looked up after the wait: an update may have replaced it meanwhile.
+    model = app.models.get(name)
     accept = request.accept
     if kind == "json":
         parsed = parse_any(body, limits) if keys is None else parse_object(body, limits, keys)

@@ -49,7 +49,7 @@ class Server:
         sockets: list[socket.socket] | None = None,
     ) -> None:
         self.config = config
-        self.app = App(config, token)
+        self.app = App(config, token, self._worker_event)
         self.state = state
         self.sockets = sockets if sockets is not None else [bind(config.host, config.port)]
         self._reloading = asyncio.Lock()
@@ -122,6 +122,10 @@ class Server:
         self.app.stopping = True
         self._uvicorn.should_exit = True
         self._write_status("STOPPING")
+
+    def _worker_event(self, event: str) -> None:
+        if self.app.models.served and not self.app.stopping:
+            self._write_status("RUNNING")
 
     def _write_status(self, state: str) -> None:
         if self.state is None:
@@ -222,12 +226,18 @@ def lock(file: Path) -> int:
     """Locks the file for this process's life and writes its id into it. Raises ConfigError when
     another server holds it."""
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise ConfigError(f"another server holds {file}") from None
-    return descriptor
+    until = time.monotonic() + 2.0
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Whoever asks whether a server lives holds a shared lock for a moment.
+            if time.monotonic() > until:
+                os.close(descriptor)
+                raise ConfigError(f"another server holds {file}") from None
+            time.sleep(0.01)
+        else:
+            return descriptor
 
 
 def detach(state: Path) -> None:

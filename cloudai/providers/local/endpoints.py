@@ -1,0 +1,454 @@
+"""Local endpoints: a server process of its own for each, which outlives whoever deployed it.
+
+State lies under ``<home>/endpoints/<name>/``: ``server.json`` (the configuration), ``status.json``
+(the server's own), ``log``, ``lock`` and a control socket. Secrets are in none of them: they go
+to the server through its environment and that socket.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from cloudai._core.config import Profile
+from cloudai._core.home import ensure
+from cloudai.errors import (
+    Conflict,
+    ConnectionFailed,
+    EndpointError,
+    InvalidRequest,
+    NotFound,
+    StateError,
+    UnsupportedByProvider,
+)
+from cloudai.protocols import Call
+from cloudai.providers.local import _logs
+from cloudai.providers.local._endpoint_http import Connections, Place, control, error_of
+from cloudai.providers.local._endpoint_spec import check, losses, server_config
+from cloudai.providers.local._endpoint_store import EndpointStore, Row, alive, holder
+from cloudai.types import (
+    Deployment,
+    EndpointStatus,
+    LogLine,
+    LogPage,
+    NativeRequest,
+    Plan,
+    Prediction,
+    PredictRequest,
+    State,
+    VariantStatus,
+    Violation,
+)
+from cloudai.types._base import invalid
+
+PROVIDER: Final = "local"
+LAUNCH_SECONDS: Final = 30.0
+"""A deployment whose client died before it started the server is given up after so long."""
+GRACE_SECONDS: Final = 10.0
+"""From SIGTERM to SIGKILL when an endpoint is deleted."""
+
+
+class LocalEndpoints:
+    """Endpoints on this machine.
+
+    Parameters
+    ----------
+    profile: of the local provider.
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+        self._device: str | None = profile.get("device")
+        self._store = EndpointStore(profile.home)
+        self._connections = Connections()
+        self._known: dict[str, tuple[Place, Row]] = {}
+
+    def plan(self, spec: Deployment) -> Plan:
+        """The server's configuration, and what this machine refuses or leaves out."""
+        problems = list(check(spec, self._device))
+        body = {} if problems else server_config(spec, spec.port, self._device)
+        return Plan(
+            provider=PROVIDER,
+            capability="endpoints",
+            requests=(NativeRequest(operation="python -m cloudai.server", body=body),),
+            violations=tuple(
+                Violation(problem.field or "", problem.message, problem.hint or "")
+                for problem in problems
+            ),
+            losses=tuple(losses(spec)),
+        )
+
+    def deploy(self, spec: Deployment, call: Call) -> str:
+        """Starts the server and gives the endpoint's name, while the model still loads.
+
+        Raises InvalidRequest for what ``plan`` refuses, and Conflict for a name or a port that
+        is taken.
+        """
+        for problem in check(spec, self._device):
+            raise problem
+        secrets = self._secrets(spec)
+        listener = _listen(spec.host, spec.port)
+        with listener:
+            port = listener.getsockname()[1]
+            config = server_config(spec, port, self._device)
+            row = Row(
+                name=spec.name,
+                key=spec.idempotency_key or call.key,
+                host=spec.host,
+                port=port,
+                tls=config.get("tls_cert") is not None,
+                token=spec.token,
+                created_at=time.time(),
+                launched_at=None,
+            )
+            same = self._store.insert(row)
+            if same is not None:
+                return same
+            try:
+                self._launch(spec, config, secrets, listener)
+            except BaseException:
+                self._erase(spec.name)
+                raise
+        self._store.launched(spec.name)
+        return spec.name
+
+    def find(self, key: str, call: Call) -> str | None:
+        """The name of the endpoint that was deployed with a key."""
+        return self._store.find(key)
+
+    def status(self, id: str, call: Call) -> EndpointStatus:
+        """The server's own word, while it lives; FAILED with its last lines once it does not."""
+        return self._status(self._store.row(id))
+
+    def predict(self, id: str, request: PredictRequest, call: Call) -> Prediction:
+        """One request over a kept-alive loopback connection.
+
+        Raises RateLimited, InvalidRequest, HandlerError, ServiceUnavailable, CallTimeout; and
+        EndpointError, with the server's last lines, when its process is gone.
+        """
+        place, row = self._place(id)
+        timeout = call.remaining()
+        headers = {"Content-Type": "application/json", "X-Cloudai-Timeout": f"{timeout:.3f}"}
+        if request.variant is not None:
+            headers["X-Cloudai-Variant"] = _header("variant", request.variant)
+        if row.token is not None:
+            headers["Authorization"] = f"Bearer {self._profile.reveal(row.token)}"
+        # By the model's name: should the port belong to another endpoint by now, it refuses.
+        path = f"/v1/models/{id}:predict"
+        try:
+            answer = self._connections.post(place, path, headers, _body(request), timeout)
+        except ConnectionFailed as error:
+            self._known.pop(id, None)
+            status = self.status(id, call)
+            if status.state is State.FAILED:
+                raise EndpointError(
+                    f"the endpoint {id!r} is not running: {status.reason}",
+                    provider=PROVIDER,
+                    log_tail=status.log_tail,
+                    hint="Delete it and deploy it again",
+                ) from error
+            raise
+        if answer.status == 404:
+            self._known.pop(id, None)
+        if answer.status != 200:
+            raise error_of(answer)
+        return Prediction(
+            outputs=msgspec.json.decode(answer.body)["predictions"],
+            variant=answer.headers.get("x-cloudai-variant"),
+            version=answer.headers.get("x-cloudai-model-version"),
+            request_id=answer.headers.get("x-request-id"),
+        )
+
+    def update(self, id: str, spec: Deployment, call: Call) -> None:
+        """Loads other variants beside those that answer, then lets them take over; no request
+        is lost, and when they cannot be loaded all stays as it was. Other weights alone load
+        nothing.
+
+        Raises EndpointError with the server's words when the new variants do not come up.
+        """
+        row = self._store.row(id)
+        for problem in check(spec, self._device):
+            raise problem
+        if spec.rollout.kind != "all":
+            raise UnsupportedByProvider(
+                f"rollout.kind={spec.rollout.kind!r}",
+                provider=PROVIDER,
+                alternative="Update the variants' weights step by step.",
+            )
+        if spec.port not in (0, row.port):
+            raise invalid("port", spec.port, f"is not the endpoint's, {row.port}", "Leave it out.")
+        if spec.token is not None and spec.token != row.token:
+            raise invalid("token", None, "differs", "Deploy anew to change who may call.")
+        folder = self._store.folder(id)
+        config = {**server_config(spec, row.port, self._device), "host": row.host}
+        message = json.dumps({"config": config, "env": {**spec.env, **self._secrets(spec)}})
+        try:
+            with _short(folder / "control.sock") as path:
+                answer = msgspec.json.decode(control(path, message.encode(), call.remaining()))
+        except (OSError, msgspec.DecodeError) as error:
+            status = self._status(row)
+            raise EndpointError(
+                f"the endpoint {id!r} took no update ({status.reason or error})",
+                provider=PROVIDER,
+                log_tail=status.log_tail,
+            ) from error
+        if not answer["ok"]:
+            raise EndpointError(
+                f"the endpoint {id!r} stays as it was: {answer['error']}",
+                provider=PROVIDER,
+                log_tail=tuple(_logs.tail(folder)),
+            )
+        _write(folder / "server.json", config)
+
+    def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
+        """The lines of the server and of its workers."""
+        self._store.row(id)
+        folder = self._store.folder(id)
+        try:
+            lines, then = _logs.read(folder, cursor, ended=not alive(folder))
+        except (ValueError, TypeError):
+            raise invalid("cursor", cursor, "is not a cursor of this log") from None
+        return LogPage(lines=tuple(LogLine(line.text, _time(line)) for line in lines), cursor=then)
+
+    def delete(self, id: str, call: Call) -> None:
+        """Stops the server, lets it answer what is under way for some seconds, and removes all
+        that it left. One that is gone already is taken for done."""
+        self._known.pop(id, None)
+        try:
+            self._store.row(id)
+        except NotFound:
+            return
+        _stop(self._store.folder(id), GRACE_SECONDS)
+        self._erase(id)
+
+    def list(self, call: Call) -> Sequence[EndpointStatus]:
+        """All endpoints of this home folder, the oldest first."""
+        return [self._status(row) for row in self._store.rows()]
+
+    def close(self) -> None:
+        """Closes the connections of this thread."""
+        self._connections.close()
+
+    def _secrets(self, spec: Deployment) -> dict[str, str]:
+        return {name: self._profile.reveal(ref) for name, ref in spec.secrets.items()}
+
+    def _launch(
+        self,
+        spec: Deployment,
+        config: dict[str, Any],
+        secrets: dict[str, str],
+        listener: socket.socket,
+    ) -> None:
+        """Starts the server, which detaches itself before this returns."""
+        folder = self._store.folder(spec.name)
+        shutil.rmtree(folder, ignore_errors=True)
+        ensure(folder)
+        _write(folder / "server.json", config)
+        env = {**os.environ, **spec.env, **secrets}
+        env.pop("CLOUDAI_SERVER_TOKEN_FILE", None)
+        env.pop("CLOUDAI_SERVER_TOKEN", None)
+        if spec.token is not None:
+            env["CLOUDAI_SERVER_TOKEN"] = self._profile.reveal(spec.token)
+        command = [sys.executable, "-P", "-m", "cloudai.server"]
+        command += ["--config", str(folder / "server.json"), "--state", str(folder)]
+        command += ["--detach", "--socket", str(listener.fileno())]
+        with _disk(folder), open(folder / "log", "ab") as log:
+            started = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[listener.fileno()],
+                env=env,
+                cwd=folder,
+                timeout=LAUNCH_SECONDS,
+                check=False,
+            )
+        if started.returncode:
+            tail = tuple(_logs.tail(folder))
+            raise EndpointError(
+                f"the server of {spec.name!r} did not start: {tail[-1] if tail else 'no word'}",
+                provider=PROVIDER,
+                log_tail=tail,
+            )
+
+    def _erase(self, name: str) -> None:
+        shutil.rmtree(self._store.folder(name), ignore_errors=True)
+        self._store.remove(name)
+
+    def _place(self, id: str) -> tuple[Place, Row]:
+        found = self._known.get(id)
+        if found is None:
+            row = self._store.row(id)
+            found = self._known[id] = (Place(row.host, row.port, row.tls), row)
+        return found
+
+    def _status(self, row: Row) -> EndpointStatus:
+        folder = self._store.folder(row.name)
+        # Looked at first: a server that ends writes its last word before the lock is free.
+        lives = alive(folder)
+        told = _read_status(folder)
+        native = told.get("state")
+        reason: str | None = told.get("error") or None
+        if lives:
+            state = State.__members__.get(native or "STARTING", State.STARTING)
+            if native == "STOPPED":
+                state = State.STOPPING
+        elif row.launched_at is None and time.time() - row.created_at < LAUNCH_SECONDS:
+            state = State.STARTING
+        else:
+            state = State.FAILED
+            reason = reason or (
+                "the server was stopped" if native == "STOPPED" else "the server's process is gone"
+            )
+        return EndpointStatus(
+            id=row.name,
+            name=row.name,
+            state=state,
+            url=row.url,
+            variants=_variants(told) if state is State.RUNNING else (),
+            idempotency_key=row.key,
+            reason=reason,
+            native_state=native,
+            created_at=row.created_at,
+            log_tail=tuple(_logs.tail(folder)) if state is State.FAILED else (),
+            cost=0.0,
+        )
+
+
+def _variants(told: dict[str, Any]) -> tuple[VariantStatus, ...]:
+    variants = [variant for model in told.get("models", ()) for variant in model["variants"]]
+    total = sum(variant["weight"] for variant in variants) or 1.0
+    return tuple(
+        VariantStatus(
+            name=variant["name"],
+            model=variant["path"],
+            share=variant["weight"] / total,
+            version=variant["version"],
+            ready=variant["ready"],
+        )
+        for variant in variants
+    )
+
+
+def _read_status(folder: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode((folder / "status.json").read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return {}
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket that the server inherits, so that the port is taken from now on."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise Conflict(
+                f"port {port} of {host} is in use",
+                provider=PROVIDER,
+                hint="Use another port, or port=0 for a free one",
+            ) from error
+        if error.errno == errno.EACCES:
+            raise invalid(
+                "port", port, "needs rights that this process lacks", "Use 1024 or more."
+            ) from error
+        raise invalid("host", host, f"cannot be listened on ({error.strerror or error})") from error
+    return listener
+
+
+def _stop(folder: Path, grace: float) -> None:
+    """SIGTERM, then SIGKILL to the server's whole session, while its lock shows that it lives."""
+    for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
+        pid = holder(folder)
+        if not alive(folder) or pid is None:
+            return
+        with suppress(ProcessLookupError):
+            # The server leads its session; its workers are told by it, or end with it.
+            if number == signal.SIGKILL:
+                os.killpg(pid, number)
+            else:
+                os.kill(pid, number)
+        until = time.monotonic() + patience
+        while alive(folder) and time.monotonic() < until:
+            time.sleep(0.02)
+    if alive(folder):
+        raise StateError(f"the server {holder(folder)} of {folder.name!r} does not end")
+
+
+def _body(request: PredictRequest) -> bytes:
+    try:
+        return json.dumps(
+            {"instances": request.inputs, "parameters": request.params},
+            allow_nan=False,
+            separators=(",", ":"),
+            ensure_ascii=False,
+        ).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(
+            f"the inputs cannot be held by JSON: {error}",
+            field="inputs",
+            provider=PROVIDER,
+            hint="Use finite numbers, texts, lists and dicts; arrays by .tolist().",
+        ) from None
+
+
+def _header(field: str, value: str) -> str:
+    if not value.isascii() or not value.isprintable():
+        raise invalid(field, value, "is not a variant's name")
+    return value
+
+
+def _write(file: Path, value: Any) -> None:
+    with _disk(file):
+        fresh = file.with_suffix(".new")
+        fresh.write_text(json.dumps(value, indent=2), encoding="utf-8")
+        fresh.replace(file)
+
+
+@contextmanager
+def _disk(path: Path) -> Generator[None]:
+    from cloudai.providers.local._store import disk_errors
+
+    with disk_errors(path):
+        yield
+
+
+@contextmanager
+def _short(path: Path) -> Generator[str]:
+    """A short name for a socket's path: Unix sockets allow 107 bytes (unix(7))."""
+    if len(os.fsencode(path)) < 100:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+def _time(line: _logs.Line) -> float:
+    """The time that the server wrote into its own line, else the log file's."""
+    if line.text.startswith('{"time":'):
+        try:
+            return float(line.text[8 : line.text.index(",")])
+        except ValueError:
+            pass
+    return line.time
