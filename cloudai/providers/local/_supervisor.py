@@ -157,7 +157,10 @@ class Supervisor:
             self._stop(self._grace())
         else:
             self._stop(LEFTOVER_SECONDS)
-        child.returncode = self._code if self._code is not None else -signal.SIGKILL
+        while self._code is None:  # it ended after the last look, and is not yet collected
+            self._reap()
+            self._sleep(0.005)
+        child.returncode = self._code
         self._observe()
         return End(child.returncode, stopped)
 
