@@ -52,8 +52,8 @@ class Pool:
             if entry.users <= 0:
                 del self._entries[key]
 
-    def keys(self) -> list[Hashable]:
-        """The keys of what is loaded or being loaded."""
+    def loaded(self) -> list[Hashable]:
+        """The keys of all that is loaded or being loaded."""
         with self._guard:
             return list(self._entries)
 
