@@ -1,0 +1,70 @@
+"""The azure provider: Azure OpenAI with Key Vault, and Azure ML.
+
+Chat and embeddings are Azure OpenAI's. Training is its fine-tuning, endpoints are its model
+deployments and batch is its batch API, unless the profile names a ``workspace``: then training,
+endpoints and batch are Azure Machine Learning's, for general PyTorch.
+"""
+
+from typing import Final
+
+from cloudai._core.registry import Key, ProviderSpec
+
+SPEC: Final = ProviderSpec(
+    name="azure",
+    title="Azure: Azure OpenAI, Key Vault and Azure ML",
+    keys=(
+        Key(
+            name="endpoint",
+            doc="the Azure OpenAI resource's address, such as https://acme.openai.azure.com",
+            identity=True,
+        ),
+        Key(name="api_key", doc="the resource's API key, by reference", kind="secret"),
+        Key(
+            name="credential",
+            doc="without an API key, and for Key Vault and management: default, cli, "
+            "environment, managed-identity, workload-identity, developer-cli or powershell; "
+            "managed-identity:CLIENT_ID for a user-assigned one (default: default)",
+            identity=True,
+        ),
+        Key(
+            name="api_version",
+            doc="a dated version such as 2025-03-01-preview (default: the v1 API)",
+            identity=True,
+        ),
+        Key(name="subscription", doc="the subscription's id", identity=True),
+        Key(name="resource_group", doc="the resource group", identity=True),
+        Key(name="account", doc="the Azure OpenAI resource's name", identity=True),
+        Key(
+            name="management_endpoint",
+            doc="Azure Resource Manager (default: https://management.azure.com)",
+            identity=True,
+        ),
+        Key(
+            name="workspace",
+            doc="an Azure ML workspace: training, endpoints and batch go there",
+            identity=True,
+        ),
+    ),
+    capabilities={
+        "chat": "cloudai.providers.azure.chat:AzureChat",
+        "embeddings": "cloudai.providers.azure.embeddings:AzureEmbeddings",
+    },
+    extras={
+        "training": "azure",
+        "endpoints": "azure",
+        "batch": "azure",
+        "chat": "azure",
+        "embeddings": "azure",
+        "secrets": "azure",
+    },
+    secrets={"keyvault": "cloudai.providers.azure.secrets:KeyVaultSecrets"},
+    gaps={
+        "training:script": "only with workspace= (Azure ML); Azure OpenAI fine-tunes",
+        "training:spot": "only with workspace= (Azure ML)",
+        "training:weights": "fine-tuning gives a model's name, not its weights",
+        "endpoints:traffic": "Azure OpenAI deployments share no traffic; cloudai's client picks "
+        "one by weight. Azure ML splits it at the endpoint",
+        "embeddings:truncate": "Azure OpenAI refuses overlong texts",
+        "chat:document-url": "documents travel inline",
+    },
+)

@@ -1,0 +1,64 @@
+"""The deployments of the profile's resource, asked of Azure Resource Manager."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from urllib.parse import quote
+
+from cloudai.errors import CloudAIError, ConfigError, NotFound
+from cloudai.protocols import Call
+from cloudai.providers.azure import _arm
+from cloudai.providers.azure._session import Session
+
+API_VERSION: Final = "2025-09-01"
+"""What azure-mgmt-cognitiveservices 14.1 sends."""
+
+_LISTING: Final = 15.0
+"""Seconds to spend on naming the deployments there are."""
+
+
+def base(session: Session) -> str:
+    """The resource's path in Resource Manager. Raises ConfigError where a key is missing."""
+    profile = session.profile
+    why = "deployments are managed in Azure Resource Manager"
+    return (
+        f"/subscriptions/{quote(str(profile.require('subscription', why)), safe='')}"
+        f"/resourceGroups/{quote(str(profile.require('resource_group', why)), safe='')}"
+        "/providers/Microsoft.CognitiveServices"
+        f"/accounts/{quote(str(profile.require('account', why)), safe='')}"
+    )
+
+
+def path(session: Session, name: str) -> str:
+    return f"{base(session)}/deployments/{quote(name, safe='')}"
+
+
+def listed(session: Session, call: Call) -> list[dict[str, Any]]:
+    """All deployments."""
+    return _arm.pages(session, f"{base(session)}/deployments", API_VERSION, call)
+
+
+def explained(error: NotFound, session: Session, model: str, call: Call) -> NotFound:
+    """The error of a deployment that does not exist, with those that do."""
+    left = min(_LISTING, call.remaining(_LISTING))
+    try:
+        import time
+
+        names = sorted(str(item["name"]) for item in listed(session, Call(time.monotonic() + left)))
+    except ConfigError:
+        known = ", ".join(sorted(set(session.profile.models.values())))
+        hint = (
+            f"The profile's models name: {known}. " if known else ""
+        ) + "Set subscription, resource_group and account, and this error lists what exists"
+    except CloudAIError as failure:
+        hint = f"The existing ones could not be listed ({type(failure).__name__})"
+    else:
+        hint = f"There are: {', '.join(names)}" if names else "The resource has none"
+    return NotFound(
+        f"there is no deployment {model!r} at {session.endpoint}",
+        provider="azure",
+        code=error.code,
+        status=error.status,
+        request_id=error.request_id,
+        hint=hint,
+    )

@@ -1,0 +1,189 @@
+"""An offline Azure: Azure OpenAI, Key Vault, identity, Resource Manager and Azure ML.
+
+The vendors' own SDKs talk to it over real sockets: plain http for the data plane and the
+identity endpoint, https (with a certificate of its own) for the rest::
+
+    with AzureEmulator() as azure:
+        azure.deploy("smart", model="gpt-4o")
+        os.environ.update(azure.env)
+        cloudai.Client(provider="azure").chat.create("hello", model="smart")
+
+Each request is checked against the types that the openai SDK publishes and the limits that
+Microsoft states, and refused in the service's own words.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cloudai.testing.emulators._faults import Faults
+from cloudai.testing.emulators._server import EmulatorServer
+from cloudai.testing.emulators.azure import _tls
+from cloudai.testing.emulators.azure._chat import DataPlane
+from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes, read, write
+from cloudai.testing.emulators.azure._scripted import ScriptedExecutor
+from cloudai.testing.emulators.azure._vault import Identity, KeyVault
+from cloudai.testing.emulators.azure._world import (
+    ACCOUNT,
+    GROUP,
+    SUBSCRIPTION,
+    Clock,
+    Deployed,
+    Executor,
+    Vault,
+    World,
+)
+
+__all__ = ["AzureEmulator", "Deployed", "Executor", "Request", "ScriptedExecutor", "Vault"]
+
+
+class AzureEmulator:
+    """One subscription with one Azure OpenAI resource, one vault and one Azure ML workspace.
+
+    Parameters
+    ----------
+    executor: who does the work; None is scripted.
+    speed: how many times as fast as the real clock jobs go through their lives.
+    seed: of the faults' chances.
+    """
+
+    def __init__(
+        self, executor: Executor | None = None, *, speed: float = 1.0, seed: int = 0
+    ) -> None:
+        self.executor: Any = executor or ScriptedExecutor()
+        self.world = World(self.executor, Clock(speed))
+        self._folder = tempfile.TemporaryDirectory(prefix="cloudai-azure-")
+        self._data = DataPlane(self.world)
+        self._vault = KeyVault(self.world)
+        self._identity = Identity(self.world)
+        self._planes: list[tuple[str, Any, Routes]] = []
+        for prefix, plane in (
+            ("/openai/", self._data),
+            ("/secrets/", self._vault),
+            ("/deletedsecrets/", self._vault),
+            ("/identity/", self._identity),
+        ):
+            self._add(prefix, plane)
+        context, self.authority = _tls.make(Path(self._folder.name))
+        self._plain = EmulatorServer(self._serve, error_body, seed=seed)
+        # Both servers share one set of faults.
+        self._secure = EmulatorServer(self._plain.faults, error_body, tls=context)
+
+    def _add(self, prefix: str, *planes: Any) -> None:
+        table = Routes()
+        for plane in planes:
+            plane.routes(table)
+        self._planes.append((prefix, planes[0], table))
+
+    def _serve(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        request = read(environ)
+        with self.world.lock:
+            self.world.requests.append(request)
+        return write(self._answer(request), start)
+
+    def _answer(self, request: Request) -> Response:
+        try:
+            for prefix, plane, table in self._planes:
+                if request.path.lower().startswith(prefix):
+                    plane.admit(request)
+                    return table.find(request)
+            raise Refused(404, "404", "Resource not found")
+        except Refused as refused:
+            return refused.response
+
+    @property
+    def faults(self) -> Faults:
+        """Faults on purpose; see ``Faults.add``."""
+        return self._plain.faults
+
+    @property
+    def url(self) -> str:
+        """The Azure OpenAI resource, over http on loopback."""
+        return self._plain.url
+
+    @property
+    def secure_url(self) -> str:
+        """The same over https; Key Vault, Resource Manager and Azure ML answer here alone."""
+        return f"https://127.0.0.1:{self._secure.port}"
+
+    @property
+    def vault_url(self) -> str:
+        return self.secure_url
+
+    @property
+    def key(self) -> str:
+        """The resource's API key."""
+        return next(iter(self.world.keys))
+
+    @property
+    def vault(self) -> Vault:
+        """The vault's content."""
+        return self.world.vault
+
+    @property
+    def requests(self) -> list[Request]:
+        """All requests that were handled, in order."""
+        return self.world.requests
+
+    @property
+    def tokens_issued(self) -> int:
+        return self._identity.issued
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Environment variables that point cloudai, and the plain SDKs with their default
+        credential, to this emulator. The API key is not among them."""
+        return {
+            "AZURE_OPENAI_ENDPOINT": self.url,
+            "IDENTITY_ENDPOINT": f"{self.url}/identity/token",
+            "IDENTITY_HEADER": self.world.identity_header,
+            "REQUESTS_CA_BUNDLE": str(self.authority),
+            "SSL_CERT_FILE": str(self.authority),
+            "CLOUDAI_ENDPOINT": self.url,
+            "CLOUDAI_MANAGEMENT_ENDPOINT": self.secure_url,
+            "CLOUDAI_SUBSCRIPTION": SUBSCRIPTION,
+            "CLOUDAI_RESOURCE_GROUP": GROUP,
+            "CLOUDAI_ACCOUNT": ACCOUNT,
+            "CLOUDAI_CREDENTIAL": "managed-identity",
+        }
+
+    def deploy(self, name: str, model: str = "gpt-4o", **about: Any) -> Deployed:
+        """Puts a deployment there, as if it had been made before."""
+        made = Deployed(name=name, model=model, **about)
+        with self.world.lock:
+            self.world.deployments[name] = made
+        return made
+
+    def rotate(self, key: str) -> None:
+        """Makes ``key`` the resource's only API key."""
+        with self.world.lock:
+            self.world.keys = {key}
+
+    def start(self) -> AzureEmulator:
+        """Begins to serve."""
+        self._plain.start()
+        self._secure.start()
+        return self
+
+    def stop(self) -> None:
+        """Ends it."""
+        self._secure.stop()
+        self._plain.stop()
+        self._folder.cleanup()
+
+    def __enter__(self) -> AzureEmulator:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+
+def error_body(status: int, message: str) -> tuple[str, bytes]:
+    """Azure's shape of an error."""
+    code = {429: "429", 503: "ServiceUnavailable"}.get(status, str(status))
+    return "application/json", msgspec.json.encode({"error": {"code": code, "message": message}})

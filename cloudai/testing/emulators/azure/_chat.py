@@ -1,0 +1,330 @@
+"""The emulated data plane: authentication, quotas, chat completions and embeddings."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
+from cloudai.testing.emulators.azure._validate import check
+from cloudai.testing.emulators.azure._world import Deployed, World
+
+VERSIONS: Final = {
+    "2022-12-01",
+    "2023-05-15",
+    "2024-02-01",
+    "2024-06-01",
+    "2024-08-01-preview",
+    "2024-10-21",
+    "2025-01-01-preview",
+    "2025-03-01-preview",
+    "2025-04-01-preview",
+}
+_COGNITIVE: Final = {"https://cognitiveservices.azure.com", "https://ai.azure.com"}
+_CONTEXT: Final = 16_000
+"""Tokens (words, here) that an emulated chat model holds."""
+_SAFE: Final = {
+    name: {"filtered": False, "severity": "safe"}
+    for name in ("hate", "self_harm", "sexual", "violence")
+}
+
+
+class DataPlane:
+    """``/openai/…`` of one resource."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def routes(self, table: Routes) -> None:
+        for path, handler in (("chat/completions", self._chat), ("embeddings", self._embed)):
+            table.add("POST", f"/openai/v1/{path}", handler)
+            table.add("POST", f"/openai/deployments/{{deployment}}/{path}", handler)
+        table.add("GET", "/openai/v1/models", self._models)
+        table.add("GET", "/openai/models", self._models)
+
+    def admit(self, request: Request) -> None:
+        """Who asks, and which API version. Raises Refused."""
+        world, headers = self._world, request.headers
+        dated = not request.path.startswith("/openai/v1/")
+        version = request.query.get("api-version")
+        if dated and version not in VERSIONS:
+            # What the gateway says to a missing or unknown version.
+            raise Refused(404, "404", "Resource not found")
+        if not dated and version not in {None, "v1", "preview"}:
+            raise Refused(400, "BadRequest", "API version not supported")
+        bearer = headers.get("authorization", "")
+        key = headers.get("api-key") or bearer.partition(" ")[2]
+        if key in world.keys and (not dated or "api-key" in headers):
+            return
+        resource = world.token_for(bearer)
+        if resource in _COGNITIVE:
+            return
+        raise Refused(
+            401,
+            "401",
+            "Access denied due to invalid subscription key or wrong API endpoint. Make sure to "
+            "provide a valid key for an active subscription and use a correct regional API "
+            "endpoint for your resource.",
+        )
+
+    def _deployment(self, request: Request, body: dict[str, Any]) -> Deployed:
+        name = request.groups.get("deployment") or body.get("model")
+        found = self._world.deployments.get(str(name))
+        if found is None or found.ready_at > self._world.clock():
+            raise Refused(
+                404,
+                "DeploymentNotFound",
+                "The API deployment for this resource does not exist. If you created the "
+                "deployment within the last 5 minutes, please wait a moment and try again.",
+            )
+        self._quota(found)
+        return found
+
+    def _quota(self, deployment: Deployed) -> None:
+        if deployment.limit is None:
+            return
+        now = time.monotonic()
+        with self._world.lock:
+            if now >= deployment.since + deployment.window:
+                deployment.since, deployment.used = now, 0
+            if deployment.used < deployment.limit:
+                deployment.used += 1
+                return
+            deployment.early += 1
+            wait = deployment.since + deployment.window - now
+        raise Refused(
+            429,
+            "429",
+            "Requests to the ChatCompletions_Create Operation have exceeded call rate limit of "
+            "your current pricing tier. Please retry later.",
+            headers={"Retry-After": f"{wait:.3f}", "retry-after-ms": f"{wait * 1000:.0f}"},
+        )
+
+    def _chat(self, request: Request) -> Response:
+        body = request.json()
+        checked = check("chat.stream" if _wants_stream(body) else "chat", body)
+        deployment = self._deployment(request, checked)
+        _rules(checked, deployment)
+        answer = self.answer(deployment, checked)
+        if not _wants_stream(body):
+            return Response(body=answer)
+        options = body.get("stream_options") or {}
+        usage = bool(options.get("include_usage"))
+        return Response(body=_events(answer, usage), content_type="text/event-stream")
+
+    def answer(self, deployment: Deployed, body: dict[str, Any]) -> dict[str, Any]:
+        """A chat completion."""
+        prompt = json.dumps(body["messages"])
+        if "trigger-content-filter" in prompt:
+            raise Refused(
+                400,
+                "content_filter",
+                "The response was filtered due to the prompt triggering Azure OpenAI's content "
+                "management policy.",
+                param="prompt",
+                inner={
+                    "code": "ResponsibleAIPolicyViolation",
+                    "content_filter_result": {
+                        **_SAFE,
+                        "violence": {"filtered": True, "severity": "medium"},
+                    },
+                },
+            )
+        message = self._world.executor.chat(deployment, body)
+        content = message.get("content")
+        finish = "tool_calls" if message.get("tool_calls") else "stop"
+        if isinstance(body.get("tool_choice"), dict) and message.get("tool_calls"):
+            finish = "stop"  # so it is with a forced tool
+        limit = body.get("max_completion_tokens") or body.get("max_tokens")
+        if content is not None and limit is not None and len(content.split()) > limit:
+            content, finish = " ".join(content.split()[:limit]), "length"
+        for stop in _stops(body):
+            if content is not None and stop in content:
+                content = content.partition(stop)[0]
+        asked = len(prompt.split())
+        said = len((content or "").split()) + 5 * len(message.get("tool_calls") or ())
+        reasoned = 7 if body.get("reasoning_effort") not in {None, "none"} else 0
+        return {
+            "id": "chatcmpl-emulated",
+            "object": "chat.completion",
+            "created": int(self._world.clock()),
+            "model": f"{deployment.model}-{deployment.version}",
+            "prompt_filter_results": [{"prompt_index": 0, "content_filter_results": _SAFE}],
+            "choices": [
+                {
+                    "index": 0,
+                    "finish_reason": message.get("finish_reason", finish),
+                    "logprobs": None,
+                    "content_filter_results": _SAFE,
+                    "message": {
+                        "role": "assistant",
+                        "refusal": None,
+                        **{k: v for k, v in message.items() if k != "finish_reason"},
+                        "content": content,
+                    },
+                }
+            ],
+            "usage": {
+                "prompt_tokens": asked,
+                "completion_tokens": said + reasoned,
+                "total_tokens": asked + said + reasoned,
+                "prompt_tokens_details": {"cached_tokens": asked // 2},
+                "completion_tokens_details": {"reasoning_tokens": reasoned},
+            },
+        }
+
+    def _embed(self, request: Request) -> Response:
+        body = check("embeddings", request.json())
+        deployment = self._deployment(request, body)
+        return Response(body=self.embedded(deployment, body))
+
+    def embedded(self, deployment: Deployed, body: dict[str, Any]) -> dict[str, Any]:
+        """Embeddings of a body's input."""
+        given = body["input"]
+        texts: list[Any] = [given] if isinstance(given, str) else list(given)
+        if not texts or len(texts) > 2048:
+            raise Refused(400, "BadRequest", "Too many inputs. The max number of inputs is 2048.")
+        counts = [len(str(text).split()) for text in texts]
+        if max(counts) > 8192:
+            raise Refused(
+                400,
+                "context_length_exceeded",
+                f"This model's maximum context length is 8192 tokens, however you requested "
+                f"{max(counts)} tokens. Please reduce your prompt.",
+            )
+        if sum(counts) > 300_000:
+            raise Refused(
+                400,
+                "max_tokens_per_request",
+                f"Requested {sum(counts)} tokens, max 300000 tokens per request",
+            )
+        if any(text == "" for text in texts):
+            raise Refused(400, "BadRequest", "'$.input' is invalid.", param="input")
+        size = body.get("dimensions") or 16
+        packed = body.get("encoding_format") == "base64"
+        data: list[dict[str, Any]] = []
+        for index, text in enumerate(texts):
+            vector = self._world.executor.embed(deployment, str(text), size)
+            made: Any = vector
+            if packed:
+                made = base64.b64encode(struct.pack(f"<{size}f", *vector)).decode()
+            data.append({"object": "embedding", "index": index, "embedding": made})
+        total = sum(counts)
+        return {
+            "object": "list",
+            "data": data,
+            "model": deployment.model,
+            "usage": {"prompt_tokens": total, "total_tokens": total},
+        }
+
+    def _models(self, request: Request) -> Response:
+        models = {d.model for d in self._world.deployments.values()} | set(self._world.tuned)
+        data = [{"id": name, "object": "model", "created_at": 0} for name in sorted(models)]
+        return Response(body={"object": "list", "data": data})
+
+
+def _wants_stream(body: Any) -> bool:
+    return isinstance(body, dict) and bool(body.get("stream"))
+
+
+def _rules(body: dict[str, Any], deployment: Deployed) -> None:
+    """What the types do not say."""
+    if not body["messages"]:
+        raise Refused(400, "BadRequest", "[] is too short - 'messages'", param="messages")
+    words = len(json.dumps(body["messages"]).split())
+    limit = _CONTEXT
+    if words > limit:
+        raise Refused(
+            400,
+            "context_length_exceeded",
+            f"This model's maximum context length is {limit} tokens. However, your messages "
+            f"resulted in {words} tokens. Please reduce the length of the messages.",
+            param="messages",
+        )
+    temperature = body.get("temperature")
+    if temperature is not None and not 0 <= temperature <= 2:
+        raise Refused(400, "BadRequest", f"{temperature} is not in 0..2", param="temperature")
+    if deployment.model.startswith("o") and "max_tokens" in body:
+        raise Refused(
+            400,
+            "unsupported_parameter",
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+            "'max_completion_tokens' instead.",
+            param="max_tokens",
+        )
+    if len(_stops(body)) > 4:
+        raise Refused(400, "BadRequest", "at most 4 stop sequences", param="stop")
+    form = (body.get("response_format") or {}).get("json_schema") or {}
+    if form.get("strict") and not _strict(form["schema"]):
+        raise Refused(
+            400,
+            "BadRequest",
+            "Invalid schema for response_format: 'required' must list every property and "
+            "'additionalProperties' must be false.",
+            param="response_format",
+        )
+    asked: set[str] = set()
+    for message in body["messages"]:
+        asked |= {call["id"] for call in message.get("tool_calls") or ()}
+        if message["role"] == "tool" and message["tool_call_id"] not in asked:
+            raise Refused(
+                400,
+                "BadRequest",
+                "messages with role 'tool' must be a response to a preceeding message with "
+                "'tool_calls'.",
+                param="messages",
+            )
+
+
+def _strict(schema: dict[str, Any]) -> bool:
+    if schema.get("type") == "object":
+        names = set(schema.get("properties", {}))
+        if names != set(schema.get("required", ())) or schema.get("additionalProperties", True):
+            return False
+    return all(_strict(inner) for inner in schema.get("properties", {}).values())
+
+
+def _stops(body: dict[str, Any]) -> list[str]:
+    stop = body.get("stop") or []
+    return [stop] if isinstance(stop, str) else list(stop)
+
+
+def _events(answer: dict[str, Any], usage: bool) -> Iterator[bytes]:
+    """The answer as a stream: Azure's empty first ``choices``, a piece a word, tool calls in
+    pieces, the usage in a chunk of its own, ``[DONE]``."""
+    choice = answer["choices"][0]
+    message = choice["message"]
+    base = {
+        "id": answer["id"],
+        "object": "chat.completion.chunk",
+        "created": answer["created"],
+        "model": answer["model"],
+    }
+
+    def event(choices: list[dict[str, Any]], **more: Any) -> bytes:
+        return b"data: " + json.dumps({**base, "choices": choices, **more}).encode() + b"\n\n"
+
+    def piece(delta: dict[str, Any], finish: str | None = None) -> bytes:
+        return event([{"index": 0, "delta": delta, "finish_reason": finish}])
+
+    yield event([], prompt_filter_results=answer["prompt_filter_results"])
+    yield piece({"role": "assistant", "content": "", "refusal": None})
+    text = message.get("content") or ""
+    words = text.split(" ")
+    for index, word in enumerate(words if text else []):
+        yield piece({"content": word if index == 0 else f" {word}"})
+    for index, call in enumerate(message.get("tool_calls") or ()):
+        function = call["function"]
+        head = {"name": function["name"], "arguments": ""}
+        one = {"index": index, "id": call["id"], "type": "function", "function": head}
+        yield piece({"tool_calls": [one]})
+        for part in (function["arguments"][:3], function["arguments"][3:]):
+            yield piece({"tool_calls": [{"index": index, "function": {"arguments": part}}]})
+    yield piece({}, choice["finish_reason"])
+    if usage:
+        yield event([], usage=answer["usage"])
+    yield b"data: [DONE]\n\n"

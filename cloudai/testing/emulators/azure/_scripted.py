@@ -1,0 +1,87 @@
+"""The default executor: answers that follow from the request, so that tests can tell them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from cloudai.testing.emulators.azure._world import Deployed
+
+
+class ScriptedExecutor:
+    """Answers from a script, else by rule: an echo of the last user message, a forced tool's
+    call, an object of the asked schema; vectors from the text's hash.
+
+    Parameters
+    ----------
+    replies: chat messages to be given first, in order; a text is a message's content.
+    """
+
+    def __init__(self) -> None:
+        self.replies: list[str | dict[str, Any]] = []
+        self.score_rule: Callable[[Any], Any] | None = None
+
+    def chat(self, deployment: Deployed, body: dict[str, Any]) -> dict[str, Any]:
+        """See ``Executor.chat``."""
+        if self.replies:
+            reply = self.replies.pop(0)
+            return {"content": reply} if isinstance(reply, str) else reply
+        schema = (body.get("response_format") or {}).get("json_schema")
+        if schema:
+            return {"content": json.dumps(_sample(schema["schema"], schema["schema"]))}
+        tools = body.get("tools")
+        choice = body.get("tool_choice", "auto")
+        last = body["messages"][-1]
+        if tools and choice != "none" and last["role"] != "tool":
+            wanted = choice["function"]["name"] if isinstance(choice, dict) else None
+            tool = next((t for t in tools if t["function"]["name"] == wanted), tools[0])
+            function = tool["function"]
+            arguments = json.dumps(_sample(function["parameters"], function["parameters"]))
+            call = {"name": function["name"], "arguments": arguments}
+            calls = [{"id": "call_1", "type": "function", "function": call}]
+            return {"content": None, "tool_calls": calls}
+        said = last["content"]
+        if not isinstance(said, str):
+            said = " ".join(part.get("text", f"<{part['type']}>") for part in said or ())
+        return {"content": f"echo: {said}"}
+
+    def embed(self, deployment: Deployed, text: str, dimensions: int) -> list[float]:
+        """See ``Executor.embed``."""
+        seed = hashlib.sha256(text.encode()).digest()
+        raw = (seed * (dimensions * 2 // len(seed) + 1))[: dimensions * 2]
+        values = [v / 32768.0 for v in struct.unpack(f"<{dimensions}h", raw)]
+        norm = sum(v * v for v in values) ** 0.5 or 1.0
+        return [v / norm for v in values]
+
+    def train(self, job: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
+        """See ``Executor.train``."""
+        command = job["properties"].get("command", "")
+        return {"status": "Completed", "logs": f"ran: {command}\n", "outputs": {}}
+
+    def score(self, endpoint: str, deployment: str, body: Any) -> Any:
+        """See ``Executor.score``."""
+        if self.score_rule is not None:
+            return self.score_rule(body)
+        if isinstance(body, dict) and "instances" in body:
+            return {"predictions": body["instances"]}
+        return body
+
+
+def _sample(schema: dict[str, Any], root: dict[str, Any]) -> Any:
+    """The simplest value of a JSON Schema."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return _sample(root["$defs"][name], root)
+    if "enum" in schema:
+        return schema["enum"][0]
+    if "anyOf" in schema:
+        return _sample(schema["anyOf"][0], root)
+    kind = schema.get("type")
+    if kind == "object":
+        return {name: _sample(inner, root) for name, inner in schema.get("properties", {}).items()}
+    if kind == "array":
+        return []
+    return {"string": "text", "integer": 1, "number": 1.5, "boolean": True}.get(str(kind))

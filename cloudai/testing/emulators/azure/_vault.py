@@ -1,0 +1,169 @@
+"""Key Vault and identity, emulated: the 401 challenge, tokens, versions, soft deletion."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
+from cloudai.testing.emulators.azure._world import TENANT, Vaulted, World
+
+VERSIONS: Final = {"7.4", "7.5", "7.6", "2025-07-01", "2026-04-01"}
+
+
+class KeyVault:
+    """``/secrets/…`` of one vault; https only, as the real one."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def routes(self, table: Routes) -> None:
+        table.add("GET", "/secrets/{name}", self._get)
+        table.add("GET", "/secrets/{name}/{version}", self._get)
+        table.add("PUT", "/secrets/{name}", self._put)
+        table.add("DELETE", "/secrets/{name}", self._delete)
+        table.add("GET", "/deletedsecrets/{name}", self._get_deleted)
+        table.add("POST", "/deletedsecrets/{name}/recover", self._recover)
+
+    def admit(self, request: Request) -> None:
+        """Challenges whoever brings no token for this vault. Raises Refused."""
+        if not request.secure:
+            raise Refused(400, "BadParameter", "Key Vault answers https alone.")
+        if request.query.get("api-version") not in VERSIONS:
+            raise Refused(400, "BadParameter", "The api-version is not supported.")
+        resource = self._resource(request)
+        if self._world.token_for(request.headers.get("authorization", "")) != resource:
+            raise Refused(
+                401,
+                "Unauthorized",
+                "AKV10000: Request is missing a Bearer or PoP token.",
+                headers={
+                    "WWW-Authenticate": f'Bearer authorization="https://{request.host}/{TENANT}", '
+                    f'resource="{resource}"'
+                },
+            )
+        if self._world.vault.forbidden:
+            raise Refused(
+                403,
+                "Forbidden",
+                "Caller is not authorized to perform action on resource. Action: "
+                "'Microsoft.KeyVault/vaults/secrets/getSecret/action'",
+                inner={"code": "ForbiddenByRbac"},
+            )
+
+    def _resource(self, request: Request) -> str:
+        # The SDK wants the vault's host to be a part of the challenge's domain, as
+        # acme.vault.azure.net is of vault.azure.net; so 127.0.0.1 is of 0.0.1.
+        return f"https://{request.host.partition('.')[2]}"
+
+    def _get(self, request: Request) -> Response:
+        vault = self._world.vault
+        name, version = request.groups["name"], request.groups.get("version")
+        with self._world.lock:
+            vault.reads += 1
+            versions = vault.secrets.get(name, [])
+            found = next((v for v in reversed(versions) if version in {None, v.version}), None)
+        if found is None:
+            raise Refused(
+                404,
+                "SecretNotFound",
+                f"A secret with (name/id) {name}{f'/{version}' if version else ''} was not found "
+                "in this key vault.",
+            )
+        if not found.enabled:
+            raise Refused(
+                403,
+                "Forbidden",
+                "Operation get is not allowed on a disabled secret.",
+                inner={"code": "SecretDisabled"},
+            )
+        return Response(body=self._bundle(request, name, found))
+
+    def _bundle(self, request: Request, name: str, secret: Vaulted) -> dict[str, Any]:
+        attributes = {
+            "enabled": secret.enabled,
+            "created": int(self._world.clock()),
+            "updated": int(self._world.clock()),
+            "recoveryLevel": "Recoverable+Purgeable",
+            "recoverableDays": 90,
+        }
+        if secret.expires is not None:
+            attributes["exp"] = secret.expires
+        return {
+            "value": secret.value,
+            "id": f"https://{request.host}/secrets/{name}/{secret.version}",
+            "attributes": attributes,
+        }
+
+    def _put(self, request: Request) -> Response:
+        body = request.json()
+        if not isinstance(body, dict) or not isinstance(body.get("value"), str):
+            raise Refused(400, "BadParameter", "Property value is required.", param="value")
+        with self._world.lock:
+            self._world.vault.put(request.groups["name"], body["value"])
+            found = self._world.vault.secrets[request.groups["name"]][-1]
+        return Response(body=self._bundle(request, request.groups["name"], found))
+
+    def _delete(self, request: Request) -> Response:
+        name = request.groups["name"]
+        with self._world.lock:
+            if name not in self._world.vault.secrets:
+                raise Refused(404, "SecretNotFound", f"A secret with {name} was not found.")
+            self._world.vault.delete(name)
+        return self._get_deleted(request)
+
+    def _get_deleted(self, request: Request) -> Response:
+        name = request.groups["name"]
+        found = self._world.vault.deleted.get(name)
+        if found is None:
+            raise Refused(404, "SecretNotFound", f"Deleted Secret not found: {name}")
+        bundle = self._bundle(request, name, found[-1])
+        del bundle["value"]
+        return Response(
+            body={
+                **bundle,
+                "recoveryId": f"https://{request.host}/deletedsecrets/{name}",
+                "deletedDate": int(self._world.clock()),
+                "scheduledPurgeDate": int(self._world.clock()) + 90 * 86_400,
+            }
+        )
+
+    def _recover(self, request: Request) -> Response:
+        name = request.groups["name"]
+        with self._world.lock:
+            versions = self._world.vault.deleted.pop(name, None)
+            if versions is None:
+                raise Refused(404, "SecretNotFound", f"Deleted Secret not found: {name}")
+            self._world.vault.secrets[name] = versions
+        return Response(body=self._bundle(request, name, versions[-1]))
+
+
+class Identity:
+    """The managed identity endpoint of App Service: a token for whoever knows the header."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.issued = 0
+
+    def routes(self, table: Routes) -> None:
+        table.add("GET", "/identity/token", self._token)
+
+    def admit(self, request: Request) -> None:
+        """Raises Refused without the identity header."""
+        if request.headers.get("x-identity-header") != self._world.identity_header:
+            raise Refused(401, "Unauthorized", "The identity header is wrong.")
+
+    def _token(self, request: Request) -> Response:
+        resource = request.query.get("resource")
+        if not resource or request.query.get("api-version") != "2019-08-01":
+            raise Refused(400, "BadRequest", "resource and api-version=2019-08-01 are required.")
+        self.issued += 1
+        token, until = self._world.issue(resource)
+        return Response(
+            body={
+                "access_token": token,
+                "expires_on": str(int(until)),
+                "resource": resource,
+                "token_type": "Bearer",
+                "client_id": "emulated",
+            }
+        )
