@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 
@@ -64,7 +64,7 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    about = dict(report.user_properties).get(RESULT)
+    about = cast("dict[str, Any] | None", dict(report.user_properties).get(RESULT))
     # A test counts where it ended: in its call, or in a setup that skipped or failed.
     if about is not None and (
         report.when == "call" or (report.when == "setup" and not report.passed)

@@ -167,7 +167,9 @@ class Conformance:
             if reason is not None:
                 request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
                 break
-        api = Api(request.param, harness(tmp_path))
+        made = harness(tmp_path)
+        made.prepare(self.capability)
+        api = Api(request.param, made)
         try:
             yield api
         finally:

@@ -91,6 +91,9 @@ class Harness:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def prepare(self, capability: str) -> None:
+        """Called before each test of a capability; the place to skip what this machine lacks."""
+
     def keys(self) -> dict[str, Any]:
         """The keys of ``Client(provider=…, **keys)``; values that JSON can hold, since other
         processes get them too."""
