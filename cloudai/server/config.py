@@ -22,7 +22,7 @@ SAGEMAKER_MODEL_DIR: Final = "/opt/ml/model"
 # A model's name stands in URLs, metrics and logs; it never becomes a path.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
-Engine: TypeAlias = Literal["auto", "handler", "embeddings", "chat"]
+Engine: TypeAlias = Literal["auto", "handler", "embeddings", "classifier", "chat"]
 
 
 class VariantConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
