@@ -178,10 +178,10 @@ class Source:
 
 
 def _skip(file: IO[bytes]) -> int:
-    """Reads to the end of the line; gives the bytes passed over."""
+    """Reads to the end of the line; gives the bytes passed over, without that end."""
     passed = 0
     while block := file.readline(_BLOCK):
-        passed += len(block)
+        passed += len(block.rstrip(b"\r\n"))
         if block.endswith(b"\n"):
             break
     return passed
