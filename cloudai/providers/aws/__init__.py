@@ -1,0 +1,50 @@
+"""AWS: SageMaker for training, endpoints and batch; Bedrock for chat and embeddings."""
+
+from typing import Final
+
+from cloudai._core.registry import Key, ProviderSpec
+
+SPEC: Final = ProviderSpec(
+    name="aws",
+    title="AWS: SageMaker and Bedrock",
+    keys=(
+        Key(
+            name="region",
+            doc="the region, such as eu-west-1 (default: the AWS configuration's own)",
+            identity=True,
+        ),
+        Key(name="profile", doc="a profile of ~/.aws/config, SSO ones too", identity=True),
+        Key(
+            name="role",
+            doc="the ARN of the IAM role that SageMaker's and Bedrock's jobs work under",
+            identity=True,
+        ),
+        Key(
+            name="assume_role",
+            doc="the ARN of an IAM role to assume for every call; renewed before it expires",
+            identity=True,
+        ),
+        Key(
+            name="bucket",
+            doc="the S3 bucket of sources and results (default: SageMaker's own, "
+            "sagemaker-REGION-ACCOUNT, with the account of role)",
+            identity=True,
+        ),
+        Key(name="endpoint_url", doc="another address for every AWS service", identity=True),
+        Key(name="kms_key", doc="the KMS key that encrypts volumes and results", identity=True),
+        Key(name="subnets", doc="subnets of jobs and endpoints, separated by commas"),
+        Key(
+            name="security_groups",
+            doc="security groups of jobs and endpoints, separated by commas",
+        ),
+    ),
+    capabilities={
+        "chat": "cloudai.providers.aws.chat:AwsChat",
+        "embeddings": "cloudai.providers.aws.embeddings:AwsEmbeddings",
+    },
+    extras={"chat": "bedrock", "embeddings": "bedrock", "secrets": "bedrock"},
+    gaps={
+        "training:finetune": "fine-tuning as a service; run a script job instead",
+        "chat:seed": "Bedrock's Converse has no seed; some models take one in native",
+    },
+)

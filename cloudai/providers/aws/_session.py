@@ -1,0 +1,385 @@
+"""What the adapters of one profile share: region, credentials, clients and connections.
+
+botocore finds the credentials (environment, profiles, SSO, roles, containers, machines) and signs;
+its clients do the control plane. Chat and embeddings are signed here and sent straight over the
+pool, since a botocore client spends half a millisecond on each call. SDK retries are off.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import boto3
+import botocore.session
+from botocore import exceptions as sdk
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSPreparedRequest, AWSRequest
+from botocore.config import Config
+from botocore.credentials import DeferredRefreshableCredentials
+from botocore.utils import get_environ_proxies
+
+from cloudai._core.config import Profile
+from cloudai._core.registry import unknown
+from cloudai._version import __version__
+from cloudai.errors import AuthenticationError, CloudAIError, ConfigError
+from cloudai.protocols import Call
+from cloudai.providers.aws import _errors, _transport
+
+T = TypeVar("T")
+
+_REGION: Final = re.compile(r"[a-z]{2,3}(-[a-z]+)+-\d\Z")
+_ROLE: Final = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):role/[\w+=,.@/-]+\Z")
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
+
+_SIGNING: Final = {
+    "bedrock-runtime": "bedrock",
+    "sagemaker-runtime": "sagemaker",
+}
+"""The names that the services sign under, where they differ from the clients'."""
+
+
+class AwsSession:
+    """The one session of a profile. Made by ``profile.shared(AwsSession)``; thread-safe."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self._lock = threading.RLock()
+        self._clients: dict[str, Any] = {}
+        self._urls: dict[str, tuple[str, str]] = {}
+        self._start()
+
+    def _start(self) -> None:
+        """Reads the AWS configuration and sets up the credentials; asks nobody yet."""
+        name = self.profile.get("profile")
+        source = botocore.session.Session(profile=name)
+        try:
+            source.get_scoped_config()
+        except sdk.ProfileNotFound:
+            raise unknown("profile in the AWS configuration", name, source.available_profiles)
+        self._source = source
+        self.region = self._find_region()
+        self.endpoint_url: str | None = self.profile.get("endpoint_url")
+        verify = source.get_config_variable("ca_bundle")
+        proxies = get_environ_proxies(self.endpoint_url or "https://amazonaws.com")
+        self.pool = _transport.Pool(verify, proxies)
+        self._emitter: Any = source.get_component("event_emitter")
+        role = self.profile.get("assume_role")
+        if role is not None:
+            check_role("assume_role", role)
+            signed = botocore.session.Session(profile=name)
+            # The setter that boto3.Session itself uses is for fixed keys only.
+            signed._credentials = DeferredRefreshableCredentials(  # type: ignore[attr-defined]
+                refresh_using=partial(self._assume, role), method="assume-role"
+            )
+            self._botocore = signed
+        else:
+            self._botocore = source
+        self._boto3 = boto3.Session(botocore_session=self._botocore, region_name=self.region)
+        self._emitter = self._botocore.get_component("event_emitter")
+        self._token: str | None = None
+        self._token_read = False
+
+    def _find_region(self) -> str:
+        region = self.profile.get("region") or self._source.get_config_variable("region")
+        if region is None:
+            self.profile.require("region", "the AWS configuration has none either")
+        known = self.regions()
+        if not isinstance(region, str) or not (region in known or _REGION.match(region)):
+            raise unknown("AWS region", str(region), known)
+        return region
+
+    def regions(self) -> list[str]:
+        """The regions that botocore knows SageMaker in."""
+        found: list[str] = []
+        for partition in self._source.get_available_partitions():
+            found += self._source.get_available_regions("sagemaker", partition)
+        return sorted(found)
+
+    @property
+    def dns_suffix(self) -> str:
+        """Such as ``amazonaws.com``."""
+        resolver = self._source._get_internal_component("endpoint_resolver")
+        found = resolver.construct_endpoint("ecr", self.region)
+        return found["dnsSuffix"] if found else "amazonaws.com"
+
+    def _assume(self, role: str) -> dict[str, str]:
+        client = self._source.create_client(
+            "sts", self.region, endpoint_url=self.endpoint_url, config=_CONFIG
+        )
+        answer = client.assume_role(RoleArn=role, RoleSessionName="cloudai")["Credentials"]
+        return {
+            "access_key": answer["AccessKeyId"],
+            "secret_key": answer["SecretAccessKey"],
+            "token": answer["SessionToken"],
+            "expiry_time": answer["Expiration"].isoformat(),
+        }
+
+    def client(self, service: str) -> Any:
+        """boto3's client of a service; made once, retries off, over the shared pool."""
+        found = self._clients.get(service)
+        if found is None:
+            with self._lock:
+                found = self._clients.get(service)
+                if found is None:
+                    found = self._made(service)
+                    self._clients[service] = found
+        return found
+
+    def _made(self, service: str) -> Any:
+        try:
+            client = self._boto3.client(service, endpoint_url=self.endpoint_url, config=_CONFIG)
+        except (ValueError, sdk.BotoCoreError) as error:
+            raise _errors.from_sdk(error) from error
+        client._endpoint.http_session = _transport.BotocoreSession(self.pool)
+        return client
+
+    def model(self, service: str) -> Any:
+        """botocore's description of a service."""
+        return self._source.get_service_model(service)
+
+    def call(self, service: str, operation: str, call: Call | None, **parameters: Any) -> Any:
+        """One operation of the control plane, by the client's method name. Raises CloudAIError.
+
+        Credentials that were refused as expired are looked up anew, once: a long wait outlasts
+        those that something else (``aws sso login``) renews in a file.
+        """
+        token = _transport.remaining.set(call.remaining if call is not None else None)
+        try:
+            return self._renewing(
+                lambda: getattr(self.client(service), operation)(**parameters),
+            )
+        finally:
+            _transport.remaining.reset(token)
+
+    def within(self, call: Call | None, work: Callable[[], T]) -> T:
+        """``work``, with botocore's requests held to the call's deadline and its errors mapped."""
+        token = _transport.remaining.set(call.remaining if call is not None else None)
+        try:
+            return self._renewing(work)
+        finally:
+            _transport.remaining.reset(token)
+
+    def _renewing(self, work: Callable[[], T]) -> T:
+        started = self._botocore
+        try:
+            return _errors.mapped(work)
+        except AuthenticationError as error:
+            if error.code not in _errors.EXPIRED or not self._renew(started):
+                raise
+        return _errors.mapped(work)
+
+    def _renew(self, stale: Any) -> bool:
+        """Looks the credentials up anew; False where they are still the same ones."""
+        with self._lock:
+            if self._botocore is not stale:
+                return True
+            before = self._frozen().access_key
+            clients, self._clients = self._clients, {}
+            pool, urls = self.pool, self._urls
+            self._start()
+            self.pool, self._urls = pool, urls
+            if self._frozen().access_key == before:
+                self._clients = clients
+                return False
+            return True
+
+    def _frozen(self) -> Any:
+        """The credentials of now; renewed first where they are about to expire."""
+        found = self._botocore.get_credentials()
+        if found is None:
+            raise AuthenticationError(
+                "no AWS credentials were found",
+                provider="aws",
+                hint="Set AWS_PROFILE or AWS_ACCESS_KEY_ID, run aws sso login, or name profile "
+                "in cloudai.toml",
+            )
+        return found.get_frozen_credentials()
+
+    # The short way: signed here, sent over the pool.
+
+    def _base(self, service: str) -> tuple[str, str]:
+        found = self._urls.get(service)
+        if found is None:
+            # A client is made for its URL alone: botocore knows every rule of it (partitions,
+            # FIPS, dual stack, AWS_ENDPOINT_URL_…, services in the configuration).
+            url = urlsplit(self.client(service).meta.endpoint_url)
+            found = self._urls[service] = (f"{url.scheme}://{url.netloc}", url.path.rstrip("/"))
+        return found
+
+    def send(
+        self,
+        service: str,
+        operation: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        call: Call,
+        *,
+        stream: bool = False,
+    ) -> Any:
+        """One POST to a runtime service: urllib3's response, with a status below 300.
+
+        Raises CloudAIError. With ``stream`` the body is still to be read.
+        """
+        started = self._botocore
+        response = self._sent(service, operation, path, body, headers, call, stream)
+        if response.status < 300:
+            return response
+        error = _errors.from_response(service, operation, response.status, response)
+        if error.code in _errors.EXPIRED and self._renew(started):
+            response = self._sent(service, operation, path, body, headers, call, stream)
+            if response.status < 300:
+                return response
+            error = _errors.from_response(service, operation, response.status, response)
+        raise error
+
+    def _sent(
+        self,
+        service: str,
+        operation: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        call: Call,
+        stream: bool,
+    ) -> Any:
+        base, prefix = self._base(service)
+        target = prefix + path
+        try:
+            signed = self._signed(service, base + target, body, headers)
+        except (sdk.BotoCoreError, sdk.ClientError) as error:
+            raise _errors.from_sdk(error) from error
+        # In-process mocks (moto) answer on this event, as they do for botocore's own requests.
+        event = f"before-send.{service}.{operation}"
+        prepared = AWSPreparedRequest("POST", base + target, signed, body, stream)
+        for _, answer in self._emitter.emit(event, request=prepared):
+            if answer is not None:
+                return _Mocked(answer)
+        return self.pool.send("POST", base, target, signed, body, call.remaining(), stream=stream)
+
+    def _signed(
+        self, service: str, url: str, body: bytes, headers: Mapping[str, str]
+    ) -> dict[str, str]:
+        if service == "bedrock-runtime":
+            token = self._bearer()
+            if token is not None:
+                return {**headers, "User-Agent": _AGENT, "Authorization": f"Bearer {token}"}
+        request = AWSRequest("POST", url, dict(headers), body)
+        SigV4Auth(self._frozen(), _SIGNING[service], self.region).add_auth(request)
+        made: dict[str, str] = dict(request.headers.items())
+        made["User-Agent"] = _AGENT
+        return made
+
+    def _bearer(self) -> str | None:
+        """Bedrock's API key (AWS_BEARER_TOKEN_BEDROCK), which goes before credentials."""
+        if not self._token_read:
+            found = self._botocore.get_auth_token(signing_name="bedrock")
+            self._token = found.get_frozen_token().token if found is not None else None
+            self._token_read = True
+        return self._token
+
+    # What jobs need of the profile.
+
+    def role(self) -> str:
+        """The role that jobs work under."""
+        role = self.profile.require("role", "SageMaker's and Bedrock's jobs work under one")
+        check_role("role", role)
+        return role
+
+    def bucket(self) -> str:
+        """The bucket of sources and results."""
+        found = self.profile.get("bucket")
+        if found is None:
+            match = _ROLE.match(self.profile.get("role") or "")
+            if match is None:
+                self.profile.require("bucket", "there is no role to tell the account from")
+            else:
+                return f"sagemaker-{self.region}-{match[1]}"
+        if not isinstance(found, str) or not _BUCKET.match(found):
+            raise ConfigError(
+                f"bucket={found!r} is not the name of a bucket",
+                provider="aws",
+                hint="3 to 63 of a-z 0-9 . -, without s3://",
+            )
+        return found
+
+    def listed(self, key: str) -> list[str]:
+        """A key that holds several values, separated by commas."""
+        value = self.profile.get(key)
+        if value is None:
+            return []
+        parts = value.split(",") if isinstance(value, str) else list(value)
+        return [str(part).strip() for part in parts if str(part).strip()]
+
+    def vpc(self) -> dict[str, list[str]] | None:
+        """The VpcConfig of jobs and endpoints; both keys or neither."""
+        subnets, groups = self.listed("subnets"), self.listed("security_groups")
+        if bool(subnets) != bool(groups):
+            raise ConfigError(
+                "subnets and security_groups go together", provider="aws", hint="Set both"
+            )
+        return {"SecurityGroupIds": groups, "Subnets": subnets} if subnets else None
+
+    def close(self) -> None:
+        with self._lock:
+            self._clients = {}
+            self.pool.close()
+
+
+class _Mocked:
+    """A mock's answer, as urllib3's response."""
+
+    def __init__(self, answer: Any) -> None:
+        self.status: int = answer.status_code
+        self.headers: Any = answer.headers
+        self.data: bytes = answer.content
+
+    def read_chunked(self) -> list[bytes]:
+        return [self.data]
+
+    chunked = True
+
+    def read(self) -> bytes:
+        return self.data
+
+    def close(self) -> None:
+        pass
+
+    def release_conn(self) -> None:
+        pass
+
+
+def check_role(field: str, role: Any) -> None:
+    """Refuses what is not the ARN of a role. Raises ConfigError."""
+    if not isinstance(role, str) or not _ROLE.match(role):
+        raise ConfigError(
+            f"{field}={role!r} is not the ARN of an IAM role",
+            provider="aws",
+            hint="It looks like arn:aws:iam::123456789012:role/NAME",
+        )
+
+
+_AGENT: Final = f"cloudai/{__version__} {botocore.session.Session().user_agent()}"
+
+_CONFIG: Final = Config(
+    retries={"total_max_attempts": 1, "mode": "standard"},
+    user_agent_extra=f"cloudai/{__version__}",
+    # Trailing checksums cost a pass over every upload, and S3 reckons its own.
+    request_checksum_calculation="when_required",
+    response_checksum_validation="when_required",
+)
+
+
+def session(profile: Profile) -> AwsSession:
+    """The session of a profile."""
+    try:
+        return profile.shared(AwsSession)
+    except CloudAIError:
+        raise
+    except sdk.BotoCoreError as error:
+        raise _errors.from_sdk(error) from error

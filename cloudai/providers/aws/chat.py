@@ -1,0 +1,140 @@
+"""Chat: Bedrock's Converse, and SageMaker endpoints that speak the OpenAI format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+from urllib.parse import quote
+
+from urllib3.exceptions import HTTPError
+
+from cloudai._core.config import Profile
+from cloudai.errors import NotFound
+from cloudai.protocols import Call
+from cloudai.providers.aws import _catalog, _models, _transport
+from cloudai.providers.aws._session import session
+from cloudai.providers.aws._wire import converse, converse_reply, openai
+from cloudai.types import ChatChunk, ChatReply, ChatRequest
+
+_JSON: Final = {"Content-Type": "application/json", "Accept": "application/json"}
+_EVENTS: Final = {
+    "Content-Type": "application/json",
+    "Accept": "application/vnd.amazon.eventstream",
+}
+_SSE: Final = {"Content-Type": "application/json", "X-Amzn-SageMaker-Accept": "text/event-stream"}
+
+
+class AwsChat:
+    """Chat on AWS.
+
+    The model is Bedrock's: a model id, an inference profile, or the ARN of either; or
+    ``sagemaker:NAME``, a SageMaker endpoint whose container speaks the OpenAI format (vLLM, LMI,
+    TGI, or cloudai's own server).
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        self._session = session(profile)
+
+    def create(self, request: ChatRequest, call: Call) -> ChatReply:
+        """Raises NotFound for an unknown model; InvalidRequest before anything is sent."""
+        model = request.model
+        if model.startswith(_models.SAGEMAKER):
+            return self._invoke(request, call)
+        body = converse.encode(converse.body(request))
+        response = self._session.send(
+            "bedrock-runtime", "Converse", converse.path(model, stream=False), body, _JSON, call
+        )
+        reply = converse_reply.reply(
+            response.data,
+            model,
+            response.headers.get("x-amzn-RequestId"),
+            converse.schema_tool(request),
+        )
+        return _catalog.priced(reply)
+
+    def stream(self, request: ChatRequest, call: Call) -> Iterator[ChatChunk]:
+        """The request is sent when the first piece is asked for."""
+        model = request.model
+        if model.startswith(_models.SAGEMAKER):
+            yield from self._invoke_stream(request, call)
+            return
+        body = converse.encode(converse.body(request))
+        response = self._session.send(
+            "bedrock-runtime",
+            "ConverseStream",
+            converse.path(model, stream=True),
+            body,
+            _EVENTS,
+            call,
+            stream=True,
+        )
+        yield from _closing(
+            response,
+            converse_reply.chunks(
+                _pieces(response),
+                model,
+                response.headers.get("x-amzn-RequestId"),
+                converse.schema_tool(request),
+            ),
+        )
+
+    def _invoke(self, request: ChatRequest, call: Call) -> ChatReply:
+        name = _endpoint(request.model)
+        response = self._session.send(
+            "sagemaker-runtime",
+            "InvokeEndpoint",
+            f"/endpoints/{quote(name, safe='')}/invocations",
+            converse.encode(openai.chat_body(request, name, stream=False)),
+            _JSON,
+            call,
+        )
+        request_id = response.headers.get("x-amzn-RequestId")
+        return openai.chat_reply(response.data, request.model, request_id)
+
+    def _invoke_stream(self, request: ChatRequest, call: Call) -> Iterator[ChatChunk]:
+        name = _endpoint(request.model)
+        response = self._session.send(
+            "sagemaker-runtime",
+            "InvokeEndpointWithResponseStream",
+            f"/endpoints/{quote(name, safe='')}/invocations-response-stream",
+            converse.encode(openai.chat_body(request, name, stream=True)),
+            _SSE,
+            call,
+            stream=True,
+        )
+        request_id = response.headers.get("x-amzn-RequestId")
+        yield from _closing(
+            response, openai.chat_chunks(_pieces(response), request.model, request_id)
+        )
+
+
+def _endpoint(model: str) -> str:
+    name = model.removeprefix(_models.SAGEMAKER)
+    if not name:
+        raise NotFound(f"{model!r} names no endpoint", provider="aws", hint="sagemaker:NAME")
+    return name
+
+
+def _closing(response: Any, chunks: Iterator[ChatChunk]) -> Iterator[ChatChunk]:
+    """The chunks; a connection that is left before the end is closed, since what is still to
+    come on it is of no use to anybody."""
+    ended = False
+    try:
+        yield from chunks
+        ended = True
+    finally:
+        if not ended:
+            response.close()
+        response.release_conn()
+
+
+def _pieces(response: Any) -> Iterator[bytes]:
+    """The body as it comes. Raises ConnectionFailed where it breaks off."""
+    try:
+        if response.chunked:
+            yield from response.read_chunked()
+            return
+        while piece := response.read1(65536):
+            yield piece
+    except HTTPError as error:
+        raise _transport.failure(error, "the service") from error

@@ -1,0 +1,125 @@
+"""Embeddings: Titan and Cohere on Bedrock, and SageMaker endpoints in the OpenAI format."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from array import array
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
+from urllib.parse import quote
+
+from cloudai._core.config import Profile
+from cloudai.errors import ProviderError
+from cloudai.protocols import Call
+from cloudai.providers.aws import _catalog, _models
+from cloudai.providers.aws._session import session
+from cloudai.providers.aws._wire import converse, embed, openai
+from cloudai.types import EmbeddingReply, EmbeddingRequest, Usage
+
+_JSON: Final = {"Content-Type": "application/json", "Accept": "application/json"}
+
+_AT_ONCE: Final = 16
+"""Requests under way for one call, whose texts do not fit into one request (Titan: any)."""
+
+_ENDPOINT_TEXTS: Final = 32
+"""Texts in one request to a SageMaker endpoint: TEI's default limit (read 2026-11)."""
+
+Part = tuple[list[list[float]], int, str | None]
+"""Vectors, tokens, and the request's id."""
+
+
+class AwsEmbeddings:
+    """Embeddings on AWS. The model is Bedrock's, or ``sagemaker:NAME``."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._session = session(profile)
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def embed(self, request: EmbeddingRequest, call: Call) -> EmbeddingReply:
+        """One vector a text, in their order, over as many requests as it takes."""
+        endpoint = request.model.startswith(_models.SAGEMAKER)
+        if not endpoint:
+            embed.check(request)
+        size = _ENDPOINT_TEXTS if endpoint else embed.per_request(request.model)
+        parts = [request.texts[at : at + size] for at in range(0, len(request.texts), size)]
+        one = self._endpoint if endpoint else self._bedrock
+        found = self._all([lambda part=part: one(request, part, call) for part in parts])
+        vectors = [vector for part, _, _ in found for vector in part]
+        if len(vectors) != len(request.texts) or not vectors[0]:
+            raise ProviderError(
+                f"{request.model} gave {len(vectors)} vectors for {len(request.texts)} texts",
+                provider="aws",
+                request_id=found[0][2],
+            )
+        tokens = sum(tokens for _, tokens, _ in found)
+        return EmbeddingReply(
+            data=_floats(vectors),
+            dim=len(vectors[0]),
+            model=request.model,
+            provider="aws",
+            usage=Usage(input_tokens=tokens),
+            cost=_catalog.embedding_cost(request.model, tokens),
+            request_id=found[0][2],
+        )
+
+    def _all(self, work: list[Callable[[], Part]]) -> list[Part]:
+        """The results in order, a few requests at once; the first failure ends it."""
+        if len(work) == 1:
+            return [work[0]()]
+        if self._pool is None:
+            with self._lock:
+                if self._pool is None:
+                    self._pool = ThreadPoolExecutor(_AT_ONCE, "cloudai-aws-embed")
+        under_way: list[Future[Part]] = [self._pool.submit(one) for one in work]
+        try:
+            return [future.result() for future in under_way]
+        finally:
+            for future in under_way:
+                future.cancel()
+
+    def _bedrock(self, request: EmbeddingRequest, texts: tuple[str, ...], call: Call) -> Part:
+        response = self._session.send(
+            "bedrock-runtime",
+            "InvokeModel",
+            f"/model/{quote(request.model, safe='')}/invoke",
+            converse.encode(embed.body(request, texts)),
+            _JSON,
+            call,
+        )
+        request_id = response.headers.get("x-amzn-RequestId")
+        counted = response.headers.get("X-Amzn-Bedrock-Input-Token-Count")
+        vectors, tokens = embed.reply(request.model, response.data, counted, request_id)
+        return vectors, tokens, request_id
+
+    def _endpoint(self, request: EmbeddingRequest, texts: tuple[str, ...], call: Call) -> Part:
+        name = request.model.removeprefix(_models.SAGEMAKER)
+        body = openai.embed_body(texts, name, request.dimensions)
+        response = self._session.send(
+            "sagemaker-runtime",
+            "InvokeEndpoint",
+            f"/endpoints/{quote(name, safe='')}/invocations",
+            converse.encode({**body, **request.native}),
+            _JSON,
+            call,
+        )
+        request_id = response.headers.get("x-amzn-RequestId")
+        vectors, tokens = openai.embed_reply(response.data, request_id)
+        return vectors, tokens, request_id
+
+    def close(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _floats(vectors: list[list[float]]) -> bytes:
+    """The vectors one after the other, little-endian float32."""
+    numbers = array("f")
+    for vector in vectors:
+        numbers.extend(vector)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tobytes()

@@ -1,0 +1,266 @@
+"""AWS on loopback: moto, with the operations that it lacks, strict, with lives and faults.
+
+``AwsEmulator`` serves any program over a real socket, cloudai or plain boto3::
+
+    with AwsEmulator() as aws:
+        client = cloudai.Client(provider="aws", region="us-east-1", endpoint_url=aws.url)
+
+or, by the environment, ``subprocess.run([...], env={**os.environ, **aws.env})``. ``mock_aws`` does
+it in process, without a socket, as moto's own. moto keeps one account a process, so that there is
+one emulated account a process too; ``start`` empties it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, Final
+
+import msgspec
+
+from cloudai.errors import MissingExtra
+from cloudai.testing.emulators._faults import Faults
+from cloudai.testing.emulators._server import EmulatorServer
+from cloudai.testing.emulators.aws._world import (
+    ACCOUNT,
+    WORLD,
+    Executor,
+    Fate,
+    Look,
+    Run,
+    ScriptedExecutor,
+    Served,
+    World,
+)
+
+__all__ = [
+    "ACCOUNT",
+    "BUCKET",
+    "ROLE",
+    "AwsEmulator",
+    "Executor",
+    "Fate",
+    "Look",
+    "Recorded",
+    "Run",
+    "ScriptedExecutor",
+    "Served",
+    "World",
+    "mock_aws",
+]
+
+ROLE: Final = f"arn:aws:iam::{ACCOUNT}:role/cloudai-jobs"
+BUCKET: Final = "cloudai-emulated"
+
+_KEPT: Final = 10_000
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """One request that came in.
+
+    Parameters
+    ----------
+    method, path: of the request. operation: X-Amz-Target's, without the service; else empty.
+    headers: of the request, in lower case. body: its bytes; empty for uploads over a MiB.
+    """
+
+    method: str
+    path: str
+    operation: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body, decoded."""
+        return json.loads(self.body)
+
+
+class AwsEmulator:
+    """The emulated account behind a socket.
+
+    Parameters
+    ----------
+    executor: what runs jobs and models; None: scripted, nothing is run.
+    port: 0 takes a free one. region: of ``env`` and of the bucket that is there from the start.
+    seed: of the faults' chances.
+
+    Attributes
+    ----------
+    faults: see ``Faults``; a rule matches ``"POST / SageMaker.CreateTrainingJob"`` or
+        ``"POST /model/…/converse"``.
+    world: the account: its clock, knobs and resources. requests: what came in, in order.
+    """
+
+    def __init__(
+        self,
+        executor: Executor | None = None,
+        *,
+        port: int = 0,
+        region: str = "us-east-1",
+        seed: int = 0,
+    ) -> None:
+        _require_moto()
+        from moto.moto_server.werkzeug_app import create_backend_app
+
+        from cloudai.testing.emulators.aws._install import install
+        from cloudai.testing.emulators.aws._server import Dispatcher
+
+        install()
+        self.region = region
+        self.world = WORLD
+        self.requests: list[Recorded] = []
+        self._executor = executor
+        self._app = Dispatcher(create_backend_app)
+        self._server = EmulatorServer(self._record, error_body, port=port, seed=seed)
+
+    @property
+    def faults(self) -> Faults:
+        return self._server.faults
+
+    @property
+    def url(self) -> str:
+        """Such as ``http://127.0.0.1:40123``."""
+        return self._server.url
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Environment variables that point any program at it."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": "AKIAEMULATED0000000",
+            "AWS_SECRET_ACCESS_KEY": "emulated",
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": "/dev/null",
+            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        }
+
+    def sent(self, operation: str) -> list[Recorded]:
+        """The requests of one operation of SageMaker, or whose path ends so."""
+        return [
+            one
+            for one in self.requests
+            if one.operation == operation or (not one.operation and one.path.endswith(operation))
+        ]
+
+    def _record(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        import io
+
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        body = environ["wsgi.input"].read(length) if length else b""
+        if length:
+            environ["wsgi.input"] = io.BytesIO(body)
+        target = environ.get("HTTP_X_AMZ_TARGET", "")
+        headers = {
+            name[5:].replace("_", "-").lower(): str(value)
+            for name, value in environ.items()
+            if name.startswith("HTTP_")
+        }
+        path = environ["PATH_INFO"]
+        if not path.startswith("/moto-api"):
+            kept = body if length <= 1 << 20 else b""
+            row = Recorded(
+                environ["REQUEST_METHOD"], path, target.rpartition(".")[2], headers, kept
+            )
+            self.requests.append(row)
+            del self.requests[:-_KEPT]
+        if self._expired(headers.get("authorization", "")):
+            return _expired_answer(start)
+        return self._app(environ, start)
+
+    @staticmethod
+    def _expired(authorization: str) -> bool:
+        key = authorization.partition("Credential=")[2].partition("/")[0]
+        return time.time() > WORLD.expiries.get(key, float("inf"))
+
+    def start(self) -> AwsEmulator:
+        """Empties the account, puts the bucket there, and begins to serve."""
+        _empty(self._executor, self.region)
+        self.requests.clear()
+        self._server.start()
+        return self
+
+    def stop(self) -> None:
+        """Ends it, with what it runs."""
+        self._server.stop()
+        close = getattr(WORLD.executor, "close", None)
+        if close is not None:
+            close()
+
+    def __enter__(self) -> AwsEmulator:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+
+def _require_moto() -> None:
+    try:
+        import moto  # noqa: F401
+    except ModuleNotFoundError:
+        raise MissingExtra("moto[server,sagemaker]", extra="testing") from None
+
+
+def _empty(executor: Executor | None, region: str) -> None:
+    from moto.core.base_backend import BackendDict
+    from moto.core.model_instances import reset_model_data
+    from moto.s3.models import s3_backends
+
+    BackendDict.reset()
+    reset_model_data()
+    WORLD.reset()
+    if executor is not None:
+        WORLD.executor = executor
+    backend: Any = s3_backends[ACCOUNT]["aws"]
+    backend.create_bucket(BUCKET, region)
+
+
+def error_body(status: int, message: str) -> tuple[str, bytes]:
+    """A fault as AWS's JSON services say it."""
+    code = {429: "ThrottlingException", 503: "ServiceUnavailableException"}.get(
+        status, "InternalServerException"
+    )
+    return "application/json", json.dumps({"__type": code, "message": message}).encode()
+
+
+def _expired_answer(start: Callable[..., Any]) -> list[bytes]:
+    body = json.dumps(
+        {
+            "__type": "ExpiredTokenException",
+            "message": "The security token included in the request is expired",
+        }
+    ).encode()
+    headers = [
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(body))),
+        ("x-amzn-ErrorType", "ExpiredTokenException"),
+        ("x-amzn-RequestId", str(uuid.uuid4())),
+    ]
+    start("403 Forbidden", headers)
+    return [body]
+
+
+@contextlib.contextmanager
+def mock_aws(
+    executor: Executor | None = None, *, region: str = "us-east-1"
+) -> Generator[World]:
+    """moto's ``mock_aws`` with the extension: no socket, any boto3 of this process, cloudai's own
+    calls included. Clients that were made before it are not mocked."""
+    _require_moto()
+    import moto
+
+    from cloudai.testing.emulators.aws._install import install
+
+    install()
+    with moto.mock_aws():
+        _empty(executor, region)
+        try:
+            yield WORLD
+        finally:
+            close = getattr(WORLD.executor, "close", None)
+            if close is not None:
+                close()

@@ -1,0 +1,481 @@
+"""Bedrock: Converse, ConverseStream, InvokeModel, and model invocation jobs.
+
+No model runs. What is answered follows from the request, by the rules of the fake provider; or
+``world.chat`` answers: a callable that gets the request's body and gives a text, or the whole
+body of the answer.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import unquote
+
+import msgspec
+
+from cloudai.providers.aws import _eventstream
+from cloudai.providers.fake import _text
+from cloudai.providers.fake.embeddings import _vector
+from cloudai.testing.emulators.aws import _stores
+from cloudai.testing.emulators.aws._runtime import Answer, error
+from cloudai.testing.emulators.aws._world import ACCOUNT, WORLD
+from cloudai.types import ChatRequest, Message, Part, ResponseSchema, Text, Tool, ToolCall, ToolResult
+
+_WORD: Final = re.compile(r"\w+")
+
+
+def _known(model: str) -> bool:
+    return any(name in model for name in WORLD.models)
+
+
+def _no_model(model: str) -> Answer:
+    return error(400, "ValidationException", f"The provided model identifier is invalid: {model}")
+
+
+def _request(body: Mapping[str, Any], model: str) -> ChatRequest:
+    """The neutral request that a Converse body says."""
+    config = body.get("inferenceConfig", {})
+    tools = body.get("toolConfig", {})
+    choice: Any = tools.get("toolChoice", {"auto": {}})
+    schema = body.get("outputConfig", {}).get("textFormat", {}).get("structure")
+    chosen = next(iter(choice))
+    return ChatRequest(
+        model=model,
+        messages=tuple(_message(one) for one in body["messages"]),
+        max_tokens=config.get("maxTokens"),
+        stop=tuple(config.get("stopSequences", ())),
+        tools=tuple(
+            Tool(
+                name=one["toolSpec"]["name"],
+                description=one["toolSpec"].get("description", ""),
+                parameters=one["toolSpec"]["inputSchema"]["json"],
+            )
+            for one in tools.get("tools", ())
+            if "toolSpec" in one
+        ),
+        tool_choice={"any": "required", "auto": "auto"}.get(chosen)
+        or choice.get("tool", {}).get("name"),
+        response_schema=ResponseSchema(schema=msgspec.json.decode(schema["jsonSchema"]["schema"]))
+        if schema
+        else None,
+    )
+
+
+def _message(one: Mapping[str, Any]) -> Message:
+    parts: list[Part] = []
+    role = one["role"]
+    for block in one["content"]:
+        if "text" in block:
+            parts.append(Text(block["text"]))
+        elif "toolUse" in block:
+            use = block["toolUse"]
+            arguments = msgspec.json.encode(use["input"]).decode()
+            parts.append(ToolCall(use["toolUseId"], use["name"], arguments))
+        elif "toolResult" in block:
+            result = block["toolResult"]
+            role = "tool"
+            content = [item.get("text", item.get("json")) for item in result["content"]]
+            parts.append(ToolResult(result["toolUseId"], content[0]))
+    return Message(role, tuple(parts))
+
+
+def _refusal(body: Mapping[str, Any]) -> str | None:
+    """What Converse refuses beyond its model: turns that do not alternate, tools that are spoken
+    of and not offered, results without a call."""
+    turns = body.get("messages") or []
+    if not turns:
+        return "The messages are empty."
+    if turns[0]["role"] != "user":
+        return "A conversation must start with a user message."
+    for before, after in zip(turns, turns[1:], strict=False):
+        if before["role"] == after["role"]:
+            return "Roles must alternate between user and assistant."
+    speaks = any(
+        "toolUse" in block or "toolResult" in block for turn in turns for block in turn["content"]
+    )
+    if speaks and "toolConfig" not in body:
+        return "The toolConfig field must be defined when using toolUse and toolResult content."
+    if any(not turn["content"] for turn in turns):
+        return "The content of a message is empty."
+    return None
+
+
+class _Answered(msgspec.Struct):
+    pieces: list[str]
+    calls: list[dict[str, Any]]
+    reason: str
+    usage: dict[str, int]
+    reasoning: str = ""
+    body: dict[str, Any] | None = None
+
+
+def _answered(model: str, body: dict[str, Any]) -> _Answered | Answer:
+    from cloudai.testing.emulators.aws._install import refuse
+
+    if not _known(model):
+        return _no_model(model)
+    refuse("bedrock-runtime", "Converse", {**body, "modelId": model})
+    refusal = _refusal(body)
+    if refusal is not None:
+        return error(400, "ValidationException", refusal)
+    request = _request(body, model)
+    system = " ".join(one.get("text", "") for one in body.get("system", ()))
+    spent = sum(map(_text.count_message, request.messages)) + len(system.split())
+    if spent > WORLD.context:
+        return error(
+            400, "ValidationException", f"prompt is too long: {spent} tokens > {WORLD.context} maximum"
+        )  # fmt: skip
+    custom = WORLD.chat(body) if WORLD.chat is not None else None
+    if isinstance(custom, dict):
+        return _Answered([], [], "end_turn", {}, body=custom)
+    if custom is None:
+        reply = _text.answer(request)
+        text, calls = reply.text, reply.tool_calls
+    else:
+        text, calls = str(custom), ()
+    pieces, reason = _text.cut(text, request.stop, request.max_tokens)
+    made = [
+        {"toolUseId": f"tooluse_{uuid.uuid4().hex[:12]}", "name": one.name, "input": one.arguments}
+        for one in calls
+    ]
+    output = len(pieces) + sum(1 + len(one["input"]) for one in made)
+    usage = {"inputTokens": spent, "outputTokens": output, "totalTokens": spent + output}
+    stop = "tool_use" if made else "max_tokens" if reason == "length" else "end_turn"
+    thinks = "thinking" in body.get("additionalModelRequestFields", {})
+    return _Answered(pieces, made, stop, usage, "emulated reasoning" if thinks else "")
+
+
+def _blocks(answer: _Answered) -> list[dict[str, Any]]:
+    blocks: list[dict[str, Any]] = []
+    if answer.reasoning:
+        text = {"text": answer.reasoning, "signature": "c2lnbmVk"}
+        blocks.append({"reasoningContent": {"reasoningText": text}})
+    if answer.pieces:
+        blocks.append({"text": "".join(answer.pieces)})
+    blocks.extend({"toolUse": call} for call in answer.calls)
+    return blocks
+
+
+def converse_body(model: str, body: dict[str, Any]) -> dict[str, Any] | Answer:
+    """The body of the answer to Converse."""
+    answer = _answered(model, body)
+    if not isinstance(answer, _Answered):
+        return answer
+    if answer.body is not None:
+        return answer.body
+    return {
+        "metrics": {"latencyMs": 1},
+        "output": {"message": {"content": _blocks(answer), "role": "assistant"}},
+        "stopReason": answer.reason,
+        "usage": answer.usage,
+    }
+
+
+def _model(path: str) -> str:
+    return path.removeprefix("/model/").rpartition("/")[0]
+
+
+def converse(region: str, path: str, headers: Any, body: bytes, query: Any) -> Answer:
+    made = converse_body(_model(path), msgspec.json.decode(body))
+    if isinstance(made, tuple):
+        return made
+    return 200, {
+        "Content-Type": "application/json",
+    }, msgspec.json.encode(made)  # fmt: skip
+
+
+def converse_stream(region: str, path: str, headers: Any, body: bytes, query: Any) -> Answer:
+    answer = _answered(_model(path), msgspec.json.decode(body))
+    if not isinstance(answer, _Answered):
+        return answer
+    if answer.body is not None:
+        blocks = answer.body["output"]["message"]["content"]
+        reason, usage = answer.body["stopReason"], answer.body["usage"]
+    else:
+        blocks, reason, usage = _blocks(answer), answer.reason, answer.usage
+    frames = [_event("messageStart", {"role": "assistant"})]
+    for index, block in enumerate(blocks):
+        frames.extend(_block_events(index, block))
+        frames.append(_event("contentBlockStop", {"contentBlockIndex": index}))
+    frames.append(_event("messageStop", {"stopReason": reason}))
+    frames.append(_event("metadata", {"usage": usage, "metrics": {"latencyMs": 1}}))
+    return 200, {
+        "Content-Type": "application/vnd.amazon.eventstream",
+    }, b"".join(frames)  # fmt: skip
+
+
+def _block_events(index: int, block: Mapping[str, Any]) -> list[bytes]:
+    def delta(value: Any) -> bytes:
+        return _event("contentBlockDelta", {"contentBlockIndex": index, "delta": value})
+
+    if "text" in block:
+        return [delta({"text": piece}) for piece in _text.tokens(block["text"])]
+    if "reasoningContent" in block:
+        thought = block["reasoningContent"].get("reasoningText")
+        if thought is None:
+            return [delta({"reasoningContent": block["reasoningContent"]})]
+        told = [delta({"reasoningContent": {"text": thought["text"]}})]
+        if "signature" in thought:
+            told.append(delta({"reasoningContent": {"signature": thought["signature"]}}))
+        return told
+    use = block["toolUse"]
+    head = {"toolUse": {"toolUseId": use["toolUseId"], "name": use["name"]}}
+    text = msgspec.json.encode(use["input"]).decode()
+    half = len(text) // 2
+    return [
+        _event("contentBlockStart", {"contentBlockIndex": index, "start": head}),
+        delta({"toolUse": {"input": text[:half]}}),
+        delta({"toolUse": {"input": text[half:]}}),
+    ]
+
+
+def _event(kind: str, value: dict[str, Any]) -> bytes:
+    # The real service pads its events to hide their lengths.
+    return _eventstream.event(kind, msgspec.json.encode({**value, "p": "abcdefgh"}))
+
+
+def _embedding(text: str, dim: int) -> list[float]:
+    return _vector(_WORD.findall(text.lower()) or [text], dim)
+
+
+_TITAN_LIMIT: Final = 8192
+_COHERE_LIMIT: Final = 8192
+
+
+def invoke_body(model: str, asked: dict[str, Any]) -> tuple[Any, int] | Answer:
+    """The answer of an embedding model, and the tokens."""
+    if not _known(model):
+        return _no_model(model)
+    if "inputText" in asked:
+        count = len(asked["inputText"].split())
+        if count > _TITAN_LIMIT:
+            return error(
+                400, "ValidationException",
+                "400 Bad Request: Too many input tokens. Max input tokens: "
+                f"{_TITAN_LIMIT}, request input token count: {count}",
+            )  # fmt: skip
+        made = _embedding(asked["inputText"], asked.get("dimensions", 1024))
+        return {"embedding": made, "inputTextTokenCount": count}, count
+    if "texts" in asked:
+        texts: list[str] = asked["texts"]
+        if not 1 <= len(texts) <= 96 or "input_type" not in asked:
+            return error(400, "ValidationException", "texts must have 1 to 96 entries")
+        longest = max(len(text.split()) for text in texts)
+        if longest > _COHERE_LIMIT and asked.get("truncate", "NONE") == "NONE":
+            return error(
+                400, "ValidationException",
+                f"too many tokens: the model takes at most {_COHERE_LIMIT} tokens, got {longest}",
+            )  # fmt: skip
+        dim = asked.get("output_dimension", 1024)
+        rows = [_embedding(" ".join(text.split()[:_COHERE_LIMIT]), dim) for text in texts]
+        total = sum(min(len(text.split()), _COHERE_LIMIT) for text in texts)
+        body = {"id": "x", "response_type": "embeddings_by_type", "texts": texts,
+                "embeddings": {"float": rows}}  # fmt: skip
+        return body, total
+    return error(400, "ValidationException", "Malformed input request")
+
+
+def invoke_model(region: str, path: str, headers: Any, body: bytes, query: Any) -> Answer:
+    made = invoke_body(_model(path), msgspec.json.decode(body))
+    if len(made) == 3:
+        return made
+    answer, tokens = made
+    return 200, {
+        "Content-Type": "application/json",
+        "X-Amzn-Bedrock-Input-Token-Count": str(tokens),
+    }, msgspec.json.encode(answer)  # fmt: skip
+
+
+# Model invocation jobs.
+
+MIN_RECORDS: Final = 100
+"""Records that a job has to have at least (Bedrock quotas, read 2026-11)."""
+
+
+def create_model_invocation_job(
+    region: str, path: str, headers: Any, body: bytes, query: Any
+) -> Answer:
+    from cloudai.testing.emulators.aws._install import refuse
+
+    asked = msgspec.json.decode(body)
+    refuse("bedrock", "CreateModelInvocationJob", asked)
+    token = asked.get("clientRequestToken")
+    with WORLD.lock:
+        for one in WORLD.of(region, "InvocationJob"):
+            if token is not None and one.get("clientRequestToken") == token:
+                return _json({"jobArn": one["Arn"]})
+            if one["jobName"] == asked["jobName"]:
+                return error(400, "ConflictException", "The job name is in use.")
+        source = asked["inputDataConfig"]["s3InputDataConfig"]["s3Uri"]
+        files = _stores.under(source)
+        lines = sum(len(data.splitlines()) for data in files.values())
+        if not files:
+            return error(400, "ValidationException", f"Could not find the input at {source}.")
+        arn = f"arn:aws:bedrock:{region}:{ACCOUNT}:model-invocation-job/{uuid.uuid4().hex[:12]}"
+        made = {
+            **asked,
+            "Arn": arn,
+            "jobArn": arn,
+            "Tags": [{"Key": t["key"], "Value": t["value"]} for t in asked.get("tags", ())],
+            "CreationTime": WORLD.now(),
+            "Fate": getattr(WORLD.executor, "default", None),
+            "Lines": lines,
+        }
+        if hasattr(WORLD.executor, "_fate"):
+            made["Fate"] = WORLD.executor._fate()  # type: ignore[attr-defined]
+        WORLD.put(region, "InvocationJob", arn, made)
+    return _json({"jobArn": arn})
+
+
+def _json(value: Any) -> Answer:
+    return 200, {"Content-Type": "application/json"}, msgspec.json.encode(value)
+
+
+def _state(job: dict[str, Any]) -> tuple[str, str | None]:
+    """Status and message; the output is written at the end."""
+    if "End" in job:
+        return job["End"]
+    fate = job["Fate"]
+    now = WORLD.now()
+    over = job["CreationTime"] + (fate.starting + fate.running if fate else 0.0)
+    if "Stopped" in job:
+        job["End"] = ("Stopped", None)
+        job["Ended"] = now
+    elif job["Lines"] < MIN_RECORDS:
+        job["End"] = ("Failed", f"Batch job contains less records ({job['Lines']}) than the "
+                      f"required minimum of: {MIN_RECORDS}")  # fmt: skip
+        job["Ended"] = now
+    elif now < over:
+        return "InProgress", None
+    elif fate is not None and fate.end not in {"Completed", "PartiallyCompleted"}:
+        job["End"] = ("Expired" if fate.end == "Expired" else "Failed", fate.reason or fate.end)
+        job["Ended"] = over
+    else:
+        job["End"] = _finish(job)
+        job["Ended"] = over
+    return job["End"]
+
+
+def _finish(job: dict[str, Any]) -> tuple[str, str | None]:
+    source = job["inputDataConfig"]["s3InputDataConfig"]["s3Uri"]
+    base = job["outputDataConfig"]["s3OutputDataConfig"]["s3Uri"].rstrip("/")
+    number = job["Arn"].rpartition("/")[2]
+    good = bad = 0
+    for key, data in _stores.under(source).items():
+        lines: list[bytes] = []
+        for line in data.splitlines():
+            record = msgspec.json.decode(line)
+            asked = record["modelInput"]
+            if job.get("modelInvocationType") == "Converse":
+                made: Any = converse_body(job["modelId"], asked)
+            else:
+                found = invoke_body(job["modelId"], asked)
+                made = found[0] if len(found) == 2 else found
+            if isinstance(made, tuple):
+                told = msgspec.json.decode(made[2])["message"]
+                record["error"] = {"errorCode": made[0], "errorMessage": told}
+                bad += 1
+            else:
+                record["modelOutput"] = made
+                good += 1
+            lines.append(msgspec.json.encode(record))
+        WORLD.random.shuffle(lines)  # the real service keeps no order
+        name = key.rpartition("/")[2]
+        _stores.write(f"{base}/{number}/{name}.out", b"".join(line + b"\n" for line in lines))
+    job["Counts"] = (good, bad)
+    return ("PartiallyCompleted" if bad else "Completed"), None
+
+
+def _job(region: str, path: str) -> dict[str, Any] | None:
+    name = unquote(path).removeprefix("/model-invocation-job/").removesuffix("/stop")
+    return WORLD.get(region, "InvocationJob", name) or next(
+        (one for one in WORLD.of(region, "InvocationJob") if one["Arn"].endswith(f"/{name}")), None
+    )
+
+
+def _missing() -> Answer:
+    return error(404, "ResourceNotFoundException", "The provided job could not be found.")
+
+
+def _described(job: dict[str, Any]) -> dict[str, Any]:
+    status, message = _state(job)
+    good, bad = job.get("Counts", (0, 0))
+    made = {
+        name: job[name]
+        for name in (
+            "jobArn", "jobName", "modelId", "clientRequestToken", "roleArn", "inputDataConfig",
+            "outputDataConfig", "modelInvocationType", "timeoutDurationInHours",
+        )
+        if name in job
+    }  # fmt: skip
+    made |= {"status": status, "submitTime": _iso(job["CreationTime"])}
+    made |= {"totalRecordCount": job["Lines"], "processedRecordCount": good + bad}
+    made |= {"successRecordCount": good, "errorRecordCount": bad}
+    if message:
+        made["message"] = message
+    if "Ended" in job:
+        made["endTime"] = _iso(job["Ended"])
+    return made
+
+
+def _iso(at: float) -> str:
+    wall = WORLD.wall(at)
+    assert wall is not None  # noqa: S101
+    return wall.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def get_model_invocation_job(
+    region: str, path: str, headers: Any, body: bytes, query: Any
+) -> Answer:
+    with WORLD.lock:
+        job = _job(region, path)
+        return _missing() if job is None else _json(_described(job))
+
+
+def stop_model_invocation_job(
+    region: str, path: str, headers: Any, body: bytes, query: Any
+) -> Answer:
+    with WORLD.lock:
+        job = _job(region, path)
+        if job is None:
+            return _missing()
+        status, _ = _state(job)
+        if status not in {"Submitted", "InProgress", "Validating", "Scheduled"}:
+            return error(400, "ConflictException", f"The job is in status {status}.")
+        job["Stopped"] = WORLD.now()
+        return _json({})
+
+
+def list_model_invocation_jobs(
+    region: str, path: str, headers: Any, body: bytes, query: Any
+) -> Answer:
+    word = str(query.get("nameContains", [""])[0]) if query else ""
+    with WORLD.lock:
+        found = [
+            _described(one) for one in WORLD.of(region, "InvocationJob") if word in one["jobName"]
+        ]
+    return _json({"invocationJobSummaries": found})
+
+
+def list_tags_for_resource(region: str, path: str, headers: Any, body: bytes, query: Any) -> Answer:
+    arn = msgspec.json.decode(body)["resourceARN"]
+    found = WORLD.by_arn(arn)
+    if found is None:
+        return _missing()
+    return _json({"tags": [{"key": t["Key"], "value": t["Value"]} for t in found["Tags"]]})
+
+
+RUNTIME: Final[dict[str, Callable[..., Answer]]] = {
+    "Converse": converse,
+    "ConverseStream": converse_stream,
+    "InvokeModel": invoke_model,
+}
+CONTROL: Final[dict[str, Callable[..., Answer]]] = {
+    "CreateModelInvocationJob": create_model_invocation_job,
+    "GetModelInvocationJob": get_model_invocation_job,
+    "StopModelInvocationJob": stop_model_invocation_job,
+    "ListModelInvocationJobs": list_model_invocation_jobs,
+    "ListTagsForResource": list_tags_for_resource,
+}

@@ -1,0 +1,152 @@
+"""Puts the operations that moto lacks, or takes too lightly, into moto.
+
+moto finds an operation as a method of its service's response class; ours are put there, once a
+process, so that they serve moto's server and its in-process mock alike. Every request of theirs
+is first held against botocore's model of the service.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import unquote
+
+import botocore.session
+import msgspec
+from moto.core.exceptions import ServiceException
+from moto.core.responses import ActionResult
+
+from cloudai.providers.aws import _limits
+from cloudai.testing.emulators.aws import _bedrock, _runtime, _sagemaker
+from cloudai.testing.emulators.aws._world import WORLD
+
+_lock: Final = threading.Lock()
+_done: list[bool] = []
+_session: Final = botocore.session.Session()
+
+
+def _snake(name: str) -> str:
+    from botocore import xform_name
+
+    return xform_name(name)
+
+
+def refuse(service: str, operation: str, parameters: Mapping[str, Any]) -> None:
+    """Raises AWS's ValidationException for a request that its service model does not allow."""
+    shape = _session.get_service_model(service).operation_model(operation).input_shape
+    problems = list(_limits.check(shape, parameters))
+    if problems:
+        told = "; ".join(f"Value at '{where}' {text}" for where, text in problems)
+        count = f"{len(problems)} validation error{'s' if len(problems) > 1 else ''} detected"
+        raise ServiceException("ValidationException", f"{count}: {told}")
+
+
+def _json_operation(name: str, function: Callable[[str, dict[str, Any]], Any]) -> Any:
+    def method(self: Any) -> ActionResult:
+        parameters = msgspec.json.decode(self.body or b"{}")
+        refuse("sagemaker", name, parameters)
+        with WORLD.lock:
+            return ActionResult(function(self.region, parameters) or {})
+
+    return method
+
+
+def _rest_operation(service: str, name: str, function: Any) -> Any:
+    def method(self: Any) -> Any:
+        body = self.body if isinstance(self.body, bytes) else str(self.body or "").encode()
+        path = unquote(self.parsed_url.path)
+        return function(self.region, path, self.headers, body, self.querystring)
+
+    return method
+
+
+def install() -> None:
+    """Extends moto; once a process is enough."""
+    with _lock:
+        if _done:
+            return
+        from moto.bedrock.responses import BedrockResponse
+        from moto.bedrockruntime.responses import BedrockRuntimeResponse
+        from moto.logs.responses import LogsResponse
+        from moto.resourcegroupstaggingapi.responses import (
+            ResourceGroupsTaggingAPIResponse,
+        )
+        from moto.sagemaker.responses import SageMakerResponse
+        from moto.sagemakerruntime import urls as runtime_urls
+        from moto.sagemakerruntime.responses import SageMakerRuntimeResponse
+        from moto.sts.responses import TokenResponse
+
+        known: Any = SageMakerResponse
+        for name, function in _sagemaker.OPERATIONS.items():
+            setattr(known, _snake(name), _json_operation(name, function))
+        for service, response, operations in (
+            ("bedrock-runtime", BedrockRuntimeResponse, _bedrock.RUNTIME),
+            ("bedrock", BedrockResponse, _bedrock.CONTROL),
+            ("sagemaker-runtime", SageMakerRuntimeResponse, _runtime.OPERATIONS),
+        ):
+            for name, function in operations.items():
+                setattr(response, _snake(name), _rest_operation(service, name, function))
+        streaming = "{0}/endpoints/(?P<name>[^/]+)/invocations-response-stream$"
+        runtime_urls.url_paths[streaming] = SageMakerRuntimeResponse.dispatch
+        _wrap_logs(LogsResponse)
+        _wrap_tagging(ResourceGroupsTaggingAPIResponse)
+        _wrap_sts(TokenResponse)
+        _done.append(True)
+
+
+def _wrap_logs(response: Any) -> None:
+    """The logs of jobs are written when somebody looks."""
+    for name in ("describe_log_streams", "get_log_events", "filter_log_events"):
+        before = getattr(response, name)
+
+        def method(self: Any, before: Any = before) -> Any:
+            with WORLD.lock:
+                _sagemaker.tick(self.region)
+            return before(self)
+
+        setattr(response, name, method)
+
+
+def _wrap_tagging(response: Any) -> None:
+    """GetResources finds the emulated resources too."""
+    before = response.get_resources
+
+    def get_resources(self: Any) -> Any:
+        asked = msgspec.json.decode(self.body or b"{}")
+        kinds = asked.get("ResourceTypeFilters", [])
+        if not any(kind.startswith(("sagemaker", "bedrock")) for kind in kinds):
+            return before(self)
+        with WORLD.lock:
+            return ActionResult({"ResourceTagMappingList": _sagemaker.tagged(self.region, asked)})
+
+    response.get_resources = get_resources
+
+
+def _wrap_sts(response: Any) -> None:
+    """Credentials from AssumeRole expire when the emulator was told so."""
+    import datetime
+
+    before = response.assume_role
+
+    def assume_role(self: Any) -> Any:
+        result = before(self)
+        if WORLD.lifetime is not None and isinstance(result, ActionResult):
+            credentials: Any = result.result
+            credentials = credentials["Credentials"]
+            until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(
+                seconds=WORLD.lifetime
+            )
+            key = (
+                credentials["AccessKeyId"]
+                if isinstance(credentials, dict)
+                else credentials.access_key_id
+            )
+            if isinstance(credentials, dict):
+                credentials["Expiration"] = until
+            else:
+                credentials.expiration = until
+            WORLD.expiries[key] = until.timestamp()
+        return result
+
+    response.assume_role = assume_role

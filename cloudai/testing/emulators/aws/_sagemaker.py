@@ -1,0 +1,560 @@
+"""SageMaker's control plane: jobs with a life, models, endpoint configs, endpoints."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable
+from typing import Any, Final
+
+from moto.core.exceptions import ServiceException
+
+from cloudai.testing.emulators.aws import _stores
+from cloudai.testing.emulators.aws._world import ACCOUNT, WORLD, Look
+
+_ARN: Final = {
+    "TrainingJob": "training-job",
+    "TransformJob": "transform-job",
+    "Model": "model",
+    "EndpointConfig": "endpoint-config",
+    "Endpoint": "endpoint",
+}
+"""SageMaker's kinds, and what their ARNs call them."""
+
+
+def invalid(text: str) -> ServiceException:
+    return ServiceException("ValidationException", text)
+
+
+def _arn(region: str, kind: str, name: str) -> str:
+    return f"arn:aws:sagemaker:{region}:{ACCOUNT}:{_ARN[kind]}/{name}"
+
+
+def _new(region: str, kind: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Puts a resource of this kind into the account; its parameters are its description."""
+    name = parameters[f"{kind}Name"]
+    if WORLD.get(region, kind, name) is not None:
+        code = "ResourceInUse" if kind.endswith("Job") else "ValidationException"
+        raise ServiceException(
+            code, f"Cannot create already existing {_ARN[kind]} {_arn(region, kind, name)!r}."
+        )
+    now = WORLD.now()
+    made = {
+        **{key: value for key, value in parameters.items() if key != "Tags"},
+        "Arn": _arn(region, kind, name),
+        f"{kind}Arn": _arn(region, kind, name),
+        "CreationTime": WORLD.wall(now),
+        "LastModifiedTime": WORLD.wall(now),
+        "Tags": list(parameters.get("Tags", [])),
+    }
+    WORLD.put(region, kind, name, made)
+    return made
+
+
+def _found(region: str, kind: str, name: str) -> dict[str, Any]:
+    found = WORLD.get(region, kind, name)
+    if found is None:
+        if kind.endswith("Job"):
+            raise invalid("Requested resource not found.")
+        raise invalid(f'Could not find {_ARN[kind]} "{_arn(region, kind, name)}".')
+    return found
+
+
+def _must_exist(uri: str, what: str) -> None:
+    bucket, _ = _stores.split(uri)
+    if not _stores.has_bucket(bucket):
+        raise invalid(f"{what}: the bucket of {uri} does not exist")
+
+
+# Training.
+
+
+def create_training_job(region: str, parameters: dict[str, Any]) -> Any:
+    about = parameters.get("AlgorithmSpecification", {})
+    if ("TrainingImage" in about) == ("AlgorithmName" in about):
+        raise invalid("Exactly one of TrainingImage and AlgorithmName has to be given")
+    if "ResourceConfig" not in parameters or "StoppingCondition" not in parameters:
+        raise invalid("ResourceConfig and StoppingCondition are required")
+    limits = parameters["StoppingCondition"]
+    if parameters.get("EnableManagedSpotTraining"):
+        if limits.get("MaxWaitTimeInSeconds", 0) < limits.get("MaxRuntimeInSeconds", 86400):
+            raise invalid("MaxWaitTimeInSeconds must be at least MaxRuntimeInSeconds")
+    elif "MaxWaitTimeInSeconds" in limits:
+        raise invalid("MaxWaitTimeInSeconds is for EnableManagedSpotTraining alone")
+    for channel in parameters.get("InputDataConfig", []):
+        source = channel["DataSource"].get("S3DataSource")
+        if source is not None and not _stores.under(source["S3Uri"]):
+            raise invalid(f"No S3 objects found under S3 URL {source['S3Uri']!r} given in input "
+                          "data source.")  # fmt: skip
+    _must_exist(parameters["OutputDataConfig"]["S3OutputPath"], "OutputDataConfig")
+    made = _new(region, "TrainingJob", parameters)
+    key = (region, "TrainingJob", parameters["TrainingJobName"])
+    WORLD.runs[key] = WORLD.executor.train({**parameters}, WORLD)
+    return {"TrainingJobArn": made["Arn"]}
+
+
+def _look(region: str, name: str) -> tuple[dict[str, Any], Look]:
+    job = _found(region, "TrainingJob", name)
+    if "Ended" in job:
+        return job, job["Ended"]
+    look: Look = WORLD.runs[(region, "TrainingJob", name)].look(WORLD.now())
+    job["Logged"] = _stores.log(
+        region, "/aws/sagemaker/TrainingJobs", f"{name}/algo-1-1700000000", look.logs,
+        job.get("Logged", 0),
+    )  # fmt: skip
+    if look.ended is not None:
+        job["Ended"] = look
+        checkpoints = job.get("CheckpointConfig", {}).get("S3Uri")
+        for path, data in look.checkpoints.items() if checkpoints else ():
+            _stores.write(f"{checkpoints.rstrip('/')}/{path}", data)
+        # SageMaker keeps the model of a job that was stopped or ran out of time, too.
+        if look.files:
+            _stores.write(_artifacts(job), _stores.tarred(look.files))
+            job["ModelArtifacts"] = {"S3ModelArtifacts": _artifacts(job)}
+    return job, look
+
+
+def _artifacts(job: dict[str, Any]) -> str:
+    base = job["OutputDataConfig"]["S3OutputPath"].rstrip("/")
+    return f"{base}/{job['TrainingJobName']}/output/model.tar.gz"
+
+
+def describe_training_job(region: str, parameters: dict[str, Any]) -> Any:
+    job, look = _look(region, parameters["TrainingJobName"])
+    made: dict[str, Any] = {
+        key: value for key, value in job.items() if key not in {"Arn", "Tags", "Ended", "Logged"}
+    }
+    made |= {
+        "TrainingJobStatus": look.status,
+        "SecondaryStatus": look.secondary,
+        "SecondaryStatusTransitions": _transitions(job, look),
+    }
+    if look.started is not None:
+        made["TrainingStartTime"] = WORLD.wall(look.started)
+    if look.ended is not None:
+        made["TrainingEndTime"] = WORLD.wall(look.ended)
+        seconds = int(look.ended - (look.started or look.ended))
+        made["TrainingTimeInSeconds"] = made["BillableTimeInSeconds"] = seconds
+    if look.reason is not None:
+        made["FailureReason"] = look.reason
+    return made
+
+
+def _transitions(job: dict[str, Any], look: Look) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [{"Status": "Starting", "StartTime": job["CreationTime"]}]
+    at = WORLD.wall(look.started) or job["CreationTime"]
+    for _ in range(look.interruptions):
+        found.append({"Status": "Training", "StartTime": at})
+        found.append({"Status": "Interrupted", "StartTime": at})
+    if look.started is not None:
+        found.append({"Status": "Training", "StartTime": at})
+    if found[-1]["Status"] != look.secondary:
+        found.append({"Status": look.secondary, "StartTime": WORLD.wall(look.ended) or at})
+    return found
+
+
+def stop_training_job(region: str, parameters: dict[str, Any]) -> Any:
+    name = parameters["TrainingJobName"]
+    _, look = _look(region, name)
+    if look.ended is not None:
+        raise invalid(
+            f"The request was rejected because the training job is in status {look.status}."
+        )
+    WORLD.runs[(region, "TrainingJob", name)].stop(WORLD.now())
+
+
+def delete_training_job(region: str, parameters: dict[str, Any]) -> Any:
+    name = parameters["TrainingJobName"]
+    _, look = _look(region, name)
+    if look.ended is None:
+        raise ServiceException("ResourceInUse", f"The training job is in status {look.status}.")
+    WORLD.drop(region, "TrainingJob", name)
+
+
+def list_training_jobs(region: str, parameters: dict[str, Any]) -> Any:
+    found: list[dict[str, Any]] = []
+    for one in _listed(region, "TrainingJob", parameters):
+        job, look = _look(region, one["TrainingJobName"])
+        found.append(
+            {
+                **_summary(job, "TrainingJob"),
+                "TrainingJobStatus": look.status,
+                "SecondaryStatus": look.secondary,
+                "TrainingEndTime": WORLD.wall(look.ended),
+            }
+        )
+    return {"TrainingJobSummaries": found}
+
+
+def _listed(region: str, kind: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    word = parameters.get("NameContains", "")
+    return [one for one in WORLD.of(region, kind) if word.lower() in one[f"{kind}Name"].lower()]
+
+
+def _summary(value: dict[str, Any], kind: str) -> dict[str, Any]:
+    names = (f"{kind}Name", f"{kind}Arn", "CreationTime", "LastModifiedTime")
+    return {name: value[name] for name in names if name in value}
+
+
+def tick(region: str) -> None:
+    """Looks at every training job, so that its logs are written."""
+    for job in WORLD.of(region, "TrainingJob"):
+        _look(region, job["TrainingJobName"])
+    for endpoint in WORLD.of(region, "Endpoint"):
+        _settle(region, endpoint)
+
+
+# Models and endpoint configs.
+
+
+def create_model(region: str, parameters: dict[str, Any]) -> Any:
+    containers = [*parameters.get("Containers", [])]
+    if "PrimaryContainer" in parameters:
+        containers.append(parameters["PrimaryContainer"])
+    if not containers or "ExecutionRoleArn" not in parameters:
+        raise invalid("A container and ExecutionRoleArn are required")
+    for container in containers:
+        uri = container.get("ModelDataUrl")
+        if uri is not None and _stores.read(uri) is None:
+            raise invalid(f"Could not find model data at {uri}.")
+        source = container.get("ModelDataSource", {}).get("S3DataSource")
+        if source is not None and not _stores.under(source["S3Uri"]):
+            raise invalid(f"Could not find model data at {source['S3Uri']}.")
+    return {"ModelArn": _new(region, "Model", parameters)["Arn"]}
+
+
+def create_endpoint_config(region: str, parameters: dict[str, Any]) -> Any:
+    for variant in parameters.get("ProductionVariants", []):
+        _found(region, "Model", variant["ModelName"])
+        if ("ServerlessConfig" in variant) == ("InstanceType" in variant):
+            raise invalid("Exactly one of ServerlessConfig and InstanceType has to be given")
+        if "InstanceType" in variant and "InitialInstanceCount" not in variant:
+            raise invalid("InitialInstanceCount is required with InstanceType")
+    made = _new(region, "EndpointConfig", parameters)
+    return {"EndpointConfigArn": made["Arn"]}
+
+
+def _describe(kind: str) -> Callable[[str, dict[str, Any]], Any]:
+    def describe(region: str, parameters: dict[str, Any]) -> Any:
+        found = _found(region, kind, parameters[f"{kind}Name"])
+        return {key: value for key, value in found.items() if key not in {"Arn", "Tags"}}
+
+    return describe
+
+
+def _delete(kind: str) -> Callable[[str, dict[str, Any]], Any]:
+    def delete(region: str, parameters: dict[str, Any]) -> Any:
+        name = parameters[f"{kind}Name"]
+        _found(region, kind, name)
+        WORLD.drop(region, kind, name)
+
+    return delete
+
+
+def _list(kind: str) -> Callable[[str, dict[str, Any]], Any]:
+    def list_(region: str, parameters: dict[str, Any]) -> Any:
+        found = [_summary(one, kind) for one in _listed(region, kind, parameters)]
+        return {f"{kind}s": found}
+
+    return list_
+
+
+# Endpoints.
+
+
+def create_endpoint(region: str, parameters: dict[str, Any]) -> Any:
+    config = _found(region, "EndpointConfig", parameters["EndpointConfigName"])
+    made = _new(region, "Endpoint", parameters)
+    made["Config"] = config
+    made["Ready"] = WORLD.now() + WORLD.endpoint_seconds
+    made["EndpointStatus"] = "Creating"
+    made["Served"] = _serve(region, config)
+    return {"EndpointArn": made["Arn"]}
+
+
+def _serve(region: str, config: dict[str, Any]) -> dict[str, Any]:
+    served: dict[str, Any] = {}
+    for variant in config["ProductionVariants"]:
+        model = _found(region, "Model", variant["ModelName"])
+        container = model.get("PrimaryContainer") or model["Containers"][0]
+        served[variant["VariantName"]] = WORLD.executor.serve(container, WORLD)
+    return served
+
+
+def _settle(region: str, endpoint: dict[str, Any]) -> None:
+    """Lets an endpoint come up, or fail, when its time has come."""
+    if endpoint["EndpointStatus"] not in {"Creating", "Updating"}:
+        return
+    if WORLD.now() < endpoint["Ready"]:
+        return
+    pending = endpoint.pop("Pending", None)
+    if pending is not None:
+        config, served, alarms = pending
+        failed = bool(alarms & WORLD.alarms) or any(
+            one.problem() is not None for one in served.values()
+        )
+        if not failed:
+            endpoint["Config"], endpoint["Served"] = config, served
+            endpoint["EndpointConfigName"] = config["EndpointConfigName"]
+        endpoint["RolledBack"] = failed
+        endpoint["EndpointStatus"] = "InService"
+        return
+    for name, served in endpoint["Served"].items():
+        problem = served.problem()
+        if problem is not None:
+            endpoint["EndpointStatus"] = "Failed"
+            endpoint["FailureReason"] = (
+                f"The primary container for production variant {name} did not pass the ping "
+                "health check. Please check CloudWatch logs for this endpoint."
+            )
+            lines = [(WORLD.now(), line) for line in problem.splitlines()]
+            group = f"/aws/sagemaker/Endpoints/{endpoint['EndpointName']}"
+            _stores.log(region, group, f"{name}/i-0123456789", lines, 0)
+            return
+    endpoint["EndpointStatus"] = "InService"
+
+
+def describe_endpoint(region: str, parameters: dict[str, Any]) -> Any:
+    endpoint = _found(region, "Endpoint", parameters["EndpointName"])
+    _settle(region, endpoint)
+    config = endpoint["Config"]
+    up = endpoint["EndpointStatus"] != "Creating"
+    made: dict[str, Any] = {
+        name: endpoint[name]
+        for name in (
+            "EndpointName", "EndpointArn", "EndpointConfigName", "EndpointStatus",
+            "CreationTime", "LastModifiedTime", "FailureReason",
+        )
+        if name in endpoint
+    }  # fmt: skip
+    made["ProductionVariants"] = [
+        {
+            "VariantName": one["VariantName"],
+            "CurrentWeight": one.get("InitialVariantWeight", 1.0),
+            "DesiredWeight": one.get("InitialVariantWeight", 1.0),
+            "CurrentInstanceCount": one.get("InitialInstanceCount", 0) if up else 0,
+            "DesiredInstanceCount": one.get("InitialInstanceCount", 0),
+        }
+        for one in config["ProductionVariants"]
+    ]
+    if "DeploymentConfig" in endpoint:
+        made["LastDeploymentConfig"] = endpoint["DeploymentConfig"]
+    return made
+
+
+def update_endpoint(region: str, parameters: dict[str, Any]) -> Any:
+    endpoint = _found(region, "Endpoint", parameters["EndpointName"])
+    _settle(region, endpoint)
+    if endpoint["EndpointStatus"] != "InService":
+        raise invalid(f'Cannot update in-progress endpoint "{endpoint["Arn"]}".')
+    config = _found(region, "EndpointConfig", parameters["EndpointConfigName"])
+    deployment = parameters.get("DeploymentConfig", {})
+    alarms = deployment.get("AutoRollbackConfiguration", {}).get("Alarms", [])
+    names = {alarm["AlarmName"] for alarm in alarms}
+    endpoint["Pending"] = (config, _serve(region, config), names)
+    endpoint["DeploymentConfig"] = deployment or None
+    endpoint["Ready"] = WORLD.now() + WORLD.endpoint_seconds
+    endpoint["EndpointStatus"] = "Updating"
+    return {"EndpointArn": endpoint["Arn"]}
+
+
+def delete_endpoint(region: str, parameters: dict[str, Any]) -> Any:
+    name = parameters["EndpointName"]
+    endpoint = _found(region, "Endpoint", name)
+    _settle(region, endpoint)
+    if endpoint["EndpointStatus"] == "Updating":
+        raise invalid(f'Cannot update in-progress endpoint "{endpoint["Arn"]}".')
+    WORLD.drop(region, "Endpoint", name)
+
+
+def list_endpoints(region: str, parameters: dict[str, Any]) -> Any:
+    found: list[dict[str, Any]] = []
+    for one in _listed(region, "Endpoint", parameters):
+        _settle(region, one)
+        found.append({**_summary(one, "Endpoint"), "EndpointStatus": one["EndpointStatus"]})
+    return {"Endpoints": found}
+
+
+# Batch transform.
+
+
+def create_transform_job(region: str, parameters: dict[str, Any]) -> Any:
+    model = _found(region, "Model", parameters["ModelName"])
+    source = parameters["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"]
+    if not _stores.under(source):
+        raise invalid(f"No S3 objects found under S3 URL {source!r}")
+    _must_exist(parameters["TransformOutput"]["S3OutputPath"], "TransformOutput")
+    made = _new(region, "TransformJob", parameters)
+    container = {**(model.get("PrimaryContainer") or model["Containers"][0])}
+    container["Environment"] = {
+        **container.get("Environment", {}),
+        **parameters.get("Environment", {}),
+    }
+    fate, served = WORLD.executor.transform({**parameters, "Container": container}, WORLD)
+    made["Fate"], made["Served"], made["Began"] = fate, served, WORLD.now()
+    return {"TransformJobArn": made["Arn"]}
+
+
+def _transform(job: dict[str, Any]) -> tuple[str, float | None, str | None]:
+    """Status, end and reason; the output is written at the end."""
+    if "End" in job:
+        return job["End"]
+    fate = job["Fate"]
+    now, begin = WORLD.now(), job["Began"]
+    over = begin + fate.starting + fate.running
+    stopped = job.get("Stopped")
+    if stopped is not None:
+        if now < stopped + fate.stopping:
+            return "Stopping", None, None
+        job["End"] = ("Stopped", stopped + fate.stopping, None)
+    elif now < over:
+        return "InProgress", None, None
+    elif fate.end != "Completed":
+        words = fate.reason or "ClientError: See job logs for more information"
+        job["End"] = ("Failed", over, words)
+    else:
+        job["End"] = _transformed(job, over)
+    return job["End"]
+
+
+def _transformed(job: dict[str, Any], over: float) -> tuple[str, float, str | None]:
+    served = job["Served"]
+    problem = served.problem()
+    if problem is not None:
+        return "Failed", over, f"AlgorithmError: See job logs for more information. {problem}"
+    source = job["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"]
+    kind = job["TransformInput"].get("ContentType", "application/json")
+    target = job["TransformOutput"]["S3OutputPath"].rstrip("/")
+    limit = job.get("MaxPayloadInMB", 6) * 1024 * 1024
+    for key, data in _stores.under(source).items():
+        parts: list[bytes] = []
+        for record in _records(job, data, limit):
+            if len(record) > limit:
+                return "Failed", over, "ClientError: the payload is over MaxPayloadInMB"
+            status, _, answer = served.invoke(record, kind, kind)
+            if status >= 400:
+                return "Failed", over, f"ClientError: {status}, {answer[:300].decode()}"
+            parts.append(answer.rstrip(b"\n"))
+        line = job["TransformOutput"].get("AssembleWith") == "Line"
+        made = b"".join(part + b"\n" for part in parts) if line else b"".join(parts)
+        _stores.write(f"{target}/{key.rpartition('/')[2]}.out", made)
+    return "Completed", over, None
+
+
+def _records(job: dict[str, Any], data: bytes, limit: int) -> list[bytes]:
+    """The input as it is cut for the container, by SplitType and BatchStrategy."""
+    if job["TransformInput"].get("SplitType", "None") != "Line":
+        return [data]
+    lines = [line for line in data.split(b"\n") if line]
+    if job.get("BatchStrategy") == "SingleRecord":
+        return lines
+    made: list[bytes] = []
+    batch = b""
+    for line in lines:
+        if batch and len(batch) + len(line) + 1 > limit:
+            made.append(batch)
+            batch = b""
+        batch += line + b"\n"
+    return [*made, batch] if batch else made
+
+
+def describe_transform_job(region: str, parameters: dict[str, Any]) -> Any:
+    job = _found(region, "TransformJob", parameters["TransformJobName"])
+    status, ended, reason = _transform(job)
+    hidden = {"Arn", "Tags", "Fate", "Served", "Began", "Stopped", "End", "LastModifiedTime"}
+    made = {key: value for key, value in job.items() if key not in hidden}
+    made["TransformJobStatus"] = status
+    if status != "InProgress" or WORLD.now() >= job["Began"] + job["Fate"].starting:
+        made["TransformStartTime"] = WORLD.wall(job["Began"] + job["Fate"].starting)
+    if ended is not None:
+        made["TransformEndTime"] = WORLD.wall(ended)
+    if reason is not None:
+        made["FailureReason"] = reason
+    return made
+
+
+def stop_transform_job(region: str, parameters: dict[str, Any]) -> Any:
+    job = _found(region, "TransformJob", parameters["TransformJobName"])
+    status, _, _ = _transform(job)
+    if status != "InProgress":
+        raise invalid(f"The request was rejected because the transform job is in status {status}.")
+    job["Stopped"] = WORLD.now()
+
+
+def list_transform_jobs(region: str, parameters: dict[str, Any]) -> Any:
+    found: list[dict[str, Any]] = []
+    for one in _listed(region, "TransformJob", parameters):
+        status, ended, reason = _transform(one)
+        found.append(
+            {
+                **_summary(one, "TransformJob"),
+                "TransformJobStatus": status,
+                "TransformEndTime": WORLD.wall(ended),
+                **({"FailureReason": reason} if reason else {}),
+            }
+        )
+    return {"TransformJobSummaries": found}
+
+
+# Tags.
+
+
+def list_tags(region: str, parameters: dict[str, Any]) -> Any:
+    found = WORLD.by_arn(parameters["ResourceArn"])
+    if found is None:
+        raise invalid(f"Could not find {parameters['ResourceArn']}.")
+    return {"Tags": found["Tags"]}
+
+
+def add_tags(region: str, parameters: dict[str, Any]) -> Any:
+    found = WORLD.by_arn(parameters["ResourceArn"])
+    if found is None:
+        raise invalid(f"Could not find {parameters['ResourceArn']}.")
+    fresh = {tag["Key"]: tag for tag in [*found["Tags"], *parameters["Tags"]]}
+    found["Tags"] = list(fresh.values())
+    return {"Tags": found["Tags"]}
+
+
+def tagged(region: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the tagging service finds among the emulated resources."""
+    kinds = [kind.partition(":")[2] for kind in asked.get("ResourceTypeFilters", [])]
+    found: list[dict[str, Any]] = []
+    for (where, _, _), value in WORLD.resources.items():
+        arn = value["Arn"]
+        what = arn.rpartition(":")[2].partition("/")[0]
+        tags = {tag["Key"]: tag["Value"] for tag in value["Tags"]}
+        wanted = all(
+            rule["Key"] in tags and (not rule.get("Values") or tags[rule["Key"]] in rule["Values"])
+            for rule in asked.get("TagFilters", [])
+        )
+        if where == region and wanted and any(fnmatch.fnmatch(what, kind) for kind in kinds):
+            rows = [{"Key": key, "Value": text} for key, text in tags.items()]
+            found.append({"ResourceARN": arn, "Tags": rows})
+    return found
+
+
+OPERATIONS: Final[dict[str, Callable[[str, dict[str, Any]], Any]]] = {
+    "CreateTrainingJob": create_training_job,
+    "DescribeTrainingJob": describe_training_job,
+    "StopTrainingJob": stop_training_job,
+    "DeleteTrainingJob": delete_training_job,
+    "ListTrainingJobs": list_training_jobs,
+    "CreateModel": create_model,
+    "DescribeModel": _describe("Model"),
+    "DeleteModel": _delete("Model"),
+    "ListModels": _list("Model"),
+    "CreateEndpointConfig": create_endpoint_config,
+    "DescribeEndpointConfig": _describe("EndpointConfig"),
+    "DeleteEndpointConfig": _delete("EndpointConfig"),
+    "ListEndpointConfigs": _list("EndpointConfig"),
+    "CreateEndpoint": create_endpoint,
+    "DescribeEndpoint": describe_endpoint,
+    "UpdateEndpoint": update_endpoint,
+    "DeleteEndpoint": delete_endpoint,
+    "ListEndpoints": list_endpoints,
+    "CreateTransformJob": create_transform_job,
+    "DescribeTransformJob": describe_transform_job,
+    "StopTransformJob": stop_transform_job,
+    "ListTransformJobs": list_transform_jobs,
+    "ListTags": list_tags,
+    "AddTags": add_tags,
+}

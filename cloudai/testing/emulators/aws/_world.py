@@ -1,0 +1,317 @@
+"""The emulated account: its jobs and endpoints, its clock, and what runs them."""
+
+from __future__ import annotations
+
+import datetime
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
+
+import msgspec
+
+ACCOUNT: Final = "123456789012"
+"""moto's account."""
+
+
+class Fate(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of a scripted job.
+
+    Parameters
+    ----------
+    starting, running, stopping: seconds on the emulator's clock.
+    end: ``Completed``, ``Failed`` or ``CapacityError``.
+    exit_code: of a failed one's script. reason: instead of the usual words.
+    logs: its lines, spread over its running time.
+    interruptions: how often spot capacity is taken away and given back.
+    files: of the model, by name. lines: for a transform: makes each output line; None says the
+        input again.
+    """
+
+    starting: float = 0.0
+    running: float = 0.0
+    stopping: float = 0.0
+    end: str = "Completed"
+    exit_code: int = 1
+    reason: str | None = None
+    logs: tuple[str, ...] = ("emulated: it runs",)
+    interruptions: int = 0
+    files: dict[str, bytes] = msgspec.field(
+        default_factory=lambda: {"model.json": b'{"made_by": "the AWS emulator of cloudai"}'}
+    )
+    lines: Callable[[bytes], bytes] | None = None
+
+
+class Look(msgspec.Struct, kw_only=True):
+    """Where a job stands. Times are of the emulator's clock.
+
+    Parameters
+    ----------
+    status, secondary: SageMaker's words. logs: all lines so far, with their times.
+    files: the model's, at the end.
+    """
+
+    status: str
+    secondary: str
+    started: float | None = None
+    ended: float | None = None
+    reason: str | None = None
+    logs: list[tuple[float, str]] = []
+    files: dict[str, bytes] = {}
+    checkpoints: dict[str, bytes] = {}
+    interruptions: int = 0
+
+
+class Run(Protocol):
+    """A job under way."""
+
+    def look(self, now: float) -> Look: ...
+    def stop(self, now: float) -> None: ...
+
+
+class Served(Protocol):
+    """A variant of an endpoint, or the model of a transform."""
+
+    def problem(self) -> str | None:
+        """Why it did not come up, with its log; None where it did."""
+        ...
+
+    def invoke(self, body: bytes, content_type: str, accept: str) -> tuple[int, str, bytes]:
+        """Status, content type and body."""
+        ...
+
+
+class Executor(Protocol):
+    """What runs the account's work. ``ScriptedExecutor`` runs nothing;
+    ``_execute.LocalExecutor`` runs the user's own code in processes of this machine."""
+
+    def train(self, job: dict[str, Any], world: World) -> Run: ...
+    def transform(self, job: dict[str, Any], world: World) -> tuple[Fate, Served]: ...
+    def serve(self, container: dict[str, Any], world: World) -> Served: ...
+
+
+class World:
+    """The state of the emulated account, behind one lock.
+
+    Attributes
+    ----------
+    executor: what runs the work. clock: see ``now`` and ``advance``; ``speed`` is how fast it
+        goes. endpoint_seconds: how long an endpoint takes to come up.
+    lifetime: seconds that credentials from STS last; None: an hour, as usual.
+    alarms: CloudWatch alarms that are in ALARM: a rollout that names one is rolled back.
+    models: Bedrock's models that this account knows, by a part of their names.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.random = random.Random(7)  # noqa: S311 - repeatable on purpose
+        self.reset()
+
+    def reset(self) -> None:
+        """Empties the account and puts all knobs back."""
+        with self.lock:
+            self.executor: Executor = ScriptedExecutor()
+            self.speed = 1.0
+            self._offset = 0.0
+            self._since = time.time()
+            self.endpoint_seconds = 0.0
+            self.lifetime: float | None = None
+            self.alarms: set[str] = set()
+            self.resources: dict[tuple[str, str, str], dict[str, Any]] = {}
+            self.runs: dict[tuple[str, str, str], Any] = {}
+            self.expiries: dict[str, float] = {}
+            self.chat: Callable[[dict[str, Any]], Any] | None = None
+            self.context = 20_000
+            self.models: tuple[str, ...] = (
+                "anthropic.", "amazon.", "cohere.", "meta.", "mistral.", "openai.", "qwen.",
+            )  # fmt: skip
+
+    # The clock.
+
+    def now(self) -> float:
+        """Unix seconds, on the emulator's clock."""
+        return self._since + (time.time() - self._since) * self.speed + self._offset
+
+    def advance(self, seconds: float) -> None:
+        """Puts the clock forward."""
+        self._offset += seconds
+
+    def wall(self, at: float | None) -> datetime.datetime | None:
+        """A time as the services say it."""
+        return None if at is None else datetime.datetime.fromtimestamp(at, datetime.UTC)
+
+    # Resources by region, kind and name.
+
+    def get(self, region: str, kind: str, name: str) -> dict[str, Any] | None:
+        return self.resources.get((region, kind, name))
+
+    def of(self, region: str, kind: str) -> list[dict[str, Any]]:
+        """The resources of a kind, the newest first."""
+        found = [
+            value for (where, what, _), value in self.resources.items() if (where, what) == (region, kind)
+        ]  # fmt: skip
+        return sorted(found, key=lambda one: one["CreationTime"], reverse=True)
+
+    def put(self, region: str, kind: str, name: str, value: dict[str, Any]) -> None:
+        self.resources[(region, kind, name)] = value
+
+    def drop(self, region: str, kind: str, name: str) -> None:
+        self.resources.pop((region, kind, name), None)
+        self.runs.pop((region, kind, name), None)
+
+    def by_arn(self, arn: str) -> dict[str, Any] | None:
+        return next((one for one in self.resources.values() if one["Arn"] == arn), None)
+
+    def left(self, *kinds: str) -> list[str]:
+        """The ARNs of what is in the account, for tests that want nothing left."""
+        return sorted(
+            value["Arn"] for (_, kind, _), value in self.resources.items() if kind in kinds or not kinds
+        )  # fmt: skip
+
+
+class ScriptedExecutor:
+    """Runs nothing: a job takes the course of its fate, a model says its inputs again.
+
+    Parameters
+    ----------
+    fates: of the next jobs, in order; after them ``default`` holds.
+    invoke: answers an endpoint's requests: (body, content type) → (status, body).
+    """
+
+    def __init__(
+        self,
+        fates: Iterable[Fate] = (),
+        default: Fate | None = None,
+        invoke: Callable[[bytes, str], tuple[int, bytes]] | None = None,
+    ) -> None:
+        self.fates = deque(fates)
+        self.default = default or Fate()
+        self.invoke = invoke
+
+    def _fate(self) -> Fate:
+        return self.fates.popleft() if self.fates else self.default
+
+    def train(self, job: dict[str, Any], world: World) -> Run:
+        return ScriptedRun(self._fate(), job, world.now())
+
+    def transform(self, job: dict[str, Any], world: World) -> tuple[Fate, Served]:
+        fate = self._fate()
+        return fate, Echo(self.invoke, fate.lines)
+
+    def serve(self, container: dict[str, Any], world: World) -> Served:
+        return Echo(self.invoke, None)
+
+
+class ScriptedRun:
+    """A job that follows its fate by the clock alone."""
+
+    def __init__(self, fate: Fate, job: dict[str, Any], now: float) -> None:
+        self.fate = fate
+        self.created = now
+        self.stopped: float | None = None
+        limits = job.get("StoppingCondition", {})
+        self.most: float = limits.get("MaxRuntimeInSeconds", 86400)
+        self.wait: float | None = limits.get("MaxWaitTimeInSeconds")
+
+    def stop(self, now: float) -> None:
+        if self.stopped is None:
+            self.stopped = now
+
+    def look(self, now: float) -> Look:
+        fate = self.fate
+        begin = self.created + fate.starting
+        end = begin + fate.running
+        failed = fate.end != "Completed"
+        found = self._before(now, begin)
+        if found is None and self.stopped is not None and self.stopped < min(end, begin + self.most):
+            over = self.stopped + fate.stopping
+            if now < over:
+                found = Look(status="Stopping", secondary="Stopping", started=begin)
+            else:
+                found = Look(status="Stopped", secondary="Stopped", started=begin, ended=over)
+        if found is None and self.wait is not None and now > self.created + self.wait < end:
+            found = Look(
+                status="Stopped", secondary="MaxWaitTimeExceeded",
+                started=begin, ended=self.created + self.wait,
+            )  # fmt: skip
+        if found is None and fate.running > self.most and now >= begin + self.most:
+            found = Look(
+                status="Stopped", secondary="MaxRuntimeExceeded",
+                started=begin, ended=begin + self.most,
+            )  # fmt: skip
+        if found is None and now < end:
+            found = Look(status="InProgress", secondary="Training", started=begin)
+        if found is None:
+            found = Look(status="Failed" if failed else "Completed",
+                         secondary="Failed" if failed else "Completed",
+                         started=begin, ended=end)  # fmt: skip
+            if failed:
+                found.reason = fate.reason or self._reason()
+            else:
+                found.files = dict(fate.files)
+        found.logs = self._logs(begin, end, now if found.ended is None else found.ended)
+        found.interruptions = fate.interruptions
+        return found
+
+    def _before(self, now: float, begin: float) -> Look | None:
+        if self.stopped is not None and self.stopped < begin:
+            over = self.stopped + self.fate.stopping
+            if now < over:
+                return Look(status="Stopping", secondary="Stopping")
+            return Look(status="Stopped", secondary="Stopped", ended=over)
+        if now >= begin:
+            if self.fate.end == "CapacityError":
+                return Look(
+                    status="Failed", secondary="Failed", ended=begin,
+                    reason=self.fate.reason or "CapacityError: Unable to provision requested ML "
+                    "compute capacity due to InsufficientInstanceCapacity error. Please retry "
+                    "using a different ML instance type or after some time.",
+                )  # fmt: skip
+            return None
+        return Look(status="InProgress", secondary="Starting")
+
+    def _reason(self) -> str:
+        return (
+            "AlgorithmError: , exit code: "
+            f"{self.fate.exit_code}. Please check the CloudWatch logs of the job."
+        )
+
+    def _logs(self, begin: float, end: float, until: float) -> list[tuple[float, str]]:
+        lines = self.fate.logs
+        step = (end - begin) / max(len(lines), 1)
+        times = [begin + step * index for index in range(len(lines))]
+        return [(at, line) for at, line in zip(times, lines, strict=True) if at <= until]
+
+
+class Echo:
+    """A model that says its inputs again."""
+
+    def __init__(
+        self,
+        invoke: Callable[[bytes, str], tuple[int, bytes]] | None,
+        lines: Callable[[bytes], bytes] | None,
+    ) -> None:
+        self._invoke = invoke
+        self._lines = lines
+
+    def problem(self) -> str | None:
+        return None
+
+    def invoke(self, body: bytes, content_type: str, accept: str) -> tuple[int, str, bytes]:
+        if self._invoke is not None:
+            status, answer = self._invoke(body, content_type)
+            return status, "application/json", answer
+        if content_type == "application/jsonlines":
+            say = self._lines or (lambda line: line)
+            made = b"".join(say(line) + b"\n" for line in body.splitlines())
+            return 200, "application/jsonlines", made
+        asked: Any = msgspec.json.decode(body)
+        if isinstance(asked, dict) and "instances" in asked:
+            return 200, "application/json", msgspec.json.encode({"predictions": asked["instances"]})
+        return 200, "application/json", body
+
+
+WORLD: Final = World()
+"""The one account: moto's backends are one a process too."""
