@@ -85,3 +85,25 @@ def embedding_cost(model: str, tokens: int) -> float | None:
     """US dollars of embeddings; None where the model's price is not known."""
     known = EMBEDDING.get(model)
     return None if known is None else known * tokens / 1_000_000
+
+
+class TrainingPrice(NamedTuple):
+    """US dollars for a million training tokens: Global Standard, and Standard (regional)."""
+
+    low: float
+    high: float
+
+
+# Azure OpenAI's pricing page on the date above.
+TRAINING: Final[dict[str, TrainingPrice]] = {
+    "gpt-4o-2024-08-06": TrainingPrice(25.00, 27.50),
+    "gpt-4o-mini-2024-07-18": TrainingPrice(3.00, 3.30),
+    "gpt-4.1-2025-04-14": TrainingPrice(25.00, 27.50),
+    "gpt-4.1-mini-2025-04-14": TrainingPrice(5.00, 5.50),
+    "gpt-4.1-nano-2025-04-14": TrainingPrice(1.50, 1.65),
+}
+
+
+def training_price(model: str) -> TrainingPrice | None:
+    """The price of training a base model; None where it is not in the table."""
+    return TRAINING.get(model)

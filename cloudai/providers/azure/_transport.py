@@ -108,7 +108,7 @@ class Transport:
             try:
                 yield from response.iter_bytes()
             except httpx2.TransportError as error:
-                raise _failure(error) from error
+                raise failure(error) from error
         finally:
             response.close()
 
@@ -129,7 +129,7 @@ class Transport:
         try:
             return http.send(request, stream=stream, auth=None)
         except httpx2.TransportError as error:
-            raise _failure(error) from error
+            raise failure(error) from error
 
     async def apost(self, path: str, model: str, body: bytes, call: Call) -> Answer:
         """The async twin of ``post``."""
@@ -151,7 +151,7 @@ class Transport:
             async with await self._open(path, model, body, call, header) as response:
                 return response.status, response.headers, await response.read()
         except _aiohttp().ClientError as error:
-            raise _afailure(error) from error
+            raise _afailed(error) from error
         except TimeoutError as error:
             raise _timeout(error) from error
 
@@ -175,7 +175,7 @@ class Transport:
             async for piece in response.content.iter_any():
                 yield piece
         except _aiohttp().ClientError as error:
-            raise _afailure(error) from error
+            raise _afailed(error) from error
         except TimeoutError as error:
             raise _timeout(error) from error
         finally:
@@ -331,7 +331,8 @@ def _read(response: httpx2.Response) -> bytes:
         return b""
 
 
-def _failure(error: httpx2.TransportError) -> CloudAIError:
+def failure(error: httpx2.TransportError) -> CloudAIError:
+    """The error of a connection that did not come up, broke, or took too long."""
     if isinstance(error, (httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ConnectError)):
         return ConnectionFailed(f"no connection: {error}", provider="azure", hint=_REACH)
     if isinstance(error, httpx2.TimeoutException):
@@ -339,7 +340,7 @@ def _failure(error: httpx2.TransportError) -> CloudAIError:
     return ConnectionFailed(f"the connection broke: {error}", provider="azure", ambiguous=True)
 
 
-def _afailure(error: Exception) -> CloudAIError:
+def _afailed(error: Exception) -> CloudAIError:
     aiohttp = _aiohttp()
     if isinstance(error, (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError)):
         return ConnectionFailed(f"no connection: {error}", provider="azure", hint=_REACH)

@@ -24,9 +24,13 @@ import msgspec
 from cloudai.testing.emulators._faults import Faults
 from cloudai.testing.emulators._server import EmulatorServer
 from cloudai.testing.emulators.azure import _tls
+from cloudai.testing.emulators.azure._arm import Manager
+from cloudai.testing.emulators.azure._batches import Batches
 from cloudai.testing.emulators.azure._chat import DataPlane
+from cloudai.testing.emulators.azure._files import Files
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes, read, write
 from cloudai.testing.emulators.azure._scripted import ScriptedExecutor
+from cloudai.testing.emulators.azure._tuning import Tuning
 from cloudai.testing.emulators.azure._vault import Identity, KeyVault
 from cloudai.testing.emulators.azure._world import (
     ACCOUNT,
@@ -62,13 +66,14 @@ class AzureEmulator:
         self._vault = KeyVault(self.world)
         self._identity = Identity(self.world)
         self._planes: list[tuple[str, Any, Routes]] = []
-        for prefix, plane in (
-            ("/openai/", self._data),
-            ("/secrets/", self._vault),
-            ("/deletedsecrets/", self._vault),
-            ("/identity/", self._identity),
-        ):
-            self._add(prefix, plane)
+        files = Files(self.world)
+        self.batches = Batches(self.world, files, self._data)
+        self.manager = Manager(self.world)
+        self._add("/openai/", self._data, files, self.batches, Tuning(self.world, files))
+        self._add("/secrets/", self._vault)
+        self._add("/deletedsecrets/", self._vault)
+        self._add("/identity/", self._identity)
+        self._add("/subscriptions/", self.manager)
         context, self.authority = _tls.make(Path(self._folder.name))
         self._plain = EmulatorServer(self._serve, error_body, seed=seed)
         # Both servers share one set of faults.
@@ -158,6 +163,16 @@ class AzureEmulator:
         with self.world.lock:
             self.world.deployments[name] = made
         return made
+
+    def fate(self, kind: str, *fates: str) -> None:
+        """What the next of a kind (``fine_tuning``, ``batches``, ``deployments``, ``jobs``) end
+        in, one each, in the service's own words: ``failed``, ``expired``, …"""
+        with self.world.lock:
+            self.world.fates.setdefault(kind, []).extend(fates)
+
+    def advance(self, seconds: float) -> None:
+        """Lets time pass at once for all that is under way."""
+        self.world.clock.advance(seconds)
 
     def rotate(self, key: str) -> None:
         """Makes ``key`` the resource's only API key."""

@@ -1,0 +1,229 @@
+"""Azure Resource Manager, emulated: model deployments as long-running operations."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Final
+
+from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
+from cloudai.testing.emulators.azure._world import ACCOUNT, GROUP, SUBSCRIPTION, Deployed, World
+
+API_VERSIONS: Final = {"2023-05-01", "2024-10-01", "2025-06-01", "2025-09-01"}
+CREATING: Final = 0.5
+"""Seconds of the emulator's clock that a deployment takes."""
+_SKUS: Final = {
+    "Standard",
+    "GlobalStandard",
+    "DataZoneStandard",
+    "ProvisionedManaged",
+    "GlobalProvisionedManaged",
+    "DataZoneProvisionedManaged",
+    "GlobalBatch",
+    "DataZoneBatch",
+    "DeveloperTier",
+}
+_MODELS: Final = {
+    "gpt-4o",
+    "gpt-4o-mini",
+    "gpt-4.1",
+    "gpt-5",
+    "o4-mini",
+    "text-embedding-3-small",
+    "text-embedding-3-large",
+}
+_BASE: Final = (
+    f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers"
+    f"/Microsoft.CognitiveServices/accounts/{ACCOUNT}"
+)
+
+
+class Manager:
+    """``/subscriptions/…``: who may ask, and the deployments of the one resource.
+
+    Attributes
+    ----------
+    capacity: thousands of tokens a minute that all deployments may have together.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.capacity = 1000
+
+    def routes(self, table: Routes) -> None:
+        table.add("GET", f"{_BASE}/deployments", self._list)
+        one = f"{_BASE}/deployments/{{name}}"
+        table.add("GET", one, self._get)
+        table.add("PUT", one, self._put)
+        table.add("PATCH", one, self._patch)
+        table.add("DELETE", one, self._delete)
+        table.add("GET", f"{_BASE}/operations/{{id}}", self._operation)
+
+    def admit(self, request: Request) -> None:
+        """Raises Refused without a management token, and for a wrong subscription."""
+        if not request.secure:
+            raise Refused(400, "BadRequest", "Resource Manager answers https alone.")
+        resource = self._world.token_for(request.headers.get("authorization", ""))
+        if resource is None or resource.removeprefix("https://") not in {
+            request.host,
+            "management.azure.com",
+        }:
+            raise Refused(
+                401,
+                "AuthenticationFailed",
+                "Authentication failed. The 'Authorization' header is missing or invalid.",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        if f"/subscriptions/{SUBSCRIPTION}" not in request.path:
+            raise Refused(404, "SubscriptionNotFound", "The subscription could not be found.")
+        if f"/resourcegroups/{GROUP}/" not in request.path.lower():
+            raise Refused(404, "ResourceGroupNotFound", "The resource group could not be found.")
+
+    def _version(self, request: Request) -> None:
+        if request.query.get("api-version") not in API_VERSIONS:
+            raise Refused(
+                400, "NoRegisteredProviderFound", "No registered resource provider found."
+            )
+
+    def _list(self, request: Request) -> Response:
+        self._version(request)
+        with self._world.lock:
+            alive = [d for d in self._world.deployments.values() if not self._gone(d)]
+            return Response(body={"value": [self._shown(d) for d in alive]})
+
+    def _gone(self, deployment: Deployed) -> bool:
+        gone = deployment.deleted_at is not None
+        if gone:
+            self._world.deployments.pop(deployment.name, None)
+        return gone
+
+    def _held(self, request: Request) -> Deployed:
+        self._version(request)
+        found = self._world.deployments.get(request.groups["name"])
+        if found is None:
+            raise Refused(
+                404,
+                "ResourceNotFound",
+                f"The Resource 'Microsoft.CognitiveServices/accounts/{ACCOUNT}/deployments/"
+                f"{request.groups['name']}' under resource group '{GROUP}' was not found.",
+            )
+        return found
+
+    def _shown(self, deployment: Deployed) -> dict[str, Any]:
+        young = deployment.ready_at > self._world.clock()
+        return {
+            "id": f"{_BASE}/deployments/{deployment.name}",
+            "name": deployment.name,
+            "type": "Microsoft.CognitiveServices/accounts/deployments",
+            "sku": {"name": deployment.sku, "capacity": deployment.capacity},
+            "tags": deployment.tags,
+            "properties": {
+                "model": {
+                    "format": deployment.format,
+                    "name": deployment.model,
+                    "version": deployment.version,
+                },
+                "provisioningState": "Creating" if young else deployment.fate,
+                "capabilities": {"chatCompletion": "true"},
+            },
+            "systemData": {"createdAt": "2026-11-22T10:00:00Z"},
+        }
+
+    def _get(self, request: Request) -> Response:
+        with self._world.lock:
+            return Response(body=self._shown(self._held(request)))
+
+    def _put(self, request: Request) -> Response:
+        self._version(request)
+        body = request.json()
+        sku, model = _checked(body)
+        name = request.groups["name"]
+        with self._world.lock:
+            known = _MODELS | set(self._world.tuned) | {d.split(":")[0] for d in self._world.tuned}
+            if model["name"].split(":")[0] not in known:
+                raise Refused(
+                    400,
+                    "DeploymentModelNotSupported",
+                    f"The model 'Format: OpenAI, Name: {model['name']}' is not supported.",
+                )
+            before = self._world.deployments.get(name)
+            used = sum(d.capacity for d in self._world.deployments.values() if d.name != name)
+            if used + sku["capacity"] > self.capacity:
+                raise Refused(
+                    400,
+                    "InsufficientQuota",
+                    f"This operation require {sku['capacity']} new capacity in quota Tokens Per "
+                    f"Minute (thousands), which is bigger than the current available capacity "
+                    f"{self.capacity - used}.",
+                )
+            made = Deployed(
+                name=name,
+                model=model["name"],
+                version=model.get("version") or "1",
+                sku=sku["name"],
+                capacity=sku["capacity"],
+                tags=body.get("tags") or {},
+                ready_at=self._world.clock() + CREATING,
+                fate=self._world.fate("deployments", "Succeeded"),
+            )
+            self._world.deployments[name] = made
+            operation = self._begin(request, made.ready_at, made.fate)
+            status = 200 if before is not None else 201
+            return Response(status=status, body=self._shown(made), headers=operation)
+
+    def _begin(self, request: Request, until: float, fate: str) -> dict[str, str]:
+        id = secrets.token_hex(8)
+        self._world.operations[id] = (until, fate)
+        version = request.query["api-version"]
+        return {
+            "Azure-AsyncOperation": (
+                f"https://{request.host}{_BASE}/operations/{id}?api-version={version}"
+            ),
+            "Retry-After": "0",
+        }
+
+    def _operation(self, request: Request) -> Response:
+        found = self._world.operations.get(request.groups["id"])
+        if found is None:
+            raise Refused(404, "NotFound", "The operation was not found.")
+        until, fate = found
+        status = "InProgress" if until > self._world.clock() else fate
+        return Response(body={"id": request.path, "status": status})
+
+    def _patch(self, request: Request) -> Response:
+        body = request.json()
+        with self._world.lock:
+            held = self._held(request)
+            sku = body.get("sku") or {}
+            held.capacity = sku.get("capacity", held.capacity)
+            held.tags = body.get("tags", held.tags)
+            return Response(body=self._shown(held), headers=self._begin(request, 0.0, "Succeeded"))
+
+    def _delete(self, request: Request) -> Response:
+        self._version(request)
+        with self._world.lock:
+            if self._world.deployments.pop(request.groups["name"], None) is None:
+                return Response(status=204)
+            headers = self._begin(request, 0.0, "Succeeded")
+            location = headers["Azure-AsyncOperation"]
+            return Response(status=202, headers={**headers, "Location": location})
+
+
+def _checked(body: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Raises Refused for what is no Deployment (azure-mgmt-cognitiveservices 14.1's model)."""
+    from azure.mgmt.cognitiveservices.models import Deployment
+
+    fields = {"sku", "properties", "tags"}
+    if not isinstance(body, dict) or not set(body) <= fields:
+        raise Refused(400, "InvalidRequestContent", f"The request content is invalid: {body!r}.")
+    model: Any = Deployment.deserialize(body)  # reads what the service would read
+    properties = model.properties
+    if properties is None or properties.model is None or model.sku is None:
+        raise Refused(400, "InvalidRequestContent", "sku and properties.model are required.")
+    if properties.model.format != "OpenAI" or not properties.model.name:
+        raise Refused(400, "InvalidResourceProperties", "The model format and name are required.")
+    if model.sku.name not in _SKUS:
+        raise Refused(400, "InvalidResourceProperties", f"The sku {model.sku.name!r} is not known.")
+    capacity = body["sku"].get("capacity")
+    if not isinstance(capacity, int) or capacity < 1:
+        raise Refused(400, "InvalidCapacity", "The capacity should be at least 1.")
+    return body["sku"], body["properties"]["model"]
