@@ -1,0 +1,64 @@
+"""The vertex provider: Vertex AI's training, endpoints, batch; Gemini's chat and embeddings.
+
+This module is data alone; ``docs/providers/vertex.md`` says how it is set up. All requests are
+REST with the JSON of Google's protos; credentials come from google-auth, and files move through
+google-cloud-storage.
+"""
+
+from typing import Final
+
+from cloudai._core.registry import Key, ProviderSpec
+
+SPEC: Final = ProviderSpec(
+    name="vertex",
+    title="Google: Vertex AI and Gemini",
+    keys=(
+        Key(
+            name="project",
+            doc="the Google Cloud project's id (else GOOGLE_CLOUD_PROJECT, else the credential's)",
+            identity=True,
+        ),
+        Key(
+            name="location",
+            doc='the region, such as "europe-west4"; "global" for Gemini (else '
+            "GOOGLE_CLOUD_LOCATION)",
+            identity=True,
+        ),
+        Key(
+            name="bucket",
+            doc='the staging bucket, "gs://NAME" or "NAME", in the same region',
+            identity=True,
+        ),
+        Key(name="service_account", doc="the service account that jobs and endpoints run as"),
+        Key(name="network", doc="the VPC network of jobs: projects/NUMBER/global/networks/NAME"),
+        Key(
+            name="credentials",
+            doc="a credential file of any kind (default: application default credentials)",
+            kind="path",
+        ),
+        Key(name="impersonate", doc="a service account to act as, with short-lived tokens"),
+        Key(
+            name="endpoint",
+            doc="the base URL of Vertex AI; one outside googleapis.com, such as an emulator or "
+            "a gateway, serves the other Google APIs too",
+            identity=True,
+        ),
+    ),
+    capabilities={
+        "training": "cloudai.providers.vertex.training:VertexTraining",
+        "endpoints": "cloudai.providers.vertex.endpoints:VertexEndpoints",
+        "batch": "cloudai.providers.vertex.batch:VertexBatch",
+        "chat": "cloudai.providers.vertex.chat:VertexChat",
+        "embeddings": "cloudai.providers.vertex.embeddings:VertexEmbeddings",
+    },
+    secrets={"secretmanager": "cloudai.providers.vertex.secrets:SecretManager"},
+    gaps={
+        "training:finetune": "Tune Gemini with google-genai's client.tunings; a script of your "
+        'own trains with kind="script".',
+        "training:retry.on=failed": "Vertex AI restarts preempted workers, not failed scripts.",
+        "endpoints:rollout.alarms": "Watch the canary and call update() with the former variants, "
+        "or use the aws provider, whose API rolls back on alarms.",
+        "endpoints:serverless": "Use min=1, or native dedicatedResources.minReplicaCount=0 where "
+        "your project is allowed to scale to zero.",
+    },
+)

@@ -1,0 +1,390 @@
+"""Static tables of Vertex AI: machines, regions, images, prices. Dated; never fetched.
+
+Machines and regions: "Configure compute resources for custom training" and "Locations", Vertex AI
+documentation. Prices: Vertex AI's and Gemini's price pages, us-central1, list prices in US
+dollars. All read 2025-11; ``resources.instance_type`` goes past the tables where they are old.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from cloudai.types import Accelerator, Resources, Usage
+
+AS_OF: Final = "2025-11-01"
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """A machine type.
+
+    Parameters
+    ----------
+    type: Compute Engine's name. vendor, count: the accelerators on it, in Vertex AI's words.
+    hour: US dollars an hour on demand; None where it is not known.
+    """
+
+    type: str
+    vendor: str | None = None
+    count: int = 0
+    hour: float | None = None
+
+
+class Chip(msgspec.Struct, frozen=True):
+    """An accelerator: Vertex AI's name, the machines that carry it, the regions that have it."""
+
+    vendor: str
+    machines: tuple[Machine, ...]
+    regions: frozenset[str]
+
+
+def _family(vendor: str, *rows: tuple[int, str, float | None]) -> tuple[Machine, ...]:
+    return tuple(Machine(name, vendor, count, hour) for count, name, hour in rows)
+
+
+_WIDE: Final = frozenset(
+    [
+        "us-central1",
+        "us-east1",
+        "us-east4",
+        "us-west1",
+        "us-west2",
+        "us-west4",
+        "europe-west1",
+        "europe-west2",
+        "europe-west3",
+        "europe-west4",
+        "asia-east1",
+        "asia-northeast1",
+        "asia-northeast3",
+        "asia-south1",
+        "asia-southeast1",
+        "australia-southeast1",
+        "northamerica-northeast1",
+    ]
+)
+
+CHIPS: Final[dict[str, Chip]] = {
+    "L4": Chip(
+        "NVIDIA_L4",
+        _family(
+            "NVIDIA_L4",
+            (1, "g2-standard-4", 0.81),
+            (2, "g2-standard-24", 2.30),
+            (4, "g2-standard-48", 4.60),
+            (8, "g2-standard-96", 9.20),
+        ),
+        frozenset(
+            [
+                "us-central1",
+                "us-east1",
+                "us-east4",
+                "us-west1",
+                "us-west4",
+                "europe-west1",
+                "europe-west2",
+                "europe-west3",
+                "europe-west4",
+                "europe-west6",
+                "asia-east1",
+                "asia-northeast1",
+                "asia-northeast3",
+                "asia-south1",
+                "asia-southeast1",
+                "northamerica-northeast2",
+                "me-central2",
+            ]
+        ),
+    ),
+    "T4": Chip(
+        "NVIDIA_TESLA_T4",
+        _family(
+            "NVIDIA_TESLA_T4",
+            (1, "n1-standard-8", 0.84),
+            (2, "n1-standard-16", 1.68),
+            (4, "n1-standard-32", 3.36),
+        ),
+        _WIDE,
+    ),
+    "V100-16GB": Chip(
+        "NVIDIA_TESLA_V100",
+        _family(
+            "NVIDIA_TESLA_V100",
+            (1, "n1-standard-8", 3.29),
+            (2, "n1-standard-16", 6.58),
+            (4, "n1-standard-32", 13.16),
+            (8, "n1-standard-64", 26.32),
+        ),
+        frozenset(["us-central1", "us-east1", "us-west1", "europe-west4", "asia-east1"]),
+    ),
+    "P100": Chip(
+        "NVIDIA_TESLA_P100",
+        _family(
+            "NVIDIA_TESLA_P100",
+            (1, "n1-standard-8", 2.12),
+            (2, "n1-standard-16", 4.24),
+            (4, "n1-standard-32", 8.48),
+        ),
+        frozenset(
+            [
+                "us-central1",
+                "us-east1",
+                "us-west1",
+                "europe-west1",
+                "europe-west4",
+                "asia-east1",
+                "australia-southeast1",
+            ]
+        ),
+    ),
+    "A100-40GB": Chip(
+        "NVIDIA_TESLA_A100",
+        _family(
+            "NVIDIA_TESLA_A100",
+            (1, "a2-highgpu-1g", 4.22),
+            (2, "a2-highgpu-2g", 8.45),
+            (4, "a2-highgpu-4g", 16.90),
+            (8, "a2-highgpu-8g", 33.80),
+            (16, "a2-megagpu-16g", 64.02),
+        ),
+        frozenset(
+            [
+                "us-central1",
+                "us-east1",
+                "us-west1",
+                "us-west3",
+                "us-west4",
+                "europe-west4",
+                "asia-northeast1",
+                "asia-northeast3",
+                "asia-southeast1",
+                "me-west1",
+            ]
+        ),
+    ),
+    "A100-80GB": Chip(
+        "NVIDIA_A100_80GB",
+        _family(
+            "NVIDIA_A100_80GB",
+            (1, "a2-ultragpu-1g", 5.78),
+            (2, "a2-ultragpu-2g", 11.56),
+            (4, "a2-ultragpu-4g", 23.13),
+            (8, "a2-ultragpu-8g", 46.25),
+        ),
+        frozenset(["us-central1", "us-east4", "us-east5", "europe-west4", "asia-southeast1"]),
+    ),
+    "H100-80GB": Chip(
+        "NVIDIA_H100_80GB",
+        _family(
+            "NVIDIA_H100_80GB",
+            (1, "a3-highgpu-1g", 12.63),
+            (2, "a3-highgpu-2g", 25.25),
+            (4, "a3-highgpu-4g", 50.50),
+            (8, "a3-highgpu-8g", 101.01),
+        ),
+        frozenset(
+            [
+                "us-central1",
+                "us-east4",
+                "us-east5",
+                "us-west1",
+                "us-west4",
+                "europe-west1",
+                "europe-west4",
+                "asia-northeast1",
+                "asia-southeast1",
+            ]
+        ),
+    ),
+    "H200": Chip(
+        "NVIDIA_H200_141GB",
+        _family("NVIDIA_H200_141GB", (8, "a3-ultragpu-8g", 99.77)),
+        frozenset(
+            [
+                "us-central1",
+                "us-east1",
+                "us-east4",
+                "us-east5",
+                "us-south1",
+                "us-west1",
+                "europe-west1",
+            ]
+        ),
+    ),
+    "B200": Chip(
+        "NVIDIA_B200",
+        _family("NVIDIA_B200", (8, "a4-highgpu-8g", None)),
+        frozenset(["us-central1", "us-east4", "us-south1", "us-west2", "us-west3", "europe-west4"]),
+    ),
+}
+
+_ALIASES: Final = {"H200-141GB": "H200", "L4-24GB": "L4", "T4-16GB": "T4", "P100-16GB": "P100"}
+
+# n2: vCPUs → US dollars an hour; 4 GiB a vCPU, and 8 on highmem at about 1.31 times the price.
+_N2: Final = (2, 4, 8, 16, 32, 48, 64, 80, 96, 128)
+_N2_VCPU_HOUR: Final = 0.0558
+DEFAULT_CPU: Final = Machine("n2-standard-4", hour=4 * _N2_VCPU_HOUR)
+
+SPOT_SHARE: Final = 0.4
+"""What spot costs of the price on demand, at most ("60-91% discounts", spot VM price page)."""
+
+
+class Unavailable(Exception):
+    """No machine fits; says why and what would do."""
+
+    def __init__(self, problem: str, mend: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.mend = mend
+
+
+def machine(resources: Resources, location: str) -> Machine:
+    """The machine that carries what was asked for in a region, and never a larger one: the
+    first of ``accelerator`` and ``any_of`` that there is. Raises Unavailable."""
+    if resources.instance_type is not None:
+        return _named(resources)
+    asked = [text for text in (resources.accelerator, *resources.any_of) if text is not None]
+    if not asked:
+        return _cpu(resources)
+    first: Unavailable | None = None
+    for text in asked:
+        try:
+            return _chip(Accelerator.parse(text), location)
+        except Unavailable as error:
+            first = first or error
+    assert first is not None  # noqa: S101 - ``asked`` is not empty
+    raise first
+
+
+def _named(resources: Resources) -> Machine:
+    name = resources.instance_type or ""
+    for chip in CHIPS.values():
+        for one in chip.machines:
+            if one.type == name and not name.startswith("n1-"):
+                return one  # its accelerators are built in
+    if resources.accelerator is None:
+        return Machine(name)
+    asked = Accelerator.parse(resources.accelerator)
+    chip = CHIPS.get(_key(asked))
+    if chip is None:
+        raise _unknown(asked)
+    return Machine(name, chip.vendor, asked.count)
+
+
+def _key(asked: Accelerator) -> str:
+    key = asked.name if asked.memory is None else f"{asked.name}-{asked.memory}GB"
+    return _ALIASES.get(key, key)
+
+
+def _unknown(asked: Accelerator) -> Unavailable:
+    return Unavailable(
+        f"Vertex AI has no {asked.name}{f' of {asked.memory} GB' if asked.memory else ''}.",
+        f"It has: {', '.join(CHIPS)}.",
+    )
+
+
+def _chip(asked: Accelerator, location: str) -> Machine:
+    chip = CHIPS.get(_key(asked))
+    if chip is None:
+        raise _unknown(asked)
+    if location not in chip.regions:
+        here = [name for name, other in CHIPS.items() if location in other.regions]
+        raise Unavailable(
+            f"{location} has no {_key(asked)} (table of {AS_OF}).",
+            f"It is in: {', '.join(sorted(chip.regions))}. "
+            f"{location} has: {', '.join(here) or 'no accelerator'}. "
+            "Or name resources.instance_type.",
+        )
+    for one in chip.machines:
+        if one.count == asked.count:
+            return one
+    counts = ", ".join(str(one.count) for one in chip.machines)
+    raise Unavailable(
+        f"no machine has {asked.count} × {_key(asked)}.", f"There are machines with {counts}."
+    )
+
+
+def _cpu(resources: Resources) -> Machine:
+    if resources.cpus is None and resources.memory is None:
+        return DEFAULT_CPU
+    cpus, memory = resources.cpus or 1, resources.memory or 0
+    for kind, share, price in (("standard", 4, 1.0), ("highmem", 8, 1.31)):
+        for size in _N2:
+            if size >= cpus and size * share >= memory and (kind == "standard" or size <= 96):
+                # The smaller of the two families: highmem only where memory decides.
+                if kind == "standard" and size > 2 * max(cpus, 1) and memory / 8 <= size / 2:
+                    continue
+                return Machine(f"n2-{kind}-{size}", hour=size * _N2_VCPU_HOUR * price)
+    raise Unavailable(
+        f"no n2 machine has {cpus} CPUs and {memory:g} GiB.", "Name resources.instance_type."
+    )
+
+
+def hour(type: str) -> float | None:
+    """US dollars an hour of a machine type, with the accelerators its name stands for."""
+    for chip in CHIPS.values():
+        for one in chip.machines:
+            if one.type == type and not type.startswith("n1-"):
+                return one.hour
+    family, _, size = type.rpartition("-")
+    if family in {"n2-standard", "n2-highmem"} and size.isdigit():
+        return int(size) * _N2_VCPU_HOUR * (1.31 if family.endswith("highmem") else 1.0)
+    return None
+
+
+# Gemini: US dollars for a million tokens: input, output, cached input; prompts over 200k tokens
+# of some cost more.
+_LONG: Final = 200_000
+
+
+class Price(msgspec.Struct, frozen=True):
+    input: float
+    output: float
+    cached: float
+    long: tuple[float, float, float] | None = None
+
+
+_PRICES: Final[dict[str, Price]] = {
+    "gemini-3-pro": Price(2.0, 12.0, 0.20, (4.0, 18.0, 0.40)),
+    "gemini-2.5-pro": Price(1.25, 10.0, 0.125, (2.5, 15.0, 0.25)),
+    "gemini-2.5-flash-lite": Price(0.10, 0.40, 0.01),
+    "gemini-2.5-flash": Price(0.30, 2.50, 0.03),
+    "gemini-2.0-flash-lite": Price(0.075, 0.30, 0.075),
+    "gemini-2.0-flash": Price(0.15, 0.60, 0.0375),
+}
+_EMBEDDINGS: Final = {"gemini-embedding-001": 0.15}
+
+
+def _price(model: str) -> Price | None:
+    if "/endpoints/" in model:
+        return None
+    name = model.rpartition("/")[2]
+    found = _PRICES.get(name)
+    if found is not None:
+        return found
+    # A version or date follows the name: the longest name that it begins with.
+    fits = [known for known in _PRICES if name.startswith(known + "-")]
+    # image, live and audio models are sold at prices of their own.
+    if not fits or any(word in name for word in ("image", "live", "audio", "tts")):
+        return None
+    return _PRICES[max(fits, key=len)]
+
+
+def chat_cost(model: str, usage: Usage) -> float | None:
+    """US dollars of a chat; None where the price is not known."""
+    price = _price(model)
+    if price is None:
+        return None
+    rates = (price.input, price.output, price.cached)
+    if price.long is not None and usage.input_tokens > _LONG:
+        rates = price.long
+    fresh = usage.input_tokens - usage.cached_input_tokens
+    spent = fresh * rates[0] + usage.output_tokens * rates[1]
+    return (spent + usage.cached_input_tokens * rates[2]) / 1e6
+
+
+def embedding_cost(model: str, tokens: int) -> float | None:
+    """US dollars of embeddings that are sold by the token; None for others."""
+    price = _EMBEDDINGS.get(model.rpartition("/")[2])
+    return None if price is None else tokens * price / 1e6

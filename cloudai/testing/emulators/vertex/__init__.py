@@ -1,0 +1,204 @@
+"""Vertex AI, Gemini and Cloud Storage on loopback, for the vendor's own SDKs and for cloudai.
+
+::
+
+    with VertexEmulator() as cloud:
+        os.environ.update(cloud.env)          # cloudai, google-genai, aiplatform, storage
+        client = cloudai.Client(provider="vertex", **cloud.keys())
+
+REST over plain http. Requests are checked against the messages of ``google.cloud.aiplatform``:
+required fields, unknown fields, types; what only the service sets is ignored, as the real one
+does, and named in ``ignored``. Jobs, operations and endpoints go through their states by
+``clock``, whose speed is yours.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from cloudai.testing.emulators._faults import Faults
+from cloudai.testing.emulators._server import EmulatorServer
+from cloudai.testing.emulators.vertex._gemini import Gemini
+from cloudai.testing.emulators.vertex._http import (
+    Answer,
+    Refused,
+    Request,
+    Router,
+    error_body,
+    read,
+    send,
+)
+from cloudai.testing.emulators.vertex._identity import (
+    Identity,
+    Logging,
+    Secrets,
+    service_account,
+)
+from cloudai.testing.emulators.vertex._storage import Storage
+from cloudai.testing.emulators.vertex._world import Clock, World
+
+__all__ = ["Clock", "VertexEmulator"]
+
+
+class VertexEmulator:
+    """The emulator. Start it with ``with``, or with ``start`` and ``stop``.
+
+    Parameters
+    ----------
+    project, location: what exists there; other projects are refused.
+    speed: how fast its clock runs. port: 0 takes a free one. seed: of the faults' chances.
+
+    Attributes
+    ----------
+    clock: see ``Clock``. faults: see ``cloudai.testing.emulators._faults.Faults``.
+    storage, gemini, identity, secrets, logging: the services.
+    """
+
+    def __init__(
+        self,
+        *,
+        project: str = "emulated-project",
+        location: str = "us-central1",
+        speed: float = 1.0,
+        port: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.clock = Clock(speed)
+        self._world = World(project, location, self.clock)
+        self._router = Router()
+        self.identity = Identity(self._world)
+        self.secrets = Secrets(self._world)
+        self.logging = Logging(self._world)
+        self.storage = Storage(self._world)
+        self.gemini = Gemini(self._world)
+        for service in (
+            self.identity,
+            self.secrets,
+            self.logging,
+            self.storage,
+            self.gemini,
+        ):
+            service.routes(self._router)
+        self._server = EmulatorServer(self._app, error_body, port=port, seed=seed)
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self.bucket = "emulated-bucket"
+        self.storage.bucket(self.bucket)
+
+    @property
+    def project(self) -> str:
+        return self._world.project
+
+    @property
+    def location(self) -> str:
+        return self._world.location
+
+    @property
+    def url(self) -> str:
+        return self._server.url
+
+    @property
+    def faults(self) -> Faults:
+        return self._server.faults
+
+    @property
+    def requests(self) -> list[Request]:
+        """All requests so far, in order; tokens left out."""
+        return self._world.requests
+
+    @property
+    def ignored(self) -> list[str]:
+        """Fields of requests that only the service sets."""
+        return self._world.ignored
+
+    @property
+    def credentials(self) -> Path:
+        """A service account's file, whose tokens the emulator gives out."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="cloudai-vertex-")
+        path = Path(self._folder.name) / "service-account.json"
+        path.write_text(service_account(self.project, self.url))
+        path.chmod(0o600)
+        return path
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What points a program at the emulator: cloudai, google-genai and Cloud Storage follow
+        it; the aiplatform SDK also wants ``init(api_endpoint=…, api_transport="rest")``."""
+        return {
+            "GOOGLE_APPLICATION_CREDENTIALS": str(self.credentials),
+            "GOOGLE_CLOUD_PROJECT": self.project,
+            "GOOGLE_CLOUD_LOCATION": self.location,
+            "GOOGLE_GENAI_USE_VERTEXAI": "true",
+            "GOOGLE_VERTEX_BASE_URL": self.url,
+            "STORAGE_EMULATOR_HOST": self.url,
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM": self.url,
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_LOGGING": self.url,
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": self.url,
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_IAMCREDENTIALS": self.url,
+        }
+
+    def keys(self) -> dict[str, Any]:
+        """The keys of ``Client(provider="vertex", **keys)``."""
+        return {
+            "project": self.project,
+            "location": self.location,
+            "bucket": self.bucket,
+            "endpoint": self.url,
+            "credentials": str(self.credentials),
+        }
+
+    def start(self) -> VertexEmulator:
+        """Begins to serve."""
+        self._server.start()
+        return self
+
+    def stop(self) -> None:
+        """Ends it."""
+        self._server.stop()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def __enter__(self) -> VertexEmulator:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def _app(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        request, token = read(environ)
+        try:
+            answer = self._handle(request, token)
+        except Refused as error:
+            answer = Answer(
+                data=error.body(),
+                http=error.http,
+                headers={"Content-Type": "application/json; charset=UTF-8"},
+            )
+        answer.headers.setdefault("x-request-id", f"emulated-{len(self._world.requests)}")
+        return send(answer, start)
+
+    def _handle(self, request: Request, token: str | None) -> Answer:
+        with self._world.lock:
+            self._world.requests.append(request)
+        found = self._router.find(request)
+        if found is None:
+            raise Refused(
+                404, "NOT_FOUND", f"The requested URL {request.method} {request.path} was not found"
+            )
+        open_to_all = ("/token", "/computeMetadata")
+        # The storage client sends no token at all to STORAGE_EMULATOR_HOST.
+        anonymous = token is None and ("/b/" in request.path or request.path.endswith("/b"))
+        free = anonymous or request.path.startswith(open_to_all)
+        if not free and not self.identity.knows(token):
+            raise Refused(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.")
+        handler, values = found
+        if request.path == "/token":
+            made = handler(request, **values)  # may be told to take its time
+        else:
+            with self._world.lock:
+                made = handler(request, **values)
+        return made if isinstance(made, Answer) else Answer(json=made)

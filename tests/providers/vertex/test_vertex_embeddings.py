@@ -1,0 +1,130 @@
+"""Embeddings over real sockets, against the emulator."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from vertextools import golden, sent
+
+from cloudai import AsyncClient, Client
+from cloudai.errors import ContextOverflow, InvalidRequest, NotFound, ProviderError
+from cloudai.providers.vertex._wire import embeddings as wire
+from cloudai.testing.emulators.vertex import VertexEmulator
+from cloudai.types import EmbeddingRequest
+
+MODELS = ("text-embedding-005", "gemini-embedding-001", "gemini-embedding-2")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_golden(model: str) -> None:
+    request = EmbeddingRequest(
+        model=model, texts=("a cat", "a dog"), dimensions=256, task="query", truncate=True
+    )
+    requests = [wire.encode(request, group) for group in wire.groups(request)]
+    golden(f"embeddings_{model}", [list(one) for one in requests])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_one_vector_a_text_in_order(client: Client, cloud: VertexEmulator, model: str) -> None:
+    texts = ["a cat sleeps", "a cat naps", "interest rates rose"]
+    reply = client.embeddings.create(texts, model=model, dimensions=64)
+    assert reply.array.shape == (3, 64)
+    alone = [
+        client.embeddings.create(text, model=model, dimensions=64).vectors[0] for text in texts
+    ]
+    for row, single in zip(reply.vectors, alone, strict=True):
+        assert math.dist(row, single) < 1e-6
+    assert reply.usage.input_tokens == 9
+    near = math.dist(reply.vectors[0], reply.vectors[1])
+    assert near < math.dist(reply.vectors[0], reply.vectors[2])
+
+
+def test_gemini_embedding_2_gets_one_text_a_call(client: Client, cloud: VertexEmulator) -> None:
+    client.embeddings.create([f"text {n}" for n in range(20)], model="gemini-embedding-2")
+    bodies = sent(cloud, ":embedContent")
+    assert len(bodies) == 20
+    assert all(len(body["content"]["parts"]) == 1 for body in bodies)
+
+
+def test_long_lists_are_split(client: Client, cloud: VertexEmulator) -> None:
+    texts = [f"text {n}" for n in range(600)]
+    reply = client.embeddings.create(texts, model="text-embedding-005", dimensions=8)
+    assert len(reply) == 600
+    sizes = [len(body["instances"]) for body in sent(cloud, ":predict")]
+    assert sorted(sizes) == [100, 250, 250]
+    big = EmbeddingRequest(model="text-embedding-005", texts=("x" * 40_000, "y" * 40_000))
+    assert [len(group) for group in wire.groups(big)] == [1, 1]
+
+
+def test_tasks_and_truncation(client: Client, cloud: VertexEmulator) -> None:
+    client.embeddings.create("a", model="text-embedding-005", task="document")
+    assert sent(cloud, ":predict")[0]["instances"][0]["task_type"] == "RETRIEVAL_DOCUMENT"
+    long = "word " * 3000
+    with pytest.raises(ContextOverflow):
+        client.embeddings.create(long, model="text-embedding-005")
+    reply = client.embeddings.create(long, model="text-embedding-005", truncate=True)
+    assert reply.usage.input_tokens == 2048
+
+
+def test_bad_requests(client: Client, cloud: VertexEmulator) -> None:
+    with pytest.raises(InvalidRequest, match="dimensions"):
+        client.embeddings.create("a", model="text-embedding-005", dimensions=1000)
+    assert cloud.requests == []
+    with pytest.raises(NotFound):
+        client.embeddings.create("a", model="text-embedding-999")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"predictions": []}',
+        b'{"predictions": [{"embeddings": {"values": [1.0]}}, {"embeddings": {"values": [1, 2]}}]}',
+        b"<html>",
+    ],
+)
+def test_answers_that_make_no_sense(body: bytes) -> None:
+    with pytest.raises(ProviderError):
+        wire.decode("predict", body, 2)
+
+
+@pytest.mark.parametrize("model", MODELS)
+async def test_async(aclient: AsyncClient, client: Client, model: str) -> None:
+    texts = ["one", "two", "three"]
+    theirs = await aclient.embeddings.create(texts, model=model, dimensions=16)
+    assert theirs.data == client.embeddings.create(texts, model=model, dimensions=16).data
+    with pytest.raises(NotFound):
+        await aclient.embeddings.create(texts, model="no-embedding")
+
+
+def test_same_request_as_google_genai(cloud: VertexEmulator, client: Client) -> None:
+    genai: Any = pytest.importorskip("google.genai")
+    from google.oauth2.credentials import Credentials
+
+    theirs = genai.Client(
+        vertexai=True,
+        project=cloud.project,
+        location=cloud.location,
+        credentials=Credentials(cloud.identity.issue()["access_token"]),
+        http_options=genai.types.HttpOptions(base_url=cloud.url, api_version="v1"),
+    )
+    for model, method in (
+        ("text-embedding-005", ":predict"),
+        ("gemini-embedding-2", ":embedContent"),
+    ):
+        before = len(cloud.requests)
+        theirs.models.embed_content(
+            model=model,
+            contents="a cat",
+            config=genai.types.EmbedContentConfig(
+                task_type="RETRIEVAL_QUERY", output_dimensionality=64, auto_truncate=False
+            ),
+        )
+        client.embeddings.create("a cat", model=model, dimensions=64, task="query")
+        first, second = [one for one in cloud.requests[before:] if one.path.endswith(method)]
+        assert first.path == second.path
+        told = first.json
+        told.get("content", {}).pop("role", None)
+        assert told == second.json
+    theirs.close()
