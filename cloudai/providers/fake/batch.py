@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from cloudai._core import batch_transforms
 from cloudai._core.config import Profile
 from cloudai._core.home import ensure
 from cloudai._core.runner import Transform, check_paths, run_batch
@@ -25,14 +26,10 @@ from cloudai.providers.fake.embeddings import FakeEmbeddings
 from cloudai.providers.fake.endpoints import FakeEndpoints, loaded, variant_faults
 from cloudai.types import (
     BatchTransform,
-    ChatRequest,
-    EmbeddingRequest,
-    PredictRequest,
     State,
     Variant,
     Violation,
 )
-from cloudai.types._base import invalid
 
 
 class _Work(msgspec.Struct, frozen=True):
@@ -62,6 +59,13 @@ class FakeBatch(FakeJobs[BatchTransform]):
             check_paths(spec)
         except InvalidRequest as error:
             found.append(Violation(error.field or "input", error.message, error.hint or ""))
+        try:
+            if spec.chat is not None:
+                batch_transforms.chat_request(spec.chat, spec.params)
+            elif spec.embeddings is not None:
+                batch_transforms.embedding_request(spec.embeddings, spec.params)
+        except InvalidRequest as error:
+            found.append(Violation(error.field or "params", error.message, error.hint or ""))
         if spec.model is not None:
             found += [
                 Violation(error.field or "model", error.message, error.hint or "")
@@ -88,7 +92,12 @@ class FakeBatch(FakeJobs[BatchTransform]):
         folder = self.folder(id)
         shutil.rmtree(folder, ignore_errors=True)
         ensure(folder)
-        draft = msgspec.structs.replace(spec, output=str(folder / output.name))
+        draft = msgspec.structs.replace(
+            spec,
+            output=str(folder / output.name),
+            # A chunk is repeated as a whole when one of its lines fails; a script answers once.
+            batch_size=1 if spec.chat is not None else spec.batch_size,
+        )
         try:
             result = run_batch(draft, self._transform(spec), concurrency=1)
         except (InvalidRequest, HandlerError) as error:
@@ -145,47 +154,15 @@ class FakeBatch(FakeJobs[BatchTransform]):
         return [("output", output), *([("errors", letters)] if work.letters else [])]
 
     def _transform(self, spec: BatchTransform) -> Transform:
+        params = spec.params
         if spec.chat is not None:
-            return self._chat(spec.chat, spec.params)
+            return batch_transforms.chat(FakeChat(self._profile).create, spec.chat, params)
         if spec.embeddings is not None:
-            return self._embeddings(spec.embeddings, spec.params)
+            adapter = FakeEmbeddings(self._profile)
+            return batch_transforms.embeddings(adapter, spec.embeddings, params)
         if spec.endpoint is not None:
-            return self._endpoint(spec.endpoint, spec.params)
+            return batch_transforms.endpoint(FakeEndpoints(self._profile), spec.endpoint, params)
         return _handler(spec)
-
-    def _chat(self, model: str, params: dict[str, Any]) -> Transform:
-        adapter = FakeChat(self._profile)
-
-        def transform(values: list[Any]) -> list[Any]:
-            requests = [
-                _request(ChatRequest, {"model": model, "messages": _messages(value), **params})
-                for value in values
-            ]
-            return [adapter.create(request, Call()).text for request in requests]
-
-        return transform
-
-    def _embeddings(self, model: str, params: dict[str, Any]) -> Transform:
-        adapter = FakeEmbeddings(self._profile)
-
-        def transform(values: list[Any]) -> list[Any]:
-            texts = [value.get("text") if isinstance(value, dict) else value for value in values]
-            for text in texts:
-                if not isinstance(text, str) or not text:
-                    raise invalid("input", text, "is neither a text nor an object with a text")
-            request = _request(EmbeddingRequest, {"model": model, "texts": texts, **params})
-            return list(adapter.embed(request, Call()).vectors)
-
-        return transform
-
-    def _endpoint(self, name: str, params: dict[str, Any]) -> Transform:
-        adapter = FakeEndpoints(self._profile)
-
-        def transform(values: list[Any]) -> list[Any]:
-            request = PredictRequest(inputs=tuple(values), params=params)
-            return adapter.predict(name, request, Call()).outputs
-
-        return transform
 
 
 def _variant(spec: BatchTransform) -> Variant:
@@ -197,21 +174,3 @@ def _handler(spec: BatchTransform) -> Callable[[list[Any]], list[Any]]:
     if handler is None:
         return list
     return lambda values: handler.predict(values, spec.params)
-
-
-def _messages(value: Any) -> list[Any]:
-    if isinstance(value, str) and value:
-        return [{"role": "user", "content": value}]
-    if isinstance(value, dict):
-        if isinstance(value.get("messages"), list) and value["messages"]:
-            return value["messages"]
-        if isinstance(value.get("prompt"), str) and value["prompt"]:
-            return [{"role": "user", "content": value["prompt"]}]
-    raise invalid("input", value, "is neither a text nor an object with prompt or messages")
-
-
-def _request(kind: Any, values: dict[str, Any]) -> Any:
-    try:
-        return msgspec.convert(values, kind)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"params: {error}", field="params", provider="fake") from None

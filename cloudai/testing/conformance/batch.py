@@ -183,7 +183,11 @@ class BatchConformance(Conformance):
         self._finish(api, job)
         lines = self._lines(api, job)
         assert len(lines) == 3
-        assert all(json.dumps(line) not in {"null", '""'} for line in lines)
+        for line in lines:
+            assert line["text"].strip()
+            assert line["finish_reason"] in {"stop", "length"}
+            assert line["usage"]["input_tokens"] > 0
+            assert 0 < line["usage"]["output_tokens"] <= 4
 
     @feature("embeddings")
     def test_embeddings(self, api: Api) -> None:
@@ -194,7 +198,7 @@ class BatchConformance(Conformance):
             embeddings=api.harness.embedding_model or "",
         )
         self._finish(api, job)
-        first, second, third = self._lines(api, job)
+        first, second, third = (line["embedding"] for line in self._lines(api, job))
         assert first == pytest.approx(third, abs=1e-3)
         assert len(first) == len(second) > 1
         assert first != pytest.approx(second, abs=1e-3)
