@@ -144,8 +144,10 @@ def _read(file: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    # transformers reads the file three times over, 10 s each. The process is ours alone.
+    # transformers reads the file three times over, 10 s each, and makes the table of names once
+    # for every part of the model. The process is ours alone.
     gguf.GGUFReader = functools.cache(gguf.GGUFReader)
+    gguf.get_tensor_name_map = functools.cache(gguf.get_tensor_name_map)
     where: Any = {"gguf_file": file.name, "local_files_only": True}
     maker: Any = AutoModelForCausalLM
     try:
