@@ -2,7 +2,8 @@
 
 - Vectors are computed in float32, exactly alike for a text alone and among others (to 1e-5);
   ``native={"dtype": "bfloat16"}`` trades that for two to three times the speed on CPUs with
-  AVX512-BF16 and on GPUs (cosines shift by 0.001 at most, measured).
+  AVX512-BF16 and on GPUs (cosines shift by 0.001 at most, measured); other CPUs emulate it at a
+  seventh of the speed.
 - ``task`` puts the model's own prompt for it before each text, where the folder names one
   (``config_sentence_transformers.json``, as E5's do); else it changes nothing. The embedded
   model knows no tasks.
