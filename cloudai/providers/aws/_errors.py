@@ -163,7 +163,9 @@ def make(
 ) -> CloudAIError:
     """The error for a code, with AWS's message."""
     kind = CODES.get(code) or _by_status(status)
-    text = message or code
+    if not message or message.lstrip().startswith("<"):  # a proxy's page, not AWS's words
+        message = f"AWS answered {status or code}"
+    text = message
     about: dict[str, Any] = {
         "provider": "aws",
         "code": code,

@@ -187,9 +187,7 @@ class AwsEmulator:
     def stop(self) -> None:
         """Ends it, with what it runs."""
         self._server.stop()
-        close = getattr(WORLD.executor, "close", None)
-        if close is not None:
-            close()
+        _close()
 
     def __enter__(self) -> AwsEmulator:
         return self.start()
@@ -210,6 +208,7 @@ def _empty(executor: Executor | None, region: str) -> None:
     from moto.core.model_instances import reset_model_data
     from moto.s3.models import s3_backends
 
+    _close()
     BackendDict.reset()
     reset_model_data()
     WORLD.reset()
@@ -217,6 +216,13 @@ def _empty(executor: Executor | None, region: str) -> None:
         WORLD.executor = executor
     backend: Any = s3_backends[ACCOUNT]["aws"]
     backend.create_bucket(BUCKET, region)
+
+
+def _close() -> None:
+    """Ends what the account's executor runs."""
+    close = getattr(WORLD.executor, "close", None)
+    if close is not None:
+        close()
 
 
 def error_body(status: int, message: str) -> tuple[str, bytes]:
@@ -261,6 +267,4 @@ def mock_aws(
         try:
             yield WORLD
         finally:
-            close = getattr(WORLD.executor, "close", None)
-            if close is not None:
-                close()
+            _close()

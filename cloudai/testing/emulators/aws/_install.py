@@ -14,12 +14,11 @@ from urllib.parse import unquote
 
 import botocore.session
 import msgspec
-from moto.core.exceptions import ServiceException
 from moto.core.responses import ActionResult
 
 from cloudai.providers.aws import _limits
 from cloudai.testing.emulators.aws import _bedrock, _runtime, _sagemaker
-from cloudai.testing.emulators.aws._world import WORLD
+from cloudai.testing.emulators.aws._world import WORLD, Refused
 
 _lock: Final = threading.Lock()
 _done: list[bool] = []
@@ -39,15 +38,18 @@ def refuse(service: str, operation: str, parameters: Mapping[str, Any]) -> None:
     if problems:
         told = "; ".join(f"Value at '{where}' {text}" for where, text in problems)
         count = f"{len(problems)} validation error{'s' if len(problems) > 1 else ''} detected"
-        raise ServiceException("ValidationException", f"{count}: {told}")
+        raise Refused("ValidationException", f"{count}: {told}")
 
 
 def _json_operation(name: str, function: Callable[[str, dict[str, Any]], Any]) -> Any:
-    def method(self: Any) -> ActionResult:
+    def method(self: Any) -> Any:
         parameters = msgspec.json.decode(self.body or b"{}")
-        refuse("sagemaker", name, parameters)
-        with WORLD.lock:
-            return ActionResult(function(self.region, parameters) or {})
+        try:
+            refuse("sagemaker", name, parameters)
+            with WORLD.lock:
+                return ActionResult(function(self.region, parameters) or {})
+        except Refused as refused:
+            return _runtime.error(400, refused.code, str(refused), __type=refused.code)
 
     return method
 
@@ -56,7 +58,10 @@ def _rest_operation(service: str, name: str, function: Any) -> Any:
     def method(self: Any) -> Any:
         body = self.body if isinstance(self.body, bytes) else str(self.body or "").encode()
         path = unquote(self.parsed_url.path)
-        return function(self.region, path, self.headers, body, self.querystring)
+        try:
+            return function(self.region, path, self.headers, body, self.querystring)
+        except Refused as refused:
+            return _runtime.error(400, refused.code, str(refused))
 
     return method
 

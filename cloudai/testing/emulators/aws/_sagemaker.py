@@ -6,10 +6,8 @@ import fnmatch
 from collections.abc import Callable
 from typing import Any, Final
 
-from moto.core.exceptions import ServiceException
-
 from cloudai.testing.emulators.aws import _stores
-from cloudai.testing.emulators.aws._world import ACCOUNT, WORLD, Look
+from cloudai.testing.emulators.aws._world import ACCOUNT, WORLD, Look, Refused
 
 _ARN: Final = {
     "TrainingJob": "training-job",
@@ -21,8 +19,8 @@ _ARN: Final = {
 """SageMaker's kinds, and what their ARNs call them."""
 
 
-def invalid(text: str) -> ServiceException:
-    return ServiceException("ValidationException", text)
+def invalid(text: str) -> Refused:
+    return Refused("ValidationException", text)
 
 
 def _arn(region: str, kind: str, name: str) -> str:
@@ -34,7 +32,7 @@ def _new(region: str, kind: str, parameters: dict[str, Any]) -> dict[str, Any]:
     name = parameters[f"{kind}Name"]
     if WORLD.get(region, kind, name) is not None:
         code = "ResourceInUse" if kind.endswith("Job") else "ValidationException"
-        raise ServiceException(
+        raise Refused(
             code, f"Cannot create already existing {_ARN[kind]} {_arn(region, kind, name)!r}."
         )
     now = WORLD.now()
@@ -166,7 +164,7 @@ def delete_training_job(region: str, parameters: dict[str, Any]) -> Any:
     name = parameters["TrainingJobName"]
     _, look = _look(region, name)
     if look.ended is None:
-        raise ServiceException("ResourceInUse", f"The training job is in status {look.status}.")
+        raise Refused("ResourceInUse", f"The training job is in status {look.status}.")
     WORLD.drop(region, "TrainingJob", name)
 
 

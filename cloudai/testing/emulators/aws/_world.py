@@ -16,6 +16,14 @@ ACCOUNT: Final = "123456789012"
 """moto's account."""
 
 
+class Refused(Exception):
+    """What a service says no to: its code and words."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class Fate(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of a scripted job.
 

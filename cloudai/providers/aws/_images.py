@@ -1,0 +1,99 @@
+"""Container images of the frameworks, from the sagemaker SDK's own tables.
+
+The tables are JSON files in the SDK; importing it costs more than a second, so that only the
+files are read. A test holds the outcome against ``sagemaker.core.image_uris.retrieve``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from cloudai.errors import MissingExtra
+from cloudai.types._base import invalid
+
+Scope = Literal["training", "inference"]
+
+FRAMEWORKS: Final = ("pytorch", "tensorflow", "huggingface")
+
+
+@lru_cache(maxsize=16)
+def _table(framework: str) -> dict[str, Any]:
+    try:
+        spec = importlib.util.find_spec("sagemaker")
+    except ModuleNotFoundError:
+        spec = None
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        file = Path(place) / "core" / "image_uri_config" / f"{framework}.json"
+        if file.is_file():
+            return msgspec.json.decode(file.read_bytes())
+    raise MissingExtra("sagemaker", extra="aws", provider="aws")
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part.isdigit()]
+
+
+def image(
+    framework: str, scope: Scope, region: str, *, gpu: bool, suffix: str = "amazonaws.com"
+) -> str:
+    """The image's URI.
+
+    Parameters
+    ----------
+    framework: ``"pytorch"``, ``"tensorflow==2.19"``, ``"huggingface"``; without a version the
+        newest of the tables.
+    gpu: whether the machine has one. suffix: of AWS's domain names in this partition.
+
+    Raises InvalidRequest for a framework, a version or a region that the tables lack.
+    """
+    name, _, version = framework.partition("==")
+    name = name.strip().lower()
+    if name not in FRAMEWORKS:
+        raise invalid(
+            "framework",
+            framework,
+            "has no image of SageMaker's own here",
+            f"Use one of {', '.join(FRAMEWORKS)}, or name an image.",
+        )
+    whole = _table(name)
+    config = whole.get(scope, whole)
+    versions: dict[str, Any] = config["versions"]
+    asked = version.strip()
+    chosen = max(versions, key=_numbers) if not asked else config["version_aliases"].get(asked, asked)
+    if chosen not in versions:
+        newest = sorted(versions, key=_numbers)[-5:]
+        raise invalid(
+            "framework",
+            framework,
+            "is a version that SageMaker has no image of",
+            f"The last ones are {', '.join(newest)}; or name an image.",
+        )
+    row = versions[chosen]
+    prefix = asked or chosen
+    if name == "huggingface":
+        bases = [key for key in row if key.startswith("pytorch")]
+        if not bases:
+            raise invalid("framework", framework, "has no image with PyTorch", "Name an image.")
+        row = row[bases[-1]]
+        prefix = f"{bases[-1].removeprefix('pytorch')}-transformers{chosen}"
+    registry = row["registries"].get(region)
+    if registry is None:
+        raise invalid(
+            "region", region, f"has no image of {framework}", "Use another region, or name an image."
+        )
+    processor = "gpu" if gpu else "cpu"
+    container = row.get("container_version")
+    if container is not None and processor not in container:
+        raise invalid(
+            "resources", processor, f"is nothing that the image of {framework} runs on",
+            "Ask for an accelerator, or name an image.",
+        )  # fmt: skip
+    parts = [row.get("tag_prefix", prefix), processor, (row.get("py_versions") or [None])[0]]
+    parts.append(container[processor] if container is not None else None)
+    tag = "-".join(part for part in parts if part)
+    return f"{registry}.dkr.ecr.{region}.{suffix}/{row['repository']}:{tag}"
