@@ -91,6 +91,7 @@ class Row(msgspec.Struct, frozen=True):
 BUILT_IN: Final[dict[str, Row]] = {
     "local": Row("cloudai.providers.local:SPEC", "local"),
     "fake": Row("cloudai.providers.fake:SPEC", None),
+    "aws": Row("cloudai.providers.aws:SPEC", "aws"),
     "azure": Row("cloudai.providers.azure:SPEC", "azure"),
 }
 
