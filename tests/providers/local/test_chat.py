@@ -1,10 +1,8 @@
-"""Chat on this machine: tiny scripted and random models, and the embedded one."""
+"""Chat on this machine: answers, limits, turns; tiny models, and the embedded one."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -12,9 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from _models_fixtures import (
-    END,
     ask,
-    byte_symbols,
     llama,
     profile,
     random_llama,
@@ -24,10 +20,7 @@ from _models_fixtures import (
 
 from cloudai.errors import (
     CallTimeout,
-    ConfigError,
     ContextOverflow,
-    InvalidRequest,
-    UnsupportedByProvider,
 )
 from cloudai.protocols import Call
 from cloudai.providers.local._text import StopFilter, TextDecoder
@@ -35,13 +28,8 @@ from cloudai.providers.local.chat import LocalChat
 from cloudai.types import (
     ChatReply,
     ChatRequest,
-    Image,
     Message,
     ResponseSchema,
-    Text,
-    Tool,
-    ToolCall,
-    ToolResult,
 )
 
 SAYS = "café 日語!"
@@ -336,261 +324,6 @@ def test_a_forked_child_answers(tmp_path: Path):
             pytest.fail("the child hangs")
         time.sleep(0.05)
     assert os.waitstatus_to_exitcode(ended[1]) == 0
-
-
-# ------------------------------------------------------------------ schemas and tools
-
-PERSON = {
-    "type": "object",
-    "properties": {
-        "name": {"enum": ["Ada", "日本語", "Zoë"]},
-        "age": {"type": "integer", "minimum": 0, "maximum": 150},
-    },
-    "required": ["name", "age"],
-    "additionalProperties": False,
-}
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_a_schema_always_holds(chat: LocalChat, seed: int):
-    """Even with random weights."""
-    request = ask(
-        model=random_llama(),
-        response_schema=ResponseSchema(schema=PERSON),
-        temperature=2.0,
-        seed=seed,
-    )
-    reply = chat.create(request, Call())
-    value = json.loads(reply.text)
-    assert set(value) == {"name", "age"}
-    assert value["name"] in PERSON["properties"]["name"]["enum"]
-    assert 0 <= value["age"] <= 150
-    assert reply.finish_reason == "stop"
-    assert streamed(chat, request)[0] == reply.text
-
-
-def test_a_schema_that_cannot_be_held_to(chat: LocalChat):
-    schema = {"type": "object", "properties": {"a": {"not": {"type": "string"}}}}
-    with pytest.raises(InvalidRequest, match="response_schema cannot be held to.*not"):
-        chat.create(
-            ask(model=random_llama(), response_schema=ResponseSchema(schema=schema)), Call()
-        )
-
-
-WEATHER = Tool(
-    name="weather",
-    description="The weather of a city",
-    parameters={
-        "type": "object",
-        "properties": {"city": {"$ref": "#/$defs/City"}},
-        "required": ["city"],
-        "additionalProperties": False,
-        "$defs": {"City": {"enum": ["Paris", "Rome"]}},
-    },
-)
-ADD = Tool(
-    name="add",
-    parameters={
-        "type": "object",
-        "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 9}},
-        "required": ["a"],
-        "additionalProperties": False,
-        "$defs": {"City": {"type": "integer"}},
-    },
-)
-
-
-@pytest.mark.parametrize("choice", ["weather", "add", "required"])
-def test_a_forced_tool_is_called(chat: LocalChat, choice: str):
-    request = ask(model=random_llama(), tools=(WEATHER, ADD), tool_choice=choice, seed=1)
-    reply = chat.create(request, Call())
-    assert (reply.text, reply.finish_reason) == ("", "tool_calls")
-    (called,) = reply.tool_calls
-    if choice != "required":
-        assert called.name == choice
-    if called.name == "weather":
-        assert called.input["city"] in ("Paris", "Rome")
-    else:
-        assert 0 <= called.input["a"] <= 9
-    last = list(chat.stream(request, Call()))[-1]
-    assert last.finish_reason == "tool_calls"
-    assert last.tool_calls[0].arguments == called.arguments
-
-
-def test_a_cut_call_is_no_call(chat: LocalChat):
-    request = ask(model=random_llama(), tools=(WEATHER,), tool_choice="weather", max_tokens=5)
-    reply = chat.create(request, Call())
-    assert (reply.tool_calls, reply.text, reply.finish_reason) == ((), "", "length")
-
-
-def test_tools_that_the_model_may_leave_are_refused(chat: LocalChat):
-    with pytest.raises(UnsupportedByProvider, match='tool_choice="required"'):
-        chat.create(ask(model=scripted(SAYS), tools=(WEATHER,)), Call())
-    reply = chat.create(ask(model=scripted(SAYS), tools=(WEATHER,), tool_choice="none"), Call())
-    assert reply.text == SAYS
-
-
-def test_a_conversation_with_tools_goes_on(chat: LocalChat):
-    messages = (
-        Message("user", "Weather?"),
-        Message("assistant", (ToolCall(id="1", name="weather", arguments='{"city":"Rome"}'),)),
-        Message("tool", (ToolResult(id="1", content={"sky": "blue"}),)),
-    )
-    assert chat.create(ask(messages=messages, model=scripted(SAYS)), Call()).text == SAYS
-
-
-def test_a_template_that_knows_tools_gets_them(tmp_path: Path):
-    from cloudai.providers.local import _wire
-    from cloudai.providers.local._generate import ChatModel
-
-    template = (
-        "{% if tools %}{{ tools[0].function.name }}|{% endif %}{% for m in messages %}"
-        "{{ m.role }}:{{ m.content }}"
-        "{% for c in m.tool_calls or [] %}[{{ c.function.name }} {{ c.function.arguments.city }}]"
-        "{% endfor %};{% endfor %}"
-    )
-    model = ChatModel(llama(tmp_path / "m", template=template), "cpu", "float32")
-    assert model.knows_tools
-    messages = (
-        Message("assistant", (ToolCall(id="1", name="weather", arguments='{"city":"Rome"}'),)),
-        Message("tool", (ToolResult(id="1", content="sun"),)),
-    )
-    told = _wire.messages(ask(messages=messages), tools=True)
-    text = model.decode(model.render(told, _wire.functions([WEATHER])))
-    assert text == "weather|assistant:[weather Rome];tool:sun;"
-
-
-# ------------------------------------------------------------------ bad input
-
-
-def test_images_are_refused_before_a_model_is_loaded(chat: LocalChat, tmp_path: Path):
-    from cloudai.providers.local._pool import POOL
-
-    before = POOL.loaded()
-    messages = (Message("user", (Text("What is this?"), Image(data=b"x"))),)
-    with pytest.raises(UnsupportedByProvider, match=r"messages\[0\].*image"):
-        chat.create(ask(messages=messages, model=llama(tmp_path / "m")), Call())
-    assert POOL.loaded() == before
-
-
-@pytest.mark.parametrize(
-    ("fields", "named"),
-    [
-        ({"temperature": -1.0}, "temperature=-1.0"),
-        ({"top_p": 0.0}, "top_p=0.0"),
-        ({"max_tokens": 0}, "max_tokens=0"),
-        ({"stop": ("",)}, "stop="),
-        ({"native": {"top_kk": 1}}, "'top_k'"),
-        ({"native": {"dtype": "int4"}}, "native.dtype='int4'"),
-        ({"reasoning": "high"}, "reasoning='high'"),
-        ({"tool_choice": "weather"}, "tool_choice='weather'"),
-        ({"tools": (WEATHER,), "tool_choice": "wether"}, "There are: weather"),
-    ],
-)
-def test_bad_fields_are_named(chat: LocalChat, fields, named: str):
-    with pytest.raises(InvalidRequest) as raised:
-        chat.create(ask(model=scripted(SAYS), **fields), Call())
-    assert named in str(raised.value)
-
-
-def copied(source: Path, goal: Path) -> Path:
-    return Path(shutil.copytree(source, goal))
-
-
-def test_damaged_models_are_named(chat: LocalChat, tmp_path: Path):
-    cut = copied(random_llama(), tmp_path / "cut")
-    weights = cut / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(ConfigError, match=f"the model at {cut} cannot be loaded"):
-        chat.create(ask(model=cut), Call())
-
-    gone = copied(random_llama(), tmp_path / "gone")
-    (gone / "model.safetensors").unlink()
-    with pytest.raises(ConfigError, match="cannot be loaded"):
-        chat.create(ask(model=gone), Call())
-
-    other = copied(random_llama(), tmp_path / "other")
-    config = json.loads((other / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
-    with pytest.raises(ConfigError, match=r"lacks \d+ weights"):
-        chat.create(ask(model=other), Call())
-
-    broken = copied(random_llama(), tmp_path / "broken")
-    (broken / "tokenizer.json").write_text("{")
-    with pytest.raises(ConfigError, match=f"the tokenizer at {broken} cannot be loaded"):
-        chat.create(ask(model=broken), Call())
-
-
-def test_a_base_model_is_no_chat_model(chat: LocalChat, tmp_path: Path):
-    with pytest.raises(ConfigError, match="has no chat template"):
-        chat.create(ask(model=llama(tmp_path / "base", template="")), Call())
-
-
-def test_code_that_comes_with_a_model_is_not_run(chat: LocalChat, tmp_path: Path):
-    evil = copied(random_llama(), tmp_path / "evil")
-    proof = tmp_path / "ran"
-    (evil / "modeling_x.py").write_text(f"open({str(proof)!r}, 'w')\nclass M: pass\nclass C: pass")
-    config = json.loads((evil / "config.json").read_text())
-    config |= {"model_type": "x", "auto_map": {"AutoConfig": "modeling_x.C"}}
-    (evil / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match="cannot be loaded"):
-        chat.create(ask(model=evil), Call())
-    assert not proof.exists()
-
-
-def test_pickled_weights_are_read_without_running_them(chat: LocalChat, tmp_path: Path):
-    import pickle
-
-    import torch
-    from safetensors.torch import load_file
-
-    old = copied(random_llama(), tmp_path / "old")
-    state = load_file(str(old / "model.safetensors"))
-    (old / "model.safetensors").unlink()
-    torch.save(state, old / "pytorch_model.bin")
-    want = chat.create(ask(model=random_llama(), max_tokens=8), Call()).text
-    assert chat.create(ask(model=old, max_tokens=8), Call()).text == want
-
-    class Evil:
-        def __reduce__(self):
-            return open, (str(tmp_path / "ran"), "w")
-
-    (old / "pytorch_model.bin").write_bytes(pickle.dumps(Evil()))
-    again = copied(old, tmp_path / "again")
-    with pytest.raises(ConfigError, match="cannot be loaded"):
-        chat.create(ask(model=again), Call())
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_template_without_system_messages(tmp_path: Path, chat: LocalChat):
-    template = (
-        "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
-        "{% for m in messages %}{{ m.content }}{% endfor %}{{ '\\n' }}"
-    )
-    model = llama(tmp_path / "m", says=SAYS, template=template)
-    assert chat.create(ask("Hi", model=model), Call()).usage.input_tokens == 3
-    with pytest.raises(InvalidRequest, match="no system here"):
-        chat.create(
-            ask(messages=(Message("system", "S"), Message("user", "x")), model=model), Call()
-        )
-
-
-def test_settings_of_transformers_are_left_as_they_were(chat: LocalChat, capfd):
-    from transformers.utils import logging
-
-    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    model = scripted("ab")
-    capfd.readouterr()
-    chat.create(ask(model=model), Call())
-    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
-    assert capfd.readouterr() == ("", "")
-
-
-def test_byte_symbols_are_the_tokenizers_own():
-    from tokenizers import pre_tokenizers
-
-    assert sorted(byte_symbols()) == sorted(pre_tokenizers.ByteLevel.alphabet())
-    assert END == 257
 
 
 # ------------------------------------------------------------------ the embedded model
