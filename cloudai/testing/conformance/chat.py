@@ -199,13 +199,11 @@ class ChatConformance(Conformance):
         )
         assert [call.name for call in reply.tool_calls] == ["clock"]
 
-    @feature("tools")
     def test_tools_of_its_own_choice(self, api: Api) -> None:
         reply = self._ask(api, "Say hello.", tools=[WEATHER], tool_choice="auto", max_tokens=64)
         assert reply.text.strip() or reply.tool_calls
         assert (reply.finish_reason == "tool_calls") == bool(reply.tool_calls)
 
-    @feature("tools")
     def test_tools_are_off(self, api: Api) -> None:
         reply = self._ask(api, tools=[WEATHER], tool_choice="none")
         assert not reply.tool_calls
