@@ -46,6 +46,9 @@ SPEC: Final = ProviderSpec(
         ),
     ),
     capabilities={
+        "training": "cloudai.providers.azure.training:training",
+        "endpoints": "cloudai.providers.azure.endpoints:endpoints",
+        "batch": "cloudai.providers.azure.batch:batch",
         "chat": "cloudai.providers.azure.chat:AzureChat",
         "embeddings": "cloudai.providers.azure.embeddings:AzureEmbeddings",
     },

@@ -1,0 +1,520 @@
+"""Batches that the service runs: files up, batches, files down, the output put in order.
+
+The service's own records are the only state: each batch carries the spec in its metadata, so
+that any process with the input file can wait for it, go on with parts that had to wait for
+quota, and put the output together. Whoever sees the end first does that, under a lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from cloudai._core.batch_io import Source, format_of
+from cloudai._core.batch_transforms import chat_request, messages
+from cloudai._core.runner import BatchResult, check_paths, run_batch
+from cloudai._core.spool import exclusive
+from cloudai.errors import (
+    CloudAIError,
+    Conflict,
+    HandlerError,
+    InvalidRequest,
+    NotFound,
+    QuotaExceeded,
+)
+from cloudai.protocols import Call
+from cloudai.providers.azure import _api
+from cloudai.providers.azure._session import Session
+from cloudai.providers.azure._wire import batch as wire
+from cloudai.types import BatchTransform, JobStatus, LogLine, NativeRequest, State
+
+logger: Final = logging.getLogger("cloudai")
+
+
+class ServiceBatches:
+    """``chat`` batches through Azure OpenAI's batch API.
+
+    Attributes
+    ----------
+    max_lines, max_bytes: of one file. quota_pause: seconds before a part that did not fit into
+        the quota is asked for again, while nothing of ours is under way.
+    """
+
+    max_lines: int = wire.MAX_LINES
+    max_bytes: int = wire.MAX_BYTES
+    quota_pause: float = 30.0
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._members: dict[str, tuple[str, ...]] = {}
+        self._asked: dict[tuple[str, int], float] = {}
+
+    @property
+    def url(self) -> str:
+        return "/v1/chat/completions" if self._session.api_version is None else "/chat/completions"
+
+    # -- going out -----------------------------------------------------------------------
+
+    def requests(self, spec: BatchTransform) -> tuple[NativeRequest, ...]:
+        """What ``submit`` sends. Raises as it does, before it sends anything."""
+        prefix = "/openai/v1/" if self._session.api_version is None else "/openai/"
+        made: list[NativeRequest] = []
+        id = wire.group_id(spec.idempotency_key or "")
+        with tempfile.TemporaryDirectory(prefix="cloudai-") as folder:
+            parts, lines = self._parts(spec, Path(folder))
+            for index, path in enumerate(parts):
+                about = wire.metadata(spec, id, index, len(parts), lines)
+                size = path.stat().st_size
+                file = f"<the id of part {index + 1}>"
+                upload = {"purpose": "batch", "file": f"part {index + 1}, {size} bytes"}
+                made.append(NativeRequest(operation=f"POST {prefix}files", body=upload))
+                made.append(
+                    NativeRequest(
+                        operation=f"POST {prefix}batches", body=wire.body(file, self.url, about)
+                    )
+                )
+        return tuple(made)
+
+    def submit(self, spec: BatchTransform, call: Call) -> str:
+        """Uploads all parts, and asks for as many batches as the quota takes; ``status`` asks
+        for the rest."""
+        spec = replace(spec, input=_absolute(spec.input), output=_absolute(spec.output))
+        id = wire.group_id(spec.idempotency_key or "")
+        with tempfile.TemporaryDirectory(prefix="cloudai-") as folder:
+            parts, lines = self._parts(spec, Path(folder))
+            files = [
+                _api.upload(self._session, path, f"{id}-{index}.jsonl", "batch", call)
+                for index, path in enumerate(parts)
+            ]
+        for index, file in enumerate(files):
+            about = wire.metadata(spec, id, index, len(files), lines)
+            try:
+                self._create(id, index, file, about, call)
+            except QuotaExceeded:
+                if index == 0:
+                    raise
+                logger.info("azure: batch %s: part %d waits for quota", id, index + 1)
+                break
+        return id
+
+    def _create(self, id: str, part: int, file: str, about: dict[str, str], call: Call) -> None:
+        self._asked[(id, part)] = time.monotonic()
+        self._members.pop(id, None)
+        _api.post(self._session, "batches", call, wire.body(file, self.url, about))
+
+    def _parts(self, spec: BatchTransform, folder: Path) -> tuple[list[Path], int]:
+        """The input as files of the service's form, and the number of records. With
+        ``on_error="fail"`` the first bad record raises InvalidRequest with its line."""
+        source, output = check_paths(spec)
+        if output.exists() and not spec.overwrite:
+            raise Conflict(
+                f"the output {output} exists",
+                hint="Use overwrite=True to replace it, or name another output.",
+            )
+        request = chat_request(spec.chat or "", spec.params)
+        parts: list[Path] = []
+        lines = size = 0
+        file: Any = None
+        index = -1
+        try:
+            for index, (number, record) in enumerate(_records(spec, source)):
+                try:
+                    if isinstance(record, InvalidRequest):
+                        raise record
+                    line = wire.line(request, record, index, self.url, self._session.modern)
+                except InvalidRequest as error:
+                    if spec.on_error == "fail":
+                        error.message = f"line {number} of {source.name}: {error.message}"
+                        raise
+                    continue
+                if file is None or lines >= self.max_lines or size + len(line) > self.max_bytes:
+                    if file is not None:
+                        file.close()
+                    parts.append(folder / f"part-{len(parts)}.jsonl")
+                    file = parts[-1].open("wb")
+                    lines = size = 0
+                file.write(line)
+                lines += 1
+                size += len(line)
+        finally:
+            if file is not None:
+                file.close()
+        if not parts:
+            raise InvalidRequest(
+                f"input={spec.input!r} holds no line that can be sent",
+                field="input",
+                value=spec.input,
+                provider="azure",
+                hint="Each line is a prompt, or an object with prompt or messages",
+            )
+        return parts, index + 1
+
+    # -- looking -------------------------------------------------------------------------
+
+    def find(self, key: str, call: Call) -> str | None:
+        id = wire.group_id(key)
+        return id if self._batches(id, call, missing_ok=True) else None
+
+    def _batches(self, id: str, call: Call, *, missing_ok: bool = False) -> list[dict[str, Any]]:
+        """The service's batches of one of ours, the newest of each part, in the parts' order."""
+        known = self._members.get(id)
+        if known is not None:
+            found = [_api.get(self._session, f"batches/{one}", call) for one in known]
+        else:
+            found = [
+                batch
+                for batch in _api.listed(self._session, "batches", call)
+                if (batch.get("metadata") or {}).get(wire.ID) == id
+            ]
+        if not found and not missing_ok:
+            raise NotFound(f"there is no batch {id!r} at {self._session.endpoint}")
+        latest: dict[int, dict[str, Any]] = {}
+        for batch in found:  # the newest come first
+            latest.setdefault(wire.part_of(batch)[0], batch)
+        chosen = [latest[part] for part in sorted(latest)]
+        self._members[id] = tuple(str(batch["id"]) for batch in chosen)
+        return chosen
+
+    def status(self, id: str, call: Call) -> JobStatus:
+        """A snapshot; asks for parts that waited for quota, and puts the output together once
+        all parts have ended."""
+        batches = self._batches(id, call)
+        spec = wire.spec_of(batches[0])
+        waiting = self._waiting(batches)
+        states = [wire.STATES.get(str(batch["status"]), State.UNKNOWN) for batch in batches]
+        if waiting and not {State.CANCELLED, State.STOPPING} & set(states):
+            self._ask_again(id, batches, waiting, call)
+            state = State.RUNNING if State.RUNNING in states else State.QUEUED
+            return self._snapshot(id, spec, batches, state, reason="a part waits for quota")
+        for state in (State.STOPPING, State.RUNNING, State.STARTING, State.UNKNOWN):
+            if state in states:
+                return self._snapshot(id, spec, batches, state)
+        self._check_alive(id, batches, call)
+        return self._ended(id, spec, batches, states, call)
+
+    def _waiting(self, batches: list[dict[str, Any]]) -> set[int]:
+        """Parts without a batch, or whose batch did not fit into the quota."""
+        parts = wire.part_of(batches[0])[1]
+        held: set[int] = set()
+        for batch in batches:
+            codes = {str(e.get("code", "")).lower() for e in _problems(batch)}
+            if batch["status"] != "failed" or not codes & wire.OVER_QUOTA:
+                held.add(wire.part_of(batch)[0])
+        return set(range(parts)) - held
+
+    def _ask_again(
+        self, id: str, batches: list[dict[str, Any]], waiting: set[int], call: Call
+    ) -> None:
+        under_way = any(not wire.STATES[str(b["status"])].done for b in batches)
+        part = min(waiting)
+        last = self._asked.get((id, part), 0.0)
+        if under_way or time.monotonic() - last < self.quota_pause:
+            return  # what is under way frees its tokens when it ends
+        name = f"{id}-{part}.jsonl"
+        for file in _api.listed(self._session, "files", call, purpose="batch"):
+            if file.get("filename") == name:
+                about = {**batches[0]["metadata"]}
+                about[wire.PART] = f"{part}/{wire.part_of(batches[0])[1]}"
+                with suppress(QuotaExceeded):
+                    self._create(id, part, str(file["id"]), about, call)
+                return
+        raise NotFound(f"the file {name} of the batch {id} is gone", provider="azure")
+
+    def _check_alive(self, id: str, batches: list[dict[str, Any]], call: Call) -> None:
+        # The service cannot delete a batch: one whose input was deleted counts as deleted.
+        try:
+            _api.get(self._session, f"files/{batches[0]['input_file_id']}", call)
+        except NotFound:
+            raise NotFound(f"the batch {id!r} was deleted", provider="azure") from None
+
+    def _snapshot(
+        self,
+        id: str,
+        spec: BatchTransform,
+        batches: list[dict[str, Any]],
+        state: State,
+        **about: Any,
+    ) -> JobStatus:
+        counts = [batch.get("request_counts") or {} for batch in batches]
+        done = sum(c.get("completed", 0) + c.get("failed", 0) for c in counts)
+        total = int(batches[0]["metadata"][wire.LINES])
+        natives = [str(batch["status"]) for batch in batches]
+        ends = [b.get(f"{b['status']}_at") for b in batches]
+        ended = [float(at) for at in ends if at] if state.done else []
+        made: dict[str, Any] = {
+            "progress": (done, total),
+            "errors": sum(c.get("failed", 0) for c in counts),
+            **about,
+        }
+        return JobStatus(
+            id=id,
+            state=state,
+            name=spec.name,
+            idempotency_key=spec.idempotency_key,
+            native_state=", ".join(sorted(set(natives))),
+            created_at=float(min(batch["created_at"] for batch in batches)),
+            ended_at=max(ended) if ended else None,
+            **made,
+        )
+
+    # -- the end -------------------------------------------------------------------------
+
+    def _ended(
+        self,
+        id: str,
+        spec: BatchTransform,
+        batches: list[dict[str, Any]],
+        states: list[State],
+        call: Call,
+    ) -> JobStatus:
+        for batch, state in zip(batches, states, strict=True):
+            if state is State.FAILED:
+                return self._snapshot(id, spec, batches, state, reason=_why(batch))
+        if State.CANCELLED in states:
+            return self._snapshot(id, spec, batches, State.CANCELLED, reason="it was cancelled")
+        expired = State.EXPIRED in states
+        if spec.on_error == "fail":
+            failed = self._first_failure(batches, call)
+            if expired:
+                reason = f"the {wire.WINDOW} window closed before all lines had run"
+                return self._snapshot(id, spec, batches, State.EXPIRED, reason=reason)
+            if failed:
+                return self._snapshot(id, spec, batches, State.FAILED, reason=failed)
+        try:
+            result = self._put_together(id, spec, batches, call)
+        except Conflict:
+            reason = "another process is putting the output together"
+            return self._snapshot(id, spec, batches, State.RUNNING, reason=reason)
+        if isinstance(result, CloudAIError):
+            return self._snapshot(id, spec, batches, State.FAILED, reason=str(result))
+        outputs = {"output": str(result.output)}
+        if result.errors_file is not None:
+            outputs["errors"] = str(result.errors_file)
+        state = State.EXPIRED if expired else result.state
+        reason = f"{result.errors} of {result.lines} lines failed" if result.errors else None
+        return self._snapshot(
+            id,
+            spec,
+            batches,
+            state,
+            reason=reason,
+            outputs=outputs,
+            errors=result.errors,
+            progress=(result.lines, result.lines),
+        )
+
+    def _first_failure(self, batches: list[dict[str, Any]], call: Call) -> str | None:
+        for batch in batches:
+            if not batch.get("error_file_id"):
+                continue
+            failed = wire.results(_api.content(self._session, batch["error_file_id"], call))
+            for index in sorted(failed):
+                try:
+                    wire.outcome(failed[index], "")
+                except InvalidRequest as error:
+                    return f"record {index + 1}: {error.message}"
+        return None
+
+    def _put_together(
+        self, id: str, spec: BatchTransform, batches: list[dict[str, Any]], call: Call
+    ) -> BatchResult | CloudAIError:
+        output = Path(spec.output)
+        marker = output.with_name(f".{output.name}.{id}")
+        with exclusive(marker):
+            if marker.exists() and output.exists():
+                return msgspec.json.decode(marker.read_bytes(), type=BatchResult, dec_hook=_path)
+            if output.exists() and not spec.overwrite:
+                return Conflict(f"the output {output} exists")
+            # Beside the output, so that it is moved there in one step.
+            folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+            try:
+                here = replace(
+                    spec,
+                    output=str(folder / output.name),
+                    concurrency=1,
+                    batch_size=1000,
+                    overwrite=True,
+                )
+                made = run_batch(here, _Answers(self._session, spec, batches, call))
+                errors_file = Path(spec.errors_uri) if made.errors_file is not None else None
+                result = replace(made, output=output, errors_file=errors_file)
+                # The mark goes first: with no output beside it, it counts for nothing.
+                output.unlink(missing_ok=True)
+                marker.write_bytes(msgspec.json.encode(result, enc_hook=str))
+                if made.errors_file is not None and errors_file is not None:
+                    os.replace(made.errors_file, errors_file)
+                os.replace(made.output, output)
+                return result
+            except (InvalidRequest, HandlerError) as error:
+                return error
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    # -- the rest ------------------------------------------------------------------------
+
+    def logs(self, id: str, call: Call) -> list[LogLine]:
+        """The states the service's batches went through, with their times."""
+        lines: list[LogLine] = []
+        for batch in self._batches(id, call):
+            for name in (
+                "created",
+                "in_progress",
+                "finalizing",
+                "completed",
+                "failed",
+                "expired",
+                "cancelled",
+            ):
+                if batch.get(f"{name}_at"):
+                    text = f"{batch['id']}: {name}"
+                    lines.append(LogLine(text=text, time=float(batch[f"{name}_at"])))
+            lines.extend(
+                LogLine(text=f"{batch['id']}: {_told(problem)}") for problem in _problems(batch)
+            )
+        return lines
+
+    def cancel(self, id: str, call: Call) -> None:
+        for batch in self._batches(id, call):
+            if not wire.STATES.get(str(batch["status"]), State.UNKNOWN).done:
+                try:
+                    _api.post(self._session, f"batches/{batch['id']}/cancel", call)
+                except (Conflict, InvalidRequest):
+                    continue  # it ended meanwhile
+
+    def delete(self, id: str, call: Call) -> None:
+        """Cancels it and deletes its files; the service keeps its records of batches."""
+        batches = self._batches(id, call, missing_ok=True)
+        self.cancel(id, call) if batches else None
+        for batch in batches:
+            for name in ("input_file_id", "output_file_id", "error_file_id"):
+                if batch.get(name):
+                    _api.delete_file(self._session, str(batch[name]), call)
+        if batches:
+            output = Path(wire.spec_of(batches[0]).output)
+            output.with_name(f".{output.name}.{id}").unlink(missing_ok=True)
+        self._members.pop(id, None)
+
+    def list(self, call: Call) -> Sequence[JobStatus]:
+        """Snapshots of all that is there; none of them is gone on with."""
+        files = {f["id"] for f in _api.listed(self._session, "files", call, purpose="batch")}
+        groups: dict[str, dict[int, dict[str, Any]]] = {}
+        for batch in _api.listed(self._session, "batches", call):
+            id = (batch.get("metadata") or {}).get(wire.ID)
+            if id and batch["input_file_id"] in files:
+                groups.setdefault(id, {}).setdefault(wire.part_of(batch)[0], batch)
+        found: list[JobStatus] = []
+        for id, parts in groups.items():
+            batches = [parts[part] for part in sorted(parts)]
+            states = [wire.STATES.get(str(b["status"]), State.UNKNOWN) for b in batches]
+            order = (
+                State.STOPPING,
+                State.RUNNING,
+                State.STARTING,
+                State.UNKNOWN,
+                State.FAILED,
+                State.CANCELLED,
+                State.EXPIRED,
+                State.SUCCEEDED,
+            )
+            state = next(one for one in order if one in states)
+            snapshot = self._snapshot(id, wire.spec_of(batches[0]), batches, state)
+            if state is State.SUCCEEDED and snapshot.errors:
+                snapshot = replace(snapshot, state=State.PARTIAL)
+            found.append(snapshot)
+        return found
+
+
+class _Answers:
+    """The transform that looks each record's answer up, as if it were made now.
+
+    The runner calls it from one thread, in the records' order, and halves what it refuses; so
+    one place in the answers is enough. It holds one part's answers at a time.
+    """
+
+    def __init__(
+        self, session: Session, spec: BatchTransform, batches: list[dict[str, Any]], call: Call
+    ) -> None:
+        self._session = session
+        self._model = spec.chat or ""
+        self._call = call
+        self._batches = iter(batches)
+        self._found: dict[int, bytes] = {}
+        self._more = True
+        # Records that are no JSON never come here; they have numbers all the same.
+        self._numbers = [
+            index
+            for index, (_, record) in enumerate(_records(spec, Path(spec.input)))
+            if not isinstance(record, InvalidRequest)
+        ]
+        self._place = 0
+
+    def __call__(self, records: list[Any]) -> list[Any]:
+        numbers = self._numbers[self._place : self._place + len(records)]
+        try:
+            made = [
+                self._one(index, record) for index, record in zip(numbers, records, strict=True)
+            ]
+        except InvalidRequest:
+            if len(records) == 1:
+                self._place += 1
+                self._found.pop(numbers[0], None)
+            raise
+        self._place += len(records)
+        for index in numbers:
+            self._found.pop(index, None)
+        return made
+
+    def _one(self, index: int, record: Any) -> Any:
+        messages(record)  # a record that was not sent tells its own error
+        while index not in self._found and self._more:
+            batch = next(self._batches, None)
+            self._more = batch is not None
+            for name in ("output_file_id", "error_file_id"):
+                if batch is not None and batch.get(name):
+                    content = _api.content(self._session, str(batch[name]), self._call)
+                    self._found.update(wire.results(content))
+        if index not in self._found:
+            raise InvalidRequest("the service gave no answer", provider="azure")
+        return wire.outcome(self._found[index], self._model)
+
+
+def _records(spec: BatchTransform, source: Path) -> Iterator[tuple[int, Any]]:
+    """Each record with its line; in place of one that cannot be read, its error."""
+    reader = Source(source, format_of(source, spec.format), spec.max_payload)
+    for number, raw in reader.records():
+        try:
+            yield number, reader.decode(raw)
+        except InvalidRequest as error:
+            yield number, error
+
+
+def _path(kind: type, value: Any) -> Any:
+    return kind(value)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path.removeprefix("file://")).expanduser().absolute())
+
+
+def _problems(batch: dict[str, Any]) -> list[dict[str, Any]]:
+    return (batch.get("errors") or {}).get("data") or []
+
+
+def _told(problem: dict[str, Any]) -> str:
+    line = f" (line {problem['line']})" if problem.get("line") else ""
+    return f"{problem.get('code')}: {problem.get('message')}{line}"
+
+
+def _why(batch: dict[str, Any]) -> str:
+    told = [_told(problem) for problem in _problems(batch)[:3]]
+    return "; ".join(told) or "the service gave no reason"

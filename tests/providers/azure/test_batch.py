@@ -1,0 +1,317 @@
+"""Batches: the service's, in parts and with failures, and the worker process for the rest."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cloudai
+from cloudai.errors import (
+    Conflict,
+    InvalidRequest,
+    JobCancelled,
+    JobExpired,
+    JobFailed,
+    JobPartial,
+    NotFound,
+    UnsupportedByProvider,
+)
+from cloudai.testing.emulators.azure import AzureEmulator
+from cloudai.types import BatchTransform, State
+
+
+def put(folder: Path, *values: Any) -> str:
+    path = folder / "in.jsonl"
+    path.write_text("".join(f"{json.dumps(value)}\n" for value in values))
+    return str(path)
+
+
+def chat(folder: Path, *values: Any, **about: Any) -> BatchTransform:
+    given = {"chat": "smart", "output": str(folder / "out.jsonl"), **about}
+    return BatchTransform(input=put(folder, *values), **given)
+
+
+def lines(path: str) -> list[Any]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def texts(path: str) -> list[Any]:
+    return [line and line["text"] for line in lines(path)]
+
+
+def posts(azure: AzureEmulator, end: str) -> list[Any]:
+    return [r for r in azure.requests if r.method == "POST" and r.path.endswith(end)]
+
+
+def test_output_is_in_the_inputs_order(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    job = client.batch.submit(chat(tmp_path, *(f"line {n}" for n in range(40))))
+    status = job.wait(30)
+    assert status.state is State.SUCCEEDED
+    assert texts(job.output) == [f"echo: line {n}" for n in range(40)]
+    assert status.progress == (40, 40)
+    assert not [
+        p.name for p in tmp_path.iterdir() if p.name.startswith(".out.jsonl.") and p.is_dir()
+    ]
+
+
+def test_what_plan_shows_is_what_is_sent(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    spec = chat(tmp_path, "a", "b", name="golden", idempotency_key="k" * 32, params={"seed": 7})
+    plan = client.batch.plan(spec)
+    assert plan.ok, plan.violations
+    client.batch.submit(spec)
+    sent = json.loads(posts(azure, "/batches")[0].body)
+    shown = plan.requests[-1].body
+    assert {**shown, "input_file_id": sent["input_file_id"]} == sent
+    upload = next(f for f in azure.world.files.values() if f.purpose == "batch")
+    assert not upload.content.startswith(b"\xef\xbb\xbf")
+    assert [json.loads(line)["body"]["seed"] for line in upload.content.splitlines()] == [7, 7]
+
+
+def test_a_large_input_becomes_several_batches(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    adapter: Any = client.batch._bound.adapter
+    adapter.service.max_lines = 4
+    job = client.batch.submit(chat(tmp_path, *(f"line {n}" for n in range(10))))
+    job.wait(30)
+    assert len(azure.world.batches) == 3
+    assert texts(job.output) == [f"echo: line {n}" for n in range(10)]
+
+
+def test_parts_are_split_by_size_too(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    adapter: Any = client.batch._bound.adapter
+    adapter.service.max_bytes = 1200
+    job = client.batch.submit(chat(tmp_path, *("x" * 300 for _ in range(6))))
+    job.wait(30)
+    assert len(azure.world.batches) >= 2
+    files = [f for f in azure.world.files.values() if f.purpose == "batch"]
+    assert all(len(f.content) <= 1200 for f in files)
+
+
+def test_parts_wait_for_the_quota(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    adapter: Any = client.batch._bound.adapter
+    adapter.service.max_lines = 5
+    adapter.service.quota_pause = 0.0
+    # One part fits, two do not.
+    azure.batches.enqueued = 12
+    job = client.batch.submit(chat(tmp_path, *(f"n{n}" for n in range(15))))
+    status = job.wait(60)
+    assert status.state is State.SUCCEEDED
+    assert texts(job.output) == [f"echo: n{n}" for n in range(15)]
+    assert len(azure.world.batches) > 3, "none of them had to wait"
+
+
+def test_another_process_goes_on(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    adapter: Any = client.batch._bound.adapter
+    adapter.service.max_lines = 5
+    azure.batches.enqueued = 12
+    job = client.batch.submit(chat(tmp_path, *(f"n{n}" for n in range(10))))
+    code = (
+        "import sys, cloudai\n"
+        "from cloudai.providers.azure._service_batch import ServiceBatches\n"
+        "ServiceBatches.quota_pause = 0.0\n"
+        "job = cloudai.Client(provider='azure', api_key=sys.argv[2]).attach(sys.argv[1])\n"
+        "print(job.wait(60).state, job.output)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, job.id, azure.key], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["SUCCEEDED", str(tmp_path / "out.jsonl")], done.stderr
+    assert texts(str(tmp_path / "out.jsonl")) == [f"echo: n{n}" for n in range(10)]
+    assert job.wait(10).state is State.SUCCEEDED
+
+
+def test_failed_lines_fail_the_batch(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    job = client.batch.submit(chat(tmp_path, "fine", "trigger-content-filter"))
+    with pytest.raises(JobFailed, match="record 2: .*filter"):
+        job.wait(30)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_failed_lines_are_partial(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    values = ["one", "trigger-content-filter", "three", {"nothing": 1}, "five"]
+    job = client.batch.submit(chat(tmp_path, *values, on_error="dead_letter", join="input"))
+    with pytest.raises(JobPartial):
+        job.wait(30)
+    status = job.wait(30, check=False)
+    assert (status.state, status.errors) == (State.PARTIAL, 2)
+    shown = lines(status.outputs["output"])
+    assert [line["input"] for line in shown] == values
+    assert [line["output"] and line["output"]["text"] for line in shown] == [
+        "echo: one",
+        None,
+        "echo: three",
+        None,
+        "echo: five",
+    ]
+    letters = lines(status.outputs["errors"])
+    assert [letter["line"] for letter in letters] == [2, 4]
+    assert "filter" in letters[0]["error"]["message"]
+
+
+def test_an_expired_batch_keeps_what_it_has(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    azure.fate("batches", "expired")
+    job = client.batch.submit(chat(tmp_path, "a", "b", "c", "d", on_error="skip"))
+    with pytest.raises(JobExpired):
+        job.wait(30)
+    assert texts(str(tmp_path / "out.jsonl")) == ["echo: a", "echo: b", None, None]
+    assert job.wait(5, check=False).errors == 2
+
+
+def test_cancel(azure: AzureEmulator, client: cloudai.Client, tmp_path: Path) -> None:
+    job = client.batch.submit(chat(tmp_path, "a", "b"))
+    job.cancel()
+    with pytest.raises(JobCancelled):
+        job.wait(30)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_refused_file_tells_why(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    job = client.batch.submit(chat(tmp_path, "a", chat="nowhere"))
+    with pytest.raises(JobFailed, match="model_not_found: nowhere"):
+        job.wait(30)
+
+
+def test_bad_lines_are_told_before_anything_is_sent(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    spec = chat(tmp_path, "a", "b")
+    Path(spec.input).write_text('"a"\n{broken\n"c"\n')
+    with pytest.raises(InvalidRequest, match="line 2 of in.jsonl: not JSON"):
+        client.batch.submit(spec)
+    with pytest.raises(InvalidRequest, match="line 1 of in.jsonl"):
+        client.batch.submit(chat(tmp_path, {"text": "wrong field"}))
+    with pytest.raises(InvalidRequest, match="params.temprature"):
+        client.batch.submit(chat(tmp_path, "a", params={"temprature": 1}))
+    with pytest.raises(UnsupportedByProvider, match="workspace"):
+        client.batch.submit(
+            BatchTransform(model="m", input=put(tmp_path, "a"), output=str(tmp_path / "o"))
+        )
+    (tmp_path / "out.jsonl").write_text("precious")
+    with pytest.raises(Conflict, match="output"):
+        client.batch.submit(chat(tmp_path, "a"))
+    assert not azure.requests
+    assert client.resources() == []
+
+
+def test_lost_replies_make_no_duplicate(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    for number in range(100):
+        azure.faults.add("lose_reply", "POST /openai/v1/batches")
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        client.batch.submit(chat(folder, "a"))
+        assert len(azure.world.batches) == number + 1
+    assert len({b["body"]["metadata"]["cloudai_key"] for b in azure.world.batches.values()}) == 100
+
+
+def test_lost_replies_to_the_upload(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    azure.faults.add("lose_reply", "POST /openai/v1/files")
+    client.batch.submit(chat(tmp_path, "a"))
+    assert len([f for f in azure.world.files.values() if f.purpose == "batch"]) == 1
+
+
+def test_delete_and_list(azure: AzureEmulator, client: cloudai.Client, tmp_path: Path) -> None:
+    job = client.batch.submit(chat(tmp_path, "a", name="to-go"))
+    job.wait(30)
+    assert [one.name for one in client.batch.list()] == ["to-go"]
+    uri = job.id
+    job.delete()
+    assert client.batch.list() == []
+    assert not azure.world.files
+    with pytest.raises(NotFound), cloudai.Client(provider="azure", api_key=azure.key) as other:
+        other.attach(uri)
+
+
+def test_embeddings_run_in_a_worker(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    spec = chat(tmp_path, "one", {"text": "two"}, "one", chat=None, embeddings="embed")
+    plan = client.batch.plan(spec)
+    assert any("worker" in loss for loss in plan.losses)
+    job = client.batch.submit(spec)
+    status = job.wait(60)
+    assert status.state is State.SUCCEEDED
+    vectors = [line["embedding"] for line in lines(job.output)]
+    assert vectors[0] == vectors[2] != vectors[1]
+    home = Path(client.profile.home)
+    held = b"".join(p.read_bytes() for p in home.rglob("*") if p.is_file())
+    assert azure.key.encode() not in held
+    job.delete()
+    assert client.batch.list() == []
+
+
+def test_a_fine_tuned_model_runs_in_a_worker(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    azure.deploy("mine.ft-abc", model="gpt-4o.ft-abc")
+    job = client.batch.submit(chat(tmp_path, "a", "b", chat="mine.ft-abc"))
+    job.wait(60)
+    assert texts(job.output) == ["echo: a", "echo: b"]
+    assert not azure.world.batches
+
+
+def test_a_cancelled_worker_goes_on_when_submitted_again(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    azure.faults.add("slow", "POST /openai/.*/chat/completions", times=None, seconds=0.05)
+    values = [f"n{n}" for n in range(30)]
+    native = {"azure": {"runner": "client"}}
+    spec = chat(tmp_path, *values, native=native, concurrency=1)
+    job = client.batch.submit(spec)
+    while job.progress[0] < 3:
+        pass
+    job.cancel()
+    assert job.wait(30, check=False).state is State.CANCELLED
+    assert not (tmp_path / "out.jsonl").exists()
+    azure.faults.clear()
+    before = len(azure.requests)
+    again = client.batch.submit(spec)
+    again.wait(60)
+    assert texts(again.output) == [f"echo: {value}" for value in values]
+    assert len(azure.requests) - before < 30
+
+
+def test_a_killed_worker_is_not_reported_as_running(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    import os
+    import signal
+
+    from cloudai.providers.azure._client_batch import read
+
+    azure.faults.add("slow", "POST /openai/.*/chat/completions", times=None, seconds=0.1)
+    native = {"azure": {"runner": "client"}}
+    job = client.batch.submit(chat(tmp_path, *range(40), native=native, params={}, on_error="skip"))
+    folder = client.profile.home / "azure" / "batch" / job.native_id
+    while (pid := read(folder).pid) is None:
+        pass
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(JobFailed, match="worker was lost"):
+        job.wait(30)
