@@ -23,6 +23,7 @@ from cloudai.errors import (
     ConnectionFailed,
     ContentFiltered,
     ContextOverflow,
+    HandlerError,
     InvalidRequest,
     NotFound,
     PermissionDenied,
@@ -115,7 +116,9 @@ CODES: Final[dict[str, type[CloudAIError]]] = {
         "PermanentRedirect AuthorizationHeaderMalformed IllegalLocationConstraintException "
         "UnknownOperationException 400 301",
     ),
-    **_rows(ProviderError, "ModelError ModelErrorException"),
+    # SageMaker's is the user's own code, Bedrock's the vendor's model.
+    **_rows(HandlerError, "ModelError"),
+    **_rows(ProviderError, "ModelErrorException"),
 }
 """Code → class. The lists are those of the service models in botocore 1.44 (2026-11), and of
 AWS's "Common errors" pages (read 2026-11)."""
@@ -142,6 +145,7 @@ _MISSING: Final = re.compile(
     r"could not find|does not exist|not found|no such|RecordNotFound", re.IGNORECASE
 )
 _TAKEN: Final = re.compile(r"already exist|cannot create already existing", re.IGNORECASE)
+# Refused states that another try in a while may find changed.
 _STATE: Final = re.compile(r"cannot update in-progress|is in status|already in progress|in state|"
                            r"request was rejected because the .* is in status", re.IGNORECASE)  # fmt: skip
 _TOO_LONG: Final = re.compile(

@@ -202,7 +202,8 @@ class AwsSession:
 
     # The short way: signed here, sent over the pool.
 
-    def _base(self, service: str) -> tuple[str, str]:
+    def base(self, service: str) -> tuple[str, str]:
+        """The service's ``scheme://host`` and the beginning of its paths."""
         found = self._urls.get(service)
         if found is None:
             # A client is made for its URL alone: botocore knows every rule of it (partitions,
@@ -248,7 +249,7 @@ class AwsSession:
         call: Call,
         stream: bool,
     ) -> Any:
-        base, prefix = self._base(service)
+        base, prefix = self.base(service)
         target = prefix + path
         try:
             signed = self._signed(service, base + target, body, headers)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
-
-from urllib3.exceptions import HTTPError
 
 from cloudai._core.config import Profile
 from cloudai.errors import NotFound
 from cloudai.protocols import Call
-from cloudai.providers.aws import _catalog, _models, _transport
+from cloudai.providers.aws import _catalog, _models
+from cloudai.providers.aws._pieces import pieces
 from cloudai.providers.aws._session import session
 from cloudai.providers.aws._wire import converse, converse_reply, openai
 from cloudai.types import ChatChunk, ChatReply, ChatRequest
@@ -68,14 +67,11 @@ class AwsChat:
             call,
             stream=True,
         )
-        yield from _closing(
-            response,
-            converse_reply.chunks(
-                _pieces(response),
-                model,
-                response.headers.get("x-amzn-RequestId"),
-                converse.schema_tool(request),
-            ),
+        yield from converse_reply.chunks(
+            pieces(response),
+            model,
+            response.headers.get("x-amzn-RequestId"),
+            converse.schema_tool(request),
         )
 
     def _invoke(self, request: ChatRequest, call: Call) -> ChatReply:
@@ -103,9 +99,7 @@ class AwsChat:
             stream=True,
         )
         request_id = response.headers.get("x-amzn-RequestId")
-        yield from _closing(
-            response, openai.chat_chunks(_pieces(response), request.model, request_id)
-        )
+        yield from openai.chat_chunks(pieces(response), request.model, request_id)
 
 
 def _endpoint(model: str) -> str:
@@ -113,28 +107,3 @@ def _endpoint(model: str) -> str:
     if not name:
         raise NotFound(f"{model!r} names no endpoint", provider="aws", hint="sagemaker:NAME")
     return name
-
-
-def _closing(response: Any, chunks: Iterator[ChatChunk]) -> Iterator[ChatChunk]:
-    """The chunks; a connection that is left before the end is closed, since what is still to
-    come on it is of no use to anybody."""
-    ended = False
-    try:
-        yield from chunks
-        ended = True
-    finally:
-        if not ended:
-            response.close()
-        response.release_conn()
-
-
-def _pieces(response: Any) -> Iterator[bytes]:
-    """The body as it comes. Raises ConnectionFailed where it breaks off."""
-    try:
-        if response.chunked:
-            yield from response.read_chunked()
-            return
-        while piece := response.read1(65536):
-            yield piece
-    except HTTPError as error:
-        raise _transport.failure(error, "the service") from error

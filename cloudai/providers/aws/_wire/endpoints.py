@@ -1,0 +1,380 @@
+"""SageMaker's Model, EndpointConfig and Endpoint: requests and snapshots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from cloudai.errors import HandlerError, ProviderError, UnsupportedByProvider
+from cloudai.providers.aws import _s3
+from cloudai.providers.aws._wire import common
+from cloudai.types import Deployment, Prediction, PredictRequest, State, Variant
+from cloudai.types._base import invalid
+
+ENDPOINT_TAG: Final = "cloudai:endpoint"
+SCALING_TAG: Final = "cloudai:scaling"
+
+NAME: Final = 63
+"""Characters in a name of SageMaker's."""
+
+# Serverless endpoints (SageMaker developer guide, read 2026-11).
+SERVERLESS_MEMORY: Final = (1024, 2048, 3072, 4096, 5120, 6144)
+SERVERLESS_CONCURRENCY: Final = 20
+"""Calls at once where ``max`` says nothing; a variant may ask for up to 200."""
+
+ASYNC_CONCURRENCY: Final = 4
+"""Invocations at once on an instance of an asynchronous endpoint."""
+
+
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """One variant, made ready for SageMaker.
+
+    Parameters
+    ----------
+    variant: of the spec. model: the Model's name. data: where its archive lies; None for none.
+    image: of its container. machine: its instance type; None for serverless.
+    """
+
+    variant: Variant
+    model: str
+    data: str | None
+    image: str
+    machine: str | None
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """What comes from the profile. ``base`` is the endpoint's own prefix in S3."""
+
+    role: str
+    base: str
+    kms_key: str | None = None
+    vpc: dict[str, list[str]] | None = None
+
+
+def named(stem: str, digest: str) -> str:
+    """A name of SageMaker's for a state of something: its stem, shortened, and a digest."""
+    return f"{stem[: NAME - 1 - len(digest)].rstrip('-')}-{digest}"
+
+
+def tags(spec: Deployment) -> list[dict[str, str]]:
+    made = common.tags(spec.tags, spec.idempotency_key, spec.name, "endpoint")
+    made.append({"Key": ENDPOINT_TAG, "Value": spec.name})
+    return made
+
+
+def model(spec: Deployment, served: Served, place: Place, *, code: bool) -> dict[str, Any]:
+    """The arguments of CreateModel. ``code``: the archive has ``code/inference.py``."""
+    env = dict(spec.env)
+    if code:
+        env |= {
+            "SAGEMAKER_PROGRAM": "inference.py",
+            "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
+        }
+    if spec.workers is not None:
+        env["SAGEMAKER_MODEL_SERVER_WORKERS"] = str(spec.workers)
+    container: dict[str, Any] = {"Image": served.image}
+    if served.data is not None and served.data.endswith("/"):
+        source = {"S3Uri": served.data, "S3DataType": "S3Prefix", "CompressionType": "None"}
+        container["ModelDataSource"] = {"S3DataSource": source}
+    elif served.data is not None:
+        container["ModelDataUrl"] = served.data
+    if env:
+        container["Environment"] = env
+    body: dict[str, Any] = {
+        "ModelName": served.model,
+        "PrimaryContainer": container,
+        "ExecutionRoleArn": place.role,
+    }
+    if place.vpc is not None:
+        body["VpcConfig"] = place.vpc
+    body["Tags"] = tags(spec)
+    return common.merged(body, spec.native.get("aws", {}).get("CreateModel", {}))
+
+
+def config(spec: Deployment, served: list[Served], place: Place, name: str) -> dict[str, Any]:
+    """The arguments of CreateEndpointConfig."""
+    body: dict[str, Any] = {
+        "EndpointConfigName": name,
+        "ProductionVariants": [_production(spec, one) for one in served],
+    }
+    if spec.mode == "async":
+        body["AsyncInferenceConfig"] = {
+            "OutputConfig": {
+                "S3OutputPath": f"{place.base}/async/out",
+                "S3FailurePath": f"{place.base}/async/failed",
+            },
+            "ClientConfig": {"MaxConcurrentInvocationsPerInstance": ASYNC_CONCURRENCY},
+        }
+    if place.kms_key is not None and spec.mode != "serverless":
+        body["KmsKeyId"] = place.kms_key
+    body["Tags"] = tags(spec)
+    return common.merged(body, spec.native.get("aws", {}).get("CreateEndpointConfig", {}))
+
+
+def _production(spec: Deployment, served: Served) -> dict[str, Any]:
+    variant = served.variant
+    made: dict[str, Any] = {
+        "VariantName": variant.name,
+        "ModelName": served.model,
+        "InitialVariantWeight": variant.weight,
+    }
+    if spec.mode == "serverless":
+        made["ServerlessConfig"] = {
+            "MemorySizeInMB": _memory(variant),
+            "MaxConcurrency": variant.max or SERVERLESS_CONCURRENCY,
+        }
+        return made
+    made["InstanceType"] = served.machine
+    made["InitialInstanceCount"] = max(variant.min, 1)
+    if variant.resources.disk is not None:
+        made["VolumeSizeInGB"] = math.ceil(variant.resources.disk)
+    return made
+
+
+def _memory(variant: Variant) -> int:
+    wanted = (variant.resources.memory or 4) * 1024
+    return next((size for size in SERVERLESS_MEMORY if size >= wanted), SERVERLESS_MEMORY[-1])
+
+
+def endpoint(spec: Deployment, config_name: str) -> dict[str, Any]:
+    """The arguments of CreateEndpoint."""
+    marks = tags(spec)
+    rules = scaling(spec)
+    if rules:
+        text = " ".join(f"{name}={low}:{high}:{target:g}" for name, low, high, target in rules)
+        marks.append({"Key": SCALING_TAG, "Value": text})
+    body = {"EndpointName": spec.name, "EndpointConfigName": config_name, "Tags": marks}
+    return common.merged(body, spec.native.get("aws", {}).get("CreateEndpoint", {}))
+
+
+def update(spec: Deployment, config_name: str) -> dict[str, Any]:
+    """The arguments of UpdateEndpoint: blue/green, all at once, canary or linear."""
+    rollout = spec.rollout
+    wait = math.ceil(rollout.bake)
+    size = {"Type": "CAPACITY_PERCENT", "Value": math.ceil(rollout.percent)}
+    routing: dict[str, Any] = {"WaitIntervalInSeconds": wait}
+    if rollout.kind == "canary":
+        routing = {"Type": "CANARY", **routing, "CanarySize": size}
+    elif rollout.kind == "linear":
+        routing = {"Type": "LINEAR", **routing, "LinearStepSize": size}
+    else:
+        routing = {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": wait if rollout.alarms else 0}
+    deployment: dict[str, Any] = {
+        "BlueGreenUpdatePolicy": {
+            "TrafficRoutingConfiguration": routing,
+            "TerminationWaitInSeconds": 0,
+        }
+    }
+    if rollout.alarms:
+        deployment["AutoRollbackConfiguration"] = {
+            "Alarms": [{"AlarmName": name} for name in rollout.alarms]
+        }
+    body: dict[str, Any] = {"EndpointName": spec.name, "EndpointConfigName": config_name}
+    # Serverless endpoints know no deployment policy (developer guide, read 2026-11).
+    if spec.mode != "serverless":
+        body["DeploymentConfig"] = deployment
+    return common.merged(body, spec.native.get("aws", {}).get("UpdateEndpoint", {}))
+
+
+def check(spec: Deployment, draft: common.Draft) -> None:
+    """What SageMaker's models do not tell."""
+    for variant in spec.variants:
+        where = f"variants.{variant.name}"
+        if variant.max is not None and variant.max > variant.min and spec.mode != "serverless":
+            if variant.target is None:
+                draft.wrong(
+                    invalid(
+                        f"{where}.target",
+                        None,
+                        "is missing, and max is above min",
+                        "Say how many requests a second one replica takes.",
+                    )
+                )
+        elif spec.mode == "serverless" and (variant.max or 1) > 200:
+            draft.wrong(
+                invalid(f"{where}.max", variant.max, "is above the 200 of serverless endpoints")
+            )
+        if variant.min == 0 and spec.mode == "realtime":
+            draft.wrong(
+                invalid(
+                    f"{where}.min",
+                    0,
+                    "is nothing that a real-time endpoint can",
+                    'Use mode="serverless" or "async", which scale to zero.',
+                )
+            )
+        memory = variant.resources.memory
+        if spec.mode == "serverless" and memory is not None and memory > 6:
+            draft.wrong(
+                invalid(
+                    f"{where}.resources.memory", memory, "is above the 6 GiB of serverless endpoints"
+                )
+            )
+        if spec.mode == "serverless" and variant.resources.accelerator is not None:
+            draft.wrong(
+                UnsupportedByProvider(
+                    f"{where}.resources.accelerator on a serverless endpoint",
+                    provider="aws",
+                    alternative='Use mode="realtime" or "async"',
+                    field=f"{where}.resources.accelerator",
+                )
+            )
+    if spec.mode == "serverless" and len(spec.variants) > 1:
+        draft.wrong(
+            UnsupportedByProvider(
+                "several variants on a serverless endpoint",
+                provider="aws",
+                alternative='Use mode="realtime"',
+                field="variants",
+            )
+        )
+    if spec.secrets:
+        draft.wrong(
+            UnsupportedByProvider(
+                "secrets for an endpoint's container",
+                provider="aws",
+                alternative="Have load() fetch them from Secrets Manager or SSM under the role",
+                field="secrets",
+            )
+        )
+    if spec.token is not None:
+        draft.losses.append("token: SageMaker asks for AWS's own signatures instead")
+    if spec.host != "127.0.0.1" or spec.port:
+        draft.losses.append("host, port: SageMaker gives the address")
+
+
+def scaling(spec: Deployment) -> list[tuple[str, int, int, float]]:
+    """Variant, least, most, requests a second on each replica; of those that scale."""
+    if spec.mode == "serverless":
+        return []
+    return [
+        (one.name, one.min, one.max, one.target)
+        for one in spec.variants
+        if one.max is not None and one.max > one.min and one.target is not None
+    ]
+
+
+def parse_scaling(text: str) -> list[tuple[str, int, int, float]]:
+    """What ``endpoint`` wrote into the tag."""
+    found: list[tuple[str, int, int, float]] = []
+    for rule in text.split():
+        name, _, numbers = rule.partition("=")
+        low, high, target = numbers.split(":")
+        found.append((name, int(low), int(high), float(target)))
+    return found
+
+
+def target(endpoint_name: str, variant: str, low: int, high: int) -> dict[str, Any]:
+    """The arguments of RegisterScalableTarget."""
+    return {**_scalable(endpoint_name, variant), "MinCapacity": low, "MaxCapacity": high}
+
+
+def policy(endpoint_name: str, variant: str, rate: float) -> dict[str, Any]:
+    """The arguments of PutScalingPolicy; CloudWatch counts invocations a minute."""
+    return {
+        "PolicyName": f"cloudai-{endpoint_name}-{variant}",
+        **_scalable(endpoint_name, variant),
+        "PolicyType": "TargetTrackingScaling",
+        "TargetTrackingScalingPolicyConfiguration": {
+            "TargetValue": rate * 60,
+            "PredefinedMetricSpecification": {
+                "PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"
+            },
+        },
+    }
+
+
+def _scalable(endpoint_name: str, variant: str) -> dict[str, Any]:
+    return {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": f"endpoint/{endpoint_name}/variant/{variant}",
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+    }
+
+
+FIELDS: Final[Mapping[str, str]] = {
+    "EndpointName": "name",
+    "ModelName": "name",
+    "EndpointConfigName": "name",
+    "ProductionVariants": "variants",
+    "PrimaryContainer.Image": "image",
+    "PrimaryContainer.Environment": "env",
+    "PrimaryContainer.ModelDataUrl": "variants.model",
+    "ExecutionRoleArn": "role",
+    "Tags": "tags",
+    "DeploymentConfig": "rollout",
+}
+
+STATES: Final[dict[str, State]] = {
+    "Creating": State.STARTING,
+    "InService": State.RUNNING,
+    "Updating": State.STARTING,
+    "SystemUpdating": State.RUNNING,
+    "RollingBack": State.STARTING,
+    "Deleting": State.STOPPING,
+    "OutOfService": State.FAILED,
+    "Failed": State.FAILED,
+    "UpdateRollbackFailed": State.FAILED,
+}
+
+
+def digest(spec: Deployment, parts: list[str]) -> str:
+    """Of all that a config is made of, so that equal ones share a name."""
+    return _s3.digest(msgspec.json.encode([parts, spec.env, spec.mode, spec.native], order="sorted"))
+
+
+_decode: Final = msgspec.json.decode
+
+
+def predict_body(request: PredictRequest) -> bytes:
+    """The body of InvokeEndpoint."""
+    made: dict[str, Any] = {"instances": request.inputs}
+    if request.params:
+        made["parameters"] = request.params
+    try:
+        return msgspec.json.encode(made)
+    except (TypeError, ValueError) as error:
+        raise invalid("inputs", request.inputs, f"cannot be sent as JSON ({error})") from None
+
+
+def prediction(
+    data: bytes, count: int, variant: str | None, request_id: str | None
+) -> Prediction:
+    """The container's answer."""
+    try:
+        answer: Any = _decode(data)
+    except msgspec.DecodeError as error:
+        raise ProviderError(
+            f"the endpoint's answer is not JSON ({error})", provider="aws", request_id=request_id
+        ) from None
+    failed = handler_error(answer, request_id)
+    if failed is not None:
+        raise failed
+    outputs: Any = answer
+    if isinstance(answer, dict):
+        outputs = answer.get("predictions", answer.get("outputs"))
+    if not isinstance(outputs, list) or len(outputs) != count:
+        got = f"{len(outputs)} outputs" if isinstance(outputs, list) else "no list of outputs"
+        raise HandlerError(
+            f"the endpoint gave {got} for {count} inputs",
+            code="WrongLength",
+            provider="aws",
+            request_id=request_id,
+        )
+    return Prediction(outputs=outputs, variant=variant, request_id=request_id)
+
+
+def handler_error(answer: Any, request_id: str | None = None) -> HandlerError | None:
+    """What ``_container/inference.py`` tells of a handler that failed."""
+    told = answer.get("cloudai_error") if isinstance(answer, dict) else None
+    if not isinstance(told, dict):
+        return None
+    return HandlerError(
+        f"predict raised {told.get('type')}: {told.get('message')}",
+        code=str(told.get("type")),
+        provider="aws",
+        request_id=request_id,
+    )

@@ -1,0 +1,539 @@
+"""Endpoints on SageMaker: real-time, serverless and asynchronous."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+
+from cloudai._core import wait
+from cloudai._core.config import Profile
+from cloudai.errors import (
+    CloudAIError,
+    Conflict,
+    EndpointError,
+    HandlerError,
+    InvalidRequest,
+    NotFound,
+    WaitTimeout,
+)
+from cloudai.protocols import Call
+from cloudai.providers.aws import _logs, _models_s3, _s3, _tags
+from cloudai.providers.aws._pieces import pieces
+from cloudai.providers.aws._session import session
+from cloudai.providers.aws._wire import common, openai
+from cloudai.providers.aws._wire import endpoints as wire
+from cloudai.types import (
+    Deployment,
+    EndpointStatus,
+    LogPage,
+    NativeRequest,
+    Plan,
+    Prediction,
+    PredictRequest,
+    State,
+    VariantStatus,
+)
+
+_JSON: Final = {"Content-Type": "application/json", "Accept": "application/json"}
+_TAIL: Final = 20
+
+
+class _Drafted(msgspec.Struct):
+    """The requests of a deployment, in order, and what is uploaded first."""
+
+    sources: list[tuple[str, _models_s3.Source]]
+    models: list[dict[str, Any]]
+    config: dict[str, Any]
+
+
+class AwsEndpoints:
+    """Endpoints: a Model for each variant, an EndpointConfig and an Endpoint, all removed
+    together. ``native={"aws": {"CreateModel": {…}, "CreateEndpointConfig": {…}, "CreateEndpoint":
+    {…}, "UpdateEndpoint": {…}}}`` is merged into the requests last."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._session = session(profile)
+        self._store = _s3.Store(self._session)
+        self._keys = _tags.Keys(self._session, "endpoint", "describe_endpoint", "Endpoint")
+        self._lock = threading.Lock()
+        self._configs: dict[str, dict[str, Any]] = {}
+        self._modes: dict[str, str | None] = {}
+        self._scaled: set[str] = set()
+        self._updating: dict[str, str] = {}
+
+    # Planning.
+
+    def plan(self, spec: Deployment) -> Plan:
+        """The requests, what SageMaker would refuse, what is lost."""
+        draft = common.Draft()
+        made = self._draft(spec, draft)
+        requests: list[NativeRequest] = []
+        cost = None
+        if made is not None:
+            for _, found in made.sources:
+                if found.target is not None:
+                    body = {"from": found.uri, "to": found.target}
+                    requests.append(NativeRequest(operation="s3:PutObject", body=body))
+            requests += [
+                NativeRequest(operation="sagemaker:CreateModel", body=body) for body in made.models
+            ]
+            config = made.config
+            requests.append(
+                NativeRequest(operation="sagemaker:CreateEndpointConfig", body=config)
+            )
+            body = wire.endpoint(spec, config["EndpointConfigName"])
+            requests.append(NativeRequest(operation="sagemaker:CreateEndpoint", body=body))
+            for name, low, high, rate in wire.scaling(spec):
+                for operation, body in (
+                    ("RegisterScalableTarget", wire.target(spec.name, name, low, high)),
+                    ("PutScalingPolicy", wire.policy(spec.name, name, rate)),
+                ):
+                    requests.append(
+                        NativeRequest(operation=f"application-autoscaling:{operation}", body=body)
+                    )
+            first = config["ProductionVariants"][0]
+            if len(spec.variants) == 1 and "InstanceType" in first:
+                cost = common.cost(
+                    first["InstanceType"], first["InitialInstanceCount"], 3600, 86400,
+                    "for an hour up to a day; it is billed until it is deleted",
+                )  # fmt: skip
+        return Plan(
+            provider="aws",
+            capability="endpoints",
+            requests=tuple(requests),
+            violations=draft.violations,
+            losses=tuple(draft.losses),
+            cost=cost,
+        )
+
+    def _base(self, spec: Deployment) -> str:
+        return f"s3://{self._session.bucket()}/cloudai/{spec.name}"
+
+    def _draft(self, spec: Deployment, draft: common.Draft) -> _Drafted | None:
+        service = self._session.model("sagemaker")
+        config_shape = service.operation_model("CreateEndpointConfig").input_shape
+        model_shape = service.operation_model("CreateModel").input_shape
+        types = service.shape_for("ProductionVariantInstanceType")
+        role = draft.attempt(self._session.role)
+        base = draft.attempt(lambda: self._base(spec))
+        vpc = draft.attempt(self._session.vpc)
+        wire.check(spec, draft)
+        served: list[wire.Served] = []
+        sources: list[tuple[str, _models_s3.Source]] = []
+        for variant in spec.variants:
+            where = f"variants.{variant.name}"
+            machine = None
+            if spec.mode != "serverless":
+                found = draft.attempt(
+                    lambda variant=variant, where=where: common.machines(
+                        variant.resources, types, f"{where}.resources"
+                    )
+                )
+                machine = found[0] if found else None
+            handler = variant.handler or spec.handler
+            source = draft.attempt(
+                lambda variant=variant, handler=handler, where=where: _models_s3.source(
+                    variant.uri, handler, spec.requirements, spec.image, base or "",
+                    f"{where}.model",
+                )
+            )  # fmt: skip
+            image = draft.attempt(
+                lambda machine=machine, source=source: _models_s3.image(
+                    self._session,
+                    spec.image,
+                    spec.framework,
+                    machine,
+                    source is None or source.code is not None,
+                )
+            )
+            if source is None or image is None or (machine is None and spec.mode != "serverless"):
+                continue
+            digest = _s3.digest(source.digest, image, wire.digest(spec, []))
+            served.append(
+                wire.Served(
+                    variant=variant,
+                    model=wire.named(f"{spec.name}-{variant.name}", digest),
+                    data=source.target or source.uri,
+                    image=image,
+                    machine=machine,
+                )
+            )
+            sources.append((where, source))
+        if role is None or base is None or len(served) < len(spec.variants):
+            return None
+        place = wire.Place(
+            role=role, base=base, kms_key=self._session.profile.get("kms_key"), vpc=vpc
+        )
+        models = [
+            wire.model(spec, one, place, code=source.code is not None)
+            for one, (_, source) in zip(served, sources, strict=True)
+        ]
+        plain = wire.config(spec, served, place, "x")
+        untagged = {name: value for name, value in plain.items() if name != "Tags"}
+        digest = _s3.digest(msgspec.json.encode(untagged))
+        config = {**plain, "EndpointConfigName": wire.named(spec.name, digest)}
+        for body in models:
+            draft.check(model_shape, body, wire.FIELDS)
+        draft.check(config_shape, config, wire.FIELDS)
+        return _Drafted(sources, models, config)
+
+    # Doing.
+
+    def deploy(self, spec: Deployment, call: Call) -> str:
+        """Uploads, creates the models, the config and the endpoint. Its id is its name."""
+        draft = common.Draft()
+        made = self._draft(spec, draft)
+        draft.refuse()
+        assert made is not None  # noqa: S101 - nothing was wrong
+        self._refuse_taken(spec, call)
+        self._store.check_bucket(self._session.bucket(), "bucket", call)
+        self._keys.sending(spec.idempotency_key, spec.name)
+        try:
+            self._prepare(made, call)
+            body = wire.endpoint(spec, made.config["EndpointConfigName"])
+            try:
+                self._session.call("sagemaker", "create_endpoint", call, **body)
+            except Conflict as error:
+                return self._keys.adopt(error, spec.idempotency_key, spec.name, call)
+        except CloudAIError as error:
+            # What an unanswered request may have made is found by the next try, or by delete.
+            if not error.ambiguous and not error.retryable:
+                self._discard(made, call)
+            raise
+        return spec.name
+
+    def _refuse_taken(self, spec: Deployment, call: Call) -> None:
+        try:
+            self._session.call("sagemaker", "describe_endpoint", call, EndpointName=spec.name)
+        except NotFound:
+            return
+        taken = Conflict(f"there is an endpoint {spec.name!r} already", provider="aws")
+        self._keys.adopt(taken, spec.idempotency_key, spec.name, call)
+
+    def _prepare(self, made: _Drafted, call: Call) -> None:
+        """Uploads, and creates models and config; those that are there already are the same
+        ones, since their names hold their digests."""
+        for where, source in made.sources:
+            _models_s3.upload(self._store, source, f"{where}.model", call)
+        for body in made.models:
+            self._once("create_model", body, call)
+        self._once("create_endpoint_config", made.config, call)
+
+    def _once(self, operation: str, body: dict[str, Any], call: Call) -> None:
+        try:
+            self._session.call("sagemaker", operation, call, **body)
+        except Conflict:
+            return
+
+    def _discard(self, made: _Drafted, call: Call) -> None:
+        self._gone(
+            "delete_endpoint_config", call, EndpointConfigName=made.config["EndpointConfigName"]
+        )
+        for body in made.models:
+            self._gone("delete_model", call, ModelName=body["ModelName"])
+
+    def _gone(self, operation: str, call: Call, **parameters: str) -> None:
+        """Deletes something; what is gone is done."""
+        try:
+            self._session.call("sagemaker", operation, call, **parameters)
+        except NotFound:
+            return
+
+    def find(self, key: str, call: Call) -> str | None:
+        """The endpoint that was deployed with a key."""
+        return self._keys.find(key, call)
+
+    def _described(self, id: str, call: Call) -> dict[str, Any]:
+        return self._session.call("sagemaker", "describe_endpoint", call, EndpointName=id)
+
+    def _config(self, name: str, call: Call) -> dict[str, Any]:
+        """An endpoint config; they never change, so that one look is enough."""
+        found = self._configs.get(name)
+        if found is None:
+            found = self._session.call(
+                "sagemaker", "describe_endpoint_config", call, EndpointConfigName=name
+            )
+            with self._lock:
+                if len(self._configs) > 256:
+                    self._configs.clear()
+                self._configs[name] = found
+        return found
+
+    def status(self, id: str, call: Call) -> EndpointStatus:
+        """The snapshot. The first look at an endpoint in service sets up its scaling; raises
+        EndpointError once for an update of this process that was rolled back."""
+        described = self._described(id, call)
+        found = self._snapshot(described, call)
+        if found.state is State.RUNNING:
+            self._settle(id, described["EndpointConfigName"], described["EndpointArn"], call)
+        elif found.state is State.FAILED:
+            lines = _logs.page(self._session, _group(id), "", None, call).lines
+            tail = tuple(line.text for line in lines[-_TAIL:])
+            found = msgspec.structs.replace(found, log_tail=tail)
+        return found
+
+    def _snapshot(self, described: dict[str, Any], call: Call) -> EndpointStatus:
+        status = described["EndpointStatus"]
+        rows = described.get("ProductionVariants", ())
+        total = sum(row.get("CurrentWeight", 1.0) for row in rows) or 1.0
+        models = {}
+        try:
+            config = self._config(described["EndpointConfigName"], call)
+            models = {row["VariantName"]: row["ModelName"] for row in config["ProductionVariants"]}
+        except NotFound:
+            pass  # somebody deleted the config under the endpoint; it serves all the same
+        name = described["EndpointName"]
+        base, prefix = self._session.base("sagemaker-runtime")
+        created = described.get("CreationTime")
+        return EndpointStatus(
+            id=name,
+            name=name,
+            state=wire.STATES.get(status, State.UNKNOWN),
+            url=f"{base}{prefix}/endpoints/{quote(name)}/invocations",
+            variants=tuple(
+                VariantStatus(
+                    name=row["VariantName"],
+                    model=models.get(row["VariantName"], ""),
+                    share=row.get("CurrentWeight", 1.0) / total,
+                    version=models.get(row["VariantName"], "").rpartition("-")[2] or None,
+                    ready=row.get("CurrentInstanceCount", 0),
+                )
+                for row in rows
+            ),
+            reason=described.get("FailureReason"),
+            native_state=status,
+            created_at=created.timestamp() if created is not None else None,
+        )
+
+    def _settle(self, id: str, config: str, arn: str, call: Call) -> None:
+        """What is left to do once an endpoint is in service."""
+        wanted = self._updating.pop(id, None)
+        if wanted is not None:
+            if wanted != config:
+                self._sweep(id, config, call)
+                raise EndpointError(
+                    f"the update of {id!r} was rolled back: it serves what it served before",
+                    provider="aws",
+                    hint="An alarm of the rollout fired, or the new container did not come up: "
+                    "see the endpoint's logs",
+                )
+            self._sweep(id, config, call)
+        if id in self._scaled:
+            return
+        rules = _tags.of(self._session, arn, call).get(wire.SCALING_TAG)
+        for name, low, high, rate in wire.parse_scaling(rules or ""):
+            service = "application-autoscaling"
+            self._session.call(
+                service, "register_scalable_target", call, **wire.target(id, name, low, high)
+            )
+            self._session.call(service, "put_scaling_policy", call, **wire.policy(id, name, rate))
+        self._scaled.add(id)
+
+    def _sweep(self, id: str, config: str | None, call: Call) -> None:
+        """Removes the endpoint's configs and models that ``config`` does not use."""
+        keep: set[str] = set()
+        if config is not None:
+            rows = self._config(config, call)["ProductionVariants"]
+            keep = {config, *(row["ModelName"] for row in rows)}
+        for kind, operation, field in (
+            ("config", "delete_endpoint_config", "EndpointConfigName"),
+            ("model", "delete_model", "ModelName"),
+        ):
+            for arn, _ in _tags.tagged(self._session, kind, {wire.ENDPOINT_TAG: id}, call):
+                name = _tags.name_of(arn)
+                if name not in keep:
+                    self._gone(operation, call, **{field: name})
+
+    # Asking.
+
+    def predict(self, id: str, request: PredictRequest, call: Call) -> Prediction:
+        """Raises HandlerError where the endpoint's own code failed; NotFound."""
+        body = wire.predict_body(request)
+        output = self._mode(id, call)
+        if output is not None:
+            return self._later(id, request, body, call)
+        headers = dict(_JSON)
+        if request.variant is not None:
+            headers["X-Amzn-SageMaker-Target-Variant"] = request.variant
+        try:
+            response = self._session.send(
+                "sagemaker-runtime",
+                "InvokeEndpoint",
+                f"/endpoints/{quote(id, safe='')}/invocations",
+                body,
+                headers,
+                call,
+            )
+        except NotFound:
+            self._modes.pop(id, None)
+            raise
+        found = response.headers
+        return wire.prediction(
+            response.data,
+            len(request.inputs),
+            found.get("x-Amzn-Invoked-Production-Variant"),
+            found.get("x-amzn-RequestId"),
+        )
+
+    def stream(self, id: str, request: PredictRequest, call: Call) -> Iterator[bytes]:
+        """The container's answer piece by piece, as it writes it."""
+        headers = {"Content-Type": "application/json"}
+        if request.variant is not None:
+            headers["X-Amzn-SageMaker-Target-Variant"] = request.variant
+        response = self._session.send(
+            "sagemaker-runtime",
+            "InvokeEndpointWithResponseStream",
+            f"/endpoints/{quote(id, safe='')}/invocations-response-stream",
+            wire.predict_body(request),
+            headers,
+            call,
+            stream=True,
+        )
+        request_id = response.headers.get("x-amzn-RequestId")
+        yield from openai.payload(pieces(response), request_id)
+
+    def _mode(self, id: str, call: Call) -> str | None:
+        """Where an asynchronous endpoint puts its results; None for the others."""
+        if id not in self._modes:
+            config = self._config(self._described(id, call)["EndpointConfigName"], call)
+            later = config.get("AsyncInferenceConfig")
+            self._modes[id] = later["OutputConfig"]["S3OutputPath"] if later else None
+        return self._modes[id]
+
+    def _later(self, id: str, request: PredictRequest, body: bytes, call: Call) -> Prediction:
+        """Asks an asynchronous endpoint, and waits for its result in S3."""
+        number = uuid.uuid4().hex
+        source = f"s3://{self._session.bucket()}/cloudai/{id}/async/in/{number}.json"
+        self._store.put(source, body, call)
+        response = self._session.send(
+            "sagemaker-runtime",
+            "InvokeEndpointAsync",
+            f"/endpoints/{quote(id, safe='')}/async-invocations",
+            b"",
+            {
+                "X-Amzn-SageMaker-InputLocation": source,
+                "X-Amzn-SageMaker-Content-Type": "application/json",
+                "X-Amzn-SageMaker-Accept": "application/json",
+            },
+            call,
+        )
+        output = response.headers["X-Amzn-SageMaker-OutputLocation"]
+        failed = response.headers.get("X-Amzn-SageMaker-FailureLocation")
+        request_id = response.headers.get("x-amzn-RequestId")
+        for pause in wait.intervals(remote=True, timeout=call.remaining()):
+            data = self._store.get(output, call)
+            if data is not None:
+                return wire.prediction(data, len(request.inputs), None, request_id)
+            trouble = self._store.get(failed, call) if failed else None
+            if trouble is not None:
+                raise HandlerError(
+                    f"the endpoint failed: {trouble[:500].decode('utf-8', 'replace')}",
+                    provider="aws",
+                    request_id=request_id,
+                )
+            time.sleep(pause)
+        raise WaitTimeout(
+            f"the asynchronous endpoint {id!r} gave no result in time",
+            provider="aws",
+            hint=f"It will lie at {output}",
+        )
+
+    # Changing.
+
+    def update(self, id: str, spec: Deployment, call: Call) -> None:
+        """Puts other variants behind the endpoint, by the spec's rollout. What they replace is
+        removed once the endpoint is seen in service again."""
+        draft = common.Draft()
+        made = self._draft(spec, draft)
+        draft.refuse()
+        assert made is not None  # noqa: S101 - nothing was wrong
+        described = self._described(id, call)
+        name = made.config["EndpointConfigName"]
+        if described["EndpointConfigName"] == name:
+            return  # it serves exactly this
+        self._prepare(made, call)
+        body = wire.update(spec, name)
+        try:
+            self._session.call("sagemaker", "update_endpoint", call, **body)
+        except Conflict:
+            # A try whose reply was lost is under way, or somebody else's update is.
+            if self._described(id, call)["EndpointStatus"] != "Updating":
+                raise
+        self._updating[id] = name
+        self._scaled.discard(id)
+
+    def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
+        """New lines of all variants' machines."""
+        return _logs.page(self._session, _group(id), "", cursor, call)
+
+    def delete(self, id: str, call: Call) -> None:
+        """Removes the endpoint, its configs, its models, its scaling and its objects in S3."""
+        config: str | None = None
+        try:
+            described = self._described(id, call)
+        except NotFound:
+            described = None
+        if described is not None:
+            config = described["EndpointConfigName"]
+            self._unscale(id, described, call)
+            self._delete_endpoint(id, call)
+        if config is not None:
+            try:
+                rows = self._config(config, call)["ProductionVariants"]
+            except NotFound:
+                rows = []
+            self._gone("delete_endpoint_config", call, EndpointConfigName=config)
+            for row in rows:
+                self._gone("delete_model", call, ModelName=row["ModelName"])
+        self._sweep(id, None, call)
+        self._store.delete_under(f"s3://{self._session.bucket()}/cloudai/{id}/", call)
+        for known in (self._modes, self._updating):
+            known.pop(id, None)
+        self._scaled.discard(id)
+
+    def _delete_endpoint(self, id: str, call: Call) -> None:
+        """Deletes the endpoint; one that is being updated is waited for, as SageMaker wants."""
+        for pause in wait.intervals(remote=True, timeout=call.remaining()):
+            try:
+                self._gone("delete_endpoint", call, EndpointName=id)
+            except (Conflict, InvalidRequest):
+                time.sleep(pause)
+            else:
+                return
+        raise Conflict(
+            f"the endpoint {id!r} is being updated", provider="aws", hint="Delete it again later"
+        )
+
+    def _unscale(self, id: str, described: dict[str, Any], call: Call) -> None:
+        rules = _tags.of(self._session, described["EndpointArn"], call).get(wire.SCALING_TAG)
+        for name, *_ in wire.parse_scaling(rules or ""):
+            scalable = wire.target(id, name, 0, 1)
+            try:
+                self._session.call(
+                    "application-autoscaling",
+                    "deregister_scalable_target",
+                    call,
+                    **{key: scalable[key] for key in scalable if "Capacity" not in key},
+                )
+            except NotFound:
+                continue
+
+    def list(self, call: Call) -> Sequence[EndpointStatus]:
+        """The endpoints that cloudai made."""
+        found: list[EndpointStatus] = []
+        for name in self._keys.listed(call):
+            try:
+                found.append(self._snapshot(self._described(name, call), call))
+            except NotFound:
+                continue  # the tagging service has not heard yet that it was deleted
+        return found
+
+
+def _group(id: str) -> str:
+    return f"/aws/sagemaker/Endpoints/{id}"
