@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -38,13 +39,19 @@ def listed(session: Session, call: Call) -> list[dict[str, Any]]:
     return _arm.pages(session, f"{base(session)}/deployments", API_VERSION, call)
 
 
+_CODES: Final = {"deploymentnotfound", "model_not_found", "modelnotfound", "resourcenotfound"}
+
+
 def explained(error: NotFound, session: Session, model: str, call: Call) -> NotFound:
     """The error of a deployment that does not exist, with those that do."""
+    code = (error.code or "").lower()
+    if code not in _CODES and code != "404":
+        return error  # something else was not found: the key's secret, say
     left = min(_LISTING, call.remaining(_LISTING))
+    names: list[str] = []
     try:
-        import time
-
-        names = sorted(str(item["name"]) for item in listed(session, Call(time.monotonic() + left)))
+        listing = Call(time.monotonic() + left)
+        names = sorted(str(item["name"]) for item in listed(session, listing))
     except ConfigError:
         known = ", ".join(sorted(set(session.profile.models.values())))
         hint = (
@@ -54,8 +61,14 @@ def explained(error: NotFound, session: Session, model: str, call: Call) -> NotF
         hint = f"The existing ones could not be listed ({type(failure).__name__})"
     else:
         hint = f"There are: {', '.join(names)}" if names else "The resource has none"
+    problem = f"there is no deployment {model!r} at {session.endpoint}"
+    if code == "404" and (model in names or not names):
+        # The gateway knows no such path: an api_version that does not exist looks like this.
+        version = session.api_version
+        problem = f"{session.endpoint} knows no such path for the deployment {model!r}"
+        hint = f"Look at api_version={version}. {hint}" if version else f"Look at endpoint. {hint}"
     return NotFound(
-        f"there is no deployment {model!r} at {session.endpoint}",
+        problem,
         provider="azure",
         code=error.code,
         status=error.status,

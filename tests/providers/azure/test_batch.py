@@ -218,8 +218,12 @@ def test_bad_lines_are_told_before_anything_is_sent(
 
 
 def test_lost_replies_make_no_duplicate(
-    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+    azure: AzureEmulator,
+    client: cloudai.Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("cloudai._core.retry.BASE", 0.001)
     for number in range(100):
         azure.faults.add("lose_reply", "POST /openai/v1/batches")
         folder = tmp_path / str(number)
