@@ -132,12 +132,16 @@ class Http:
 
     def events(self, base: str, path: str, body: bytes, call: Call) -> Iterator[bytes]:
         """The data of each server-sent event of a POST's answer, as it comes."""
+        cut = Events()
+        for piece in self.pieces(base, path, body, call):
+            yield from cut.feed(piece)
+
+    def pieces(self, base: str, path: str, body: bytes, call: Call) -> Iterator[bytes]:
+        """A POST's answer, piece by piece."""
         response = self.open("POST", base, path, body, call)
         ended = False
-        cut = Events()
         try:
-            for piece in _pieces(response):
-                yield from cut.feed(piece)
+            yield from _pieces(response)
             ended = True
         finally:
             if ended:

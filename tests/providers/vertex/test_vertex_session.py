@@ -277,7 +277,8 @@ registry.BUILT_IN["vertex"] = registry.Row("cloudai.providers.vertex:SPEC", "ver
 import cloudai
 client = cloudai.Client(provider="vertex", **{cloud.keys()!r})
 assert client.chat.create("Hi", model={FLASH!r}).text
-heavy = ("google.genai", "google.cloud.a", "google.cloud.s", "google.api_core", "grpc", "pydantic", "aiohttp", "numpy")
+heavy = ("google.genai", "google.cloud.a", "google.cloud.s", "google.api_core", "grpc",
+         "pydantic", "aiohttp", "numpy")
 assert not [m for m in sys.modules if m.startswith(heavy)], sorted(sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -101,6 +101,8 @@ def _config(request: ChatRequest) -> dict[str, Any]:
     ):
         if value is not None:
             config[name] = value
+    if request.top_p is not None and request.top_p <= 0:
+        raise invalid("top_p", request.top_p, "is not above 0")
     if request.seed is not None and not -(2**31) <= request.seed < 2**31:
         raise invalid("seed", request.seed, "does not fit Gemini's 32 bits")
     if request.stop:

@@ -15,12 +15,14 @@ does, and named in ``ignored``. Jobs, operations and endpoints go through their 
 from __future__ import annotations
 
 import tempfile
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from cloudai.testing.emulators._faults import Faults
 from cloudai.testing.emulators._server import EmulatorServer
+from cloudai.testing.emulators.vertex._execute import LocalExecutor
 from cloudai.testing.emulators.vertex._gemini import Gemini
 from cloudai.testing.emulators.vertex._http import (
     Answer,
@@ -37,10 +39,13 @@ from cloudai.testing.emulators.vertex._identity import (
     Secrets,
     service_account,
 )
+from cloudai.testing.emulators.vertex._jobs import Executor, Fate, Jobs
+from cloudai.testing.emulators.vertex._operations import Operations
+from cloudai.testing.emulators.vertex._serving import Serving
 from cloudai.testing.emulators.vertex._storage import Storage
 from cloudai.testing.emulators.vertex._world import Clock, World
 
-__all__ = ["Clock", "VertexEmulator"]
+__all__ = ["Clock", "Executor", "Fate", "LocalExecutor", "VertexEmulator"]
 
 
 class VertexEmulator:
@@ -50,11 +55,14 @@ class VertexEmulator:
     ----------
     project, location: what exists there; other projects are refused.
     speed: how fast its clock runs. port: 0 takes a free one. seed: of the faults' chances.
+    execute: True runs jobs and models on this machine, by a ``LocalExecutor``; False leaves them
+        to their fates. An ``Executor`` of your own does as it likes.
 
     Attributes
     ----------
     clock: see ``Clock``. faults: see ``cloudai.testing.emulators._faults.Faults``.
-    storage, gemini, identity, secrets, logging: the services.
+    storage, gemini, identity, secrets, logging, jobs, serving, operations: the
+        services.
     """
 
     def __init__(
@@ -65,6 +73,7 @@ class VertexEmulator:
         speed: float = 1.0,
         port: int = 0,
         seed: int = 0,
+        execute: bool | Executor = False,
     ) -> None:
         self.clock = Clock(speed)
         self._world = World(project, location, self.clock)
@@ -74,16 +83,26 @@ class VertexEmulator:
         self.logging = Logging(self._world)
         self.storage = Storage(self._world)
         self.gemini = Gemini(self._world)
+        self.operations = Operations(self._world)
+        self.jobs = Jobs(self._world, self.operations, self.logging)
+        self.serving = Serving(self._world, self.operations, self.logging, seed)
         for service in (
             self.identity,
             self.secrets,
             self.logging,
             self.storage,
             self.gemini,
+            self.jobs,
+            self.serving,
+            self.operations,  # last: its routes fit any resource
         ):
             service.routes(self._router)
         self._server = EmulatorServer(self._app, error_body, port=port, seed=seed)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._executor: Executor | None = None
+        if execute:
+            self._executor = LocalExecutor(self) if execute is True else execute
+        self.jobs.executor = self.serving.executor = self._executor
         self.bucket = "emulated-bucket"
         self.storage.bucket(self.bucket)
 
@@ -157,7 +176,10 @@ class VertexEmulator:
 
     def stop(self) -> None:
         """Ends it."""
+        self.jobs.stop()
         self._server.stop()
+        if isinstance(self._executor, LocalExecutor):
+            self._executor.close()
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
@@ -178,6 +200,10 @@ class VertexEmulator:
                 http=error.http,
                 headers={"Content-Type": "application/json; charset=UTF-8"},
             )
+        except Exception as error:  # noqa: BLE001 - a fault of the emulator, told as one
+            traceback.print_exc()
+            told = f"The emulator failed: {type(error).__name__}: {error}"
+            answer = Answer(data=error_body(501, told)[1], http=501)
         answer.headers.setdefault("x-request-id", f"emulated-{len(self._world.requests)}")
         return send(answer, start)
 
@@ -200,5 +226,6 @@ class VertexEmulator:
             made = handler(request, **values)  # may be told to take its time
         else:
             with self._world.lock:
+                self.operations.advance()
                 made = handler(request, **values)
         return made if isinstance(made, Answer) else Answer(json=made)
