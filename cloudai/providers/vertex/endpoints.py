@@ -63,7 +63,8 @@ class _Known(msgspec.Struct, frozen=True):
 class VertexEndpoints:
     """Endpoints on Vertex AI."""
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: Profile, *, folder: str = "endpoints") -> None:
+        self._folder = folder
         self._session = profile.shared(Session.of)
         self._files = profile.shared(Files.of)
         self._endpoints = Resources(self._session, "endpoints")
@@ -74,13 +75,13 @@ class VertexEndpoints:
 
     def plan(self, spec: Deployment) -> Plan:
         """Needs no connection; looks at local model directories."""
-        found = self._violations(spec)
+        found = self.violations(spec)
         requests: list[NativeRequest] = []
         if not found:
             location, parent = self._session.location, self._session.parent
             needed = wire.packages(spec.requirements)
             for variant in spec.variants:
-                artifact = self._artifact(spec, variant)
+                artifact = self.artifact(spec, variant)
                 requests.append(
                     NativeRequest(
                         operation=f"POST /{API}/{parent}/models:upload",
@@ -111,7 +112,8 @@ class VertexEndpoints:
             cost=None if found else _cost(spec, self._session.location),
         )
 
-    def _violations(self, spec: Deployment) -> list[Violation]:
+    def violations(self, spec: Deployment) -> list[Violation]:
+        """What Vertex AI would refuse, and what is not there."""
         found = wire.violations(spec, self._session.location)
         if spec.mode != "realtime":
             found.append(
@@ -138,15 +140,16 @@ class VertexEndpoints:
                 found.append(Violation(error.field or "model", error.message, error.hint or ""))
         return found
 
-    def _base(self, name: str) -> str:
-        return f"gs://{self._session.bucket}/cloudai/endpoints/{name}"
+    def base(self, name: str) -> str:
+        """Below which the files of an endpoint lie, where cloudai put them."""
+        return f"gs://{self._session.bucket}/cloudai/{self._folder}/{name}"
 
-    def _artifact(self, spec: Deployment, variant: Variant) -> str:
+    def artifact(self, spec: Deployment, variant: Variant) -> str:
         """Where a variant's model lies: where it is, unless something has to be put to it."""
         handler = variant.handler or spec.handler
         if variant.uri.startswith("gs://") and handler is None:
             return variant.uri.rstrip("/")
-        return f"{self._base(spec.name)}/{variant.name}-{wire.suffix(spec)}"
+        return f"{self.base(spec.name)}/{variant.name}-{wire.suffix(spec)}"
 
     def _record(self, spec: Deployment, since: float) -> wire.Record:
         location, parent = self._session.location, self._session.parent
@@ -195,7 +198,7 @@ class VertexEndpoints:
                 provider=PROVIDER,
                 alternative=SPEC.gaps["endpoints:serverless"],
             )
-        for violation in self._violations(spec):
+        for violation in self.violations(spec):
             raise InvalidRequest(
                 f"{violation.field}: {violation.problem}",
                 field=violation.field,
@@ -208,9 +211,9 @@ class VertexEndpoints:
         self._files.check_region(self._session.bucket, call)
         needed = wire.packages(spec.requirements)
         for variant in spec.variants:
-            self._put(spec, variant, call)
+            self.put(spec, variant, call)
         for variant in spec.variants:
-            artifact = self._artifact(spec, variant)
+            artifact = self.artifact(spec, variant)
             body = wire.model(spec, variant, artifact, self._session.location, needed)
             try:
                 made = self._models.ask("POST", f"{self._session.parent}/models:upload", body, call)
@@ -219,8 +222,9 @@ class VertexEndpoints:
                 # An upload whose reply was lost: the id is made of our key.
                 self._models.get(wire.model_id(spec, variant), call)
 
-    def _put(self, spec: Deployment, variant: Variant, call: Call) -> None:
-        artifact = self._artifact(spec, variant)
+    def put(self, spec: Deployment, variant: Variant, call: Call) -> None:
+        """Puts a variant's model where ``artifact`` says. Raises NotFound, InvalidRequest."""
+        artifact = self.artifact(spec, variant)
         handler = variant.handler or spec.handler
         if variant.uri.startswith("gs://"):
             if not self._files.exists(variant.uri, call):
@@ -490,7 +494,7 @@ class VertexEndpoints:
                 time.sleep(min(pause, call.remaining()))
         name = common.last(resource)
         self._remove_models(name, call)
-        self._files.remove_folder(self._base(name), call)
+        self._files.remove_folder(self.base(name), call)
 
     def _remove_models(self, name: str, call: Call, only: str | None = None) -> None:
         wanted = f'labels.{wire.ENDPOINT_LABEL}="{name}"'
@@ -505,7 +509,7 @@ class VertexEndpoints:
             self._models.wait(self._models.ask("DELETE", resource, None, call), call)
             artifact = str(found.get("artifactUri") or "")
             label = found.get("labels", {}).get(wire.ENDPOINT_LABEL)
-            if label and artifact.startswith(self._base(label) + "/"):
+            if label and artifact.startswith(self.base(label) + "/"):
                 self._files.remove_folder(artifact, call)
 
 

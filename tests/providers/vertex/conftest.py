@@ -11,7 +11,6 @@ pytest.importorskip("google.auth", reason="needs the extra vertex")
 pytest.importorskip("google.cloud.aiplatform_v1", reason="needs the extra vertex")
 
 from cloudai import AsyncClient, Client
-from cloudai._core import registry
 from cloudai.testing.emulators.vertex import VertexEmulator
 
 GOOGLE_VARIABLES = (
@@ -28,9 +27,6 @@ GOOGLE_VARIABLES = (
 @pytest.fixture(autouse=True)
 def _bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No state and no credential of this machine."""
-    monkeypatch.setitem(
-        registry.BUILT_IN, "vertex", registry.Row("cloudai.providers.vertex:SPEC", "vertex")
-    )
     monkeypatch.setenv("CLOUDAI_HOME", str(tmp_path / "home"))
     for name in GOOGLE_VARIABLES:
         monkeypatch.delenv(name, raising=False)

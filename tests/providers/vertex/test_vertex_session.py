@@ -272,8 +272,6 @@ def test_spec_and_chat_load_no_heavy_sdk(cloud: VertexEmulator) -> None:
 import sys
 import cloudai.providers.vertex
 assert not [m for m in sys.modules if m.startswith(("google.auth", "urllib3", "aiohttp"))]
-from cloudai._core import registry
-registry.BUILT_IN["vertex"] = registry.Row("cloudai.providers.vertex:SPEC", "vertex")
 import cloudai
 client = cloudai.Client(provider="vertex", **{cloud.keys()!r})
 assert client.chat.create("Hi", model={FLASH!r}).text

@@ -22,6 +22,7 @@ from typing import Any
 
 from cloudai.testing.emulators._faults import Faults
 from cloudai.testing.emulators._server import EmulatorServer
+from cloudai.testing.emulators.vertex._batch import Batches
 from cloudai.testing.emulators.vertex._execute import LocalExecutor
 from cloudai.testing.emulators.vertex._gemini import Gemini
 from cloudai.testing.emulators.vertex._http import (
@@ -61,7 +62,7 @@ class VertexEmulator:
     Attributes
     ----------
     clock: see ``Clock``. faults: see ``cloudai.testing.emulators._faults.Faults``.
-    storage, gemini, identity, secrets, logging, jobs, serving, operations: the
+    storage, gemini, identity, secrets, logging, jobs, serving, batches, operations: the
         services.
     """
 
@@ -86,6 +87,9 @@ class VertexEmulator:
         self.operations = Operations(self._world)
         self.jobs = Jobs(self._world, self.operations, self.logging)
         self.serving = Serving(self._world, self.operations, self.logging, seed)
+        self.batches = Batches(
+            self._world, self.operations, self.storage, self.serving, self.gemini, seed
+        )
         for service in (
             self.identity,
             self.secrets,
@@ -94,6 +98,7 @@ class VertexEmulator:
             self.gemini,
             self.jobs,
             self.serving,
+            self.batches,
             self.operations,  # last: its routes fit any resource
         ):
             service.routes(self._router)
@@ -102,7 +107,7 @@ class VertexEmulator:
         self._executor: Executor | None = None
         if execute:
             self._executor = LocalExecutor(self) if execute is True else execute
-        self.jobs.executor = self.serving.executor = self._executor
+        self.jobs.executor = self.batches.executor = self.serving.executor = self._executor
         self.bucket = "emulated-bucket"
         self.storage.bucket(self.bucket)
 
@@ -177,6 +182,7 @@ class VertexEmulator:
     def stop(self) -> None:
         """Ends it."""
         self.jobs.stop()
+        self.batches.stop()
         self._server.stop()
         if isinstance(self._executor, LocalExecutor):
             self._executor.close()

@@ -233,6 +233,10 @@ class Gemini:
             "truncated": one["statistics"]["truncated"],
         }
 
+    def vector(self, text: str, dim: int, size: int) -> dict[str, Any]:
+        """A text's vector, as ``predict`` answers it."""
+        return self._vector(text, dim, size, True)
+
     def _vector(self, text: str, dim: int, size: int, truncate: bool) -> dict[str, Any]:
         if not text:
             raise Refused(400, "INVALID_ARGUMENT", "The text content is empty.")
