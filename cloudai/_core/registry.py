@@ -93,6 +93,7 @@ BUILT_IN: Final[dict[str, Row]] = {
     "fake": Row("cloudai.providers.fake:SPEC", None),
     "aws": Row("cloudai.providers.aws:SPEC", "aws"),
     "azure": Row("cloudai.providers.azure:SPEC", "azure"),
+    "vertex": Row("cloudai.providers.vertex:SPEC", "vertex"),
 }
 
 ENTRY_POINTS: Final = "cloudai.providers"
