@@ -140,12 +140,13 @@ class VertexEmulator:
     @property
     def credentials(self) -> Path:
         """A service account's file, whose tokens the emulator gives out."""
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="cloudai-vertex-")
-        path = Path(self._folder.name) / "service-account.json"
-        path.write_text(service_account(self.project, self.url))
-        path.chmod(0o600)
-        return path
+        with self._world.lock:
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="cloudai-vertex-")
+                path = Path(self._folder.name) / "service-account.json"
+                path.write_text(service_account(self.project, self.url))
+                path.chmod(0o600)
+            return Path(self._folder.name) / "service-account.json"
 
     @property
     def env(self) -> dict[str, str]:
