@@ -46,7 +46,7 @@ class Operations:
         self._all: dict[str, Operation] = {}
 
     def routes(self, router: Router) -> None:
-        for version in ("v1", "v1beta1"):
+        for version in ("v1", "v1beta1", "ui"):  # the clients ask for some under /ui
             router.add("GET", f"/{version}/{{name*}}/operations", self._list)
             router.add("GET", f"/{version}/{{name*}}", self._get)
             router.add("POST", f"/{version}/{{name*}}:wait", self._get)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import re
 from typing import Any, Final
 
 from cloudai.testing.emulators.vertex._http import Refused
 
-_FIELD: Final = re.compile(r"^ {4,8}(\w+) \(.*?\):\n((?:^ {8,}.*\n?|^\n)+)", re.MULTILINE)
+_FIELD: Final = re.compile(r"^ {4}(\w+) \([^\n]*\):\n((?: {8,}[^\n]*\n?|\n)+)", re.MULTILINE)
 _WELL_KNOWN: Final = "google.protobuf."
 
 
@@ -24,7 +25,7 @@ class Behaviour:
     def __init__(self, doc: str) -> None:
         self.required: set[str] = set()
         self.output_only: set[str] = set()
-        for name, text in _FIELD.findall(doc):
+        for name, text in _FIELD.findall(inspect.cleandoc(doc)):
             said = text.strip()
             if said.startswith("Required."):
                 self.required.add(name.rstrip("_"))

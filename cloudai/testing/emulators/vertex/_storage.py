@@ -49,9 +49,9 @@ class Storage:
             router.add("GET", f"{base}/b/{{bucket}}/o", self._list)
             router.add("GET", f"{base}/b/{{bucket}}/o/{{name*}}", self._get)
             router.add("DELETE", f"{base}/b/{{bucket}}/o/{{name*}}", self._delete)
-            router.add(
-                "POST", f"{base}/b/{{bucket}}/o/{{name*}}/rewriteTo/b/{{to}}/o/{{new*}}", self._copy
-            )
+            one = f"{base}/b/{{bucket}}/o/{{name*}}"
+            router.add("POST", f"{one}/rewriteTo/b/{{to}}/o/{{new*}}", self._rewrite)
+            router.add("POST", f"{one}/copyTo/b/{{to}}/o/{{new*}}", self._copy)
         router.add("GET", "/download/storage/v1/b/{bucket}/o/{name*}", self._media)
         router.add("POST", "/upload/storage/v1/b/{bucket}/o", self._upload)
         router.add("PUT", "/upload/storage/v1/b/{bucket}/o", self._resume)
@@ -186,6 +186,11 @@ class Storage:
         return Answer(http=204)
 
     def _copy(self, request: Request, bucket: str, name: str, to: str, new: str) -> dict[str, Any]:
+        return self._rewrite(request, bucket, name, to, new)["resource"]
+
+    def _rewrite(
+        self, request: Request, bucket: str, name: str, to: str, new: str
+    ) -> dict[str, Any]:
         found = self._found(bucket, name)
         self._precondition(to, new, request.query)
         self._store(to, new, found.data, found.kind)

@@ -1,0 +1,275 @@
+"""The emulator is what the vendor's own SDKs take it for, and as strict as the protos."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudai.testing.emulators.vertex import VertexEmulator, _schema
+
+SPECS = Path(__file__).parents[4] / "shared" / "specs" / "aiplatform.fds.binpb"
+
+
+@pytest.fixture
+def sdk(cloud: VertexEmulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """google-cloud-aiplatform, pointed at the emulator."""
+    import warnings
+
+    for name, value in cloud.env.items():
+        monkeypatch.setenv(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the SDK's own, at its import
+        from google.cloud import aiplatform
+        from google.oauth2.credentials import Credentials
+
+        aiplatform.init(
+            project=cloud.project,
+            location=cloud.location,
+            staging_bucket=f"gs://{cloud.bucket}",
+            api_endpoint=cloud.url,
+            api_transport="rest",
+            credentials=Credentials(cloud.identity.issue()["access_token"]),
+        )
+        yield aiplatform
+        aiplatform.initializer.global_pool.shutdown(wait=True)
+        aiplatform.initializer.global_config._api_transport = None
+        aiplatform.initializer.global_config._api_endpoint = None
+
+
+def test_aiplatform_sdk_trains(sdk: Any, cloud: VertexEmulator) -> None:
+    job = sdk.CustomJob(
+        display_name="sdk",
+        worker_pool_specs=[
+            {
+                "machine_spec": {"machine_type": "n1-standard-4"},
+                "replica_count": 1,
+                "container_spec": {"image_uri": "gcr.io/p/i"},
+            }
+        ],
+    )
+    job.submit()
+    assert job.state.name in {"JOB_STATE_PENDING", "JOB_STATE_RUNNING"}
+    cloud.clock.advance(10)
+    assert job.state.name in {"JOB_STATE_RUNNING", "JOB_STATE_SUCCEEDED"}
+    cloud.clock.advance(10)
+    assert job.state.name == "JOB_STATE_SUCCEEDED"
+    assert [one.display_name for one in sdk.CustomJob.list()] == ["sdk"]
+    job.delete()
+    assert cloud.jobs.all == {}
+
+
+def test_aiplatform_sdk_serves(sdk: Any, cloud: VertexEmulator) -> None:
+    model = sdk.Model.upload(
+        display_name="m",
+        serving_container_image_uri="gcr.io/p/serve",
+        artifact_uri=f"gs://{cloud.bucket}/m",
+    )
+    endpoint = sdk.Endpoint.create(display_name="e")
+    endpoint.deploy(model, machine_type="n1-standard-4", traffic_percentage=100)
+    assert endpoint.predict(instances=[1, {"a": "b"}]).predictions == [1, {"a": "b"}]
+    endpoint.undeploy_all()
+    endpoint.delete()
+    model.delete()
+    assert cloud.serving.endpoints == {}
+    assert cloud.serving.models == {}
+
+
+def test_aiplatform_sdk_batches(sdk: Any, cloud: VertexEmulator) -> None:
+    cloud.storage.put(f"gs://{cloud.bucket}/in.jsonl", "1\n2\n")
+    model = sdk.Model.upload(display_name="m", serving_container_image_uri="gcr.io/p/serve")
+    job = sdk.BatchPredictionJob.submit(
+        model_name=model.resource_name,
+        job_display_name="b",
+        gcs_source=f"gs://{cloud.bucket}/in.jsonl",
+        gcs_destination_prefix=f"gs://{cloud.bucket}/out",
+        machine_type="n1-standard-4",
+    )
+    for _ in range(200):
+        cloud.clock.advance(1)
+        if job.state.name == "JOB_STATE_SUCCEEDED":
+            break
+    assert job.state.name == "JOB_STATE_SUCCEEDED"
+    assert len(cloud.storage.names(f"gs://{cloud.bucket}/out/")) == 3
+
+
+def test_aiplatform_sdk_is_refused_as_by_the_service(sdk: Any) -> None:
+    from google.api_core.exceptions import BadRequest, NotFound
+
+    with pytest.raises(NotFound):
+        sdk.CustomJob.get("123")
+    job = sdk.CustomJob(
+        display_name="sdk",
+        worker_pool_specs=[{"machine_spec": {"machine_type": "n1-standard-4"}, "replica_count": 1}],
+    )
+    with pytest.raises(BadRequest, match="container_spec"):
+        job.submit()
+
+
+def test_google_genai(cloud: VertexEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in cloud.env.items():
+        monkeypatch.setenv(name, value)
+    from google import genai
+
+    with genai.Client(
+        vertexai=True,
+        project=cloud.project,
+        location=cloud.location,
+        http_options=genai.types.HttpOptions(base_url=cloud.url),
+    ) as client:
+        reply = client.models.generate_content(model="gemini-2.5-flash", contents="Count.")
+        assert reply.text is not None
+        assert reply.text.startswith("one, two")
+        chunks = list(
+            client.models.generate_content_stream(model="gemini-2.5-flash", contents="Count.")
+        )
+        assert "".join(chunk.text or "" for chunk in chunks) == reply.text
+        counted = client.models.count_tokens(model="gemini-2.5-flash", contents="Count.")
+        assert counted.total_tokens
+        cloud.storage.put(
+            f"gs://{cloud.bucket}/in.jsonl",
+            '{"request": {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]}}\n',
+        )
+        job = client.batches.create(
+            model="gemini-2.5-flash",
+            src=f"gs://{cloud.bucket}/in.jsonl",
+            config={"dest": f"gs://{cloud.bucket}/out"},
+        )
+        assert job.name is not None
+        assert client.batches.get(name=job.name).state
+
+
+def test_cloud_storage(cloud: VertexEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", cloud.url)
+    from google.api_core.exceptions import NotFound, PreconditionFailed
+    from google.cloud import storage
+
+    client = storage.Client(project=cloud.project)
+    bucket = client.create_bucket("sdk-bucket", location="europe-west4")
+    big = os.urandom(9 << 20)  # more than one piece of a resumable upload
+    blob = bucket.blob("a/b c/ü.bin")
+    blob.chunk_size = 1 << 20
+    blob.upload_from_string(big)
+    assert bucket.blob("a/b c/ü.bin").download_as_bytes() == big
+    assert bucket.blob("a/b c/ü.bin").download_as_bytes(start=5, end=9) == big[5:10]
+    small = bucket.blob("a/small")
+    small.upload_from_string("x", if_generation_match=0)
+    with pytest.raises(PreconditionFailed):
+        small.upload_from_string("y", if_generation_match=0)
+    listing = client.list_blobs(bucket, prefix="a/", delimiter="/")
+    assert [one.name for one in listing] == ["a/small"]
+    assert listing.prefixes == {"a/b c/"}
+    bucket.copy_blob(small, bucket, "copied")
+    assert bucket.blob("copied").download_as_text() == "x"
+    small.delete()
+    with pytest.raises(NotFound):
+        bucket.blob("a/small").download_as_bytes()
+    client.close()
+
+
+def post(cloud: VertexEmulator, collection: str, body: Any, version: str = "v1") -> Any:
+    """The status and the JSON of a POST, without any SDK."""
+    import urllib3
+
+    token = cloud.identity.issue()["access_token"]
+    path = f"/{version}/projects/{cloud.project}/locations/{cloud.location}/{collection}"
+    with urllib3.PoolManager(retries=False) as http:
+        answer = http.request(
+            "POST", cloud.url + path, json=body, headers={"Authorization": f"Bearer {token}"}
+        )
+        return answer.status, answer.json()
+
+
+GOOD = {
+    "displayName": "j",
+    "jobSpec": {
+        "workerPoolSpecs": [
+            {
+                "machineSpec": {"machineType": "n1-standard-4"},
+                "replicaCount": "1",
+                "containerSpec": {"imageUri": "i"},
+            }
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"displayName": ""}, "display_name"),
+        ({"jobSpec": {"workerPoolSpecs": []}}, "worker_pool_specs"),
+        ({"jobspec": {}}, "Unknown name"),
+        ({"jobSpec": {"workerPoolSpecs": [{"machine": 1}]}}, "Unknown name"),
+        ({"labels": {"Upper": "x"}}, "label"),
+        ({"displayName": 5}, "display"),
+        ({"jobSpec": {**GOOD["jobSpec"], "scheduling": {"strategy": "NO"}}}, "strategy"),  # type: ignore[dict-item]
+    ],
+)
+def test_requests_that_break_the_protos(
+    cloud: VertexEmulator, change: dict[str, Any], word: str
+) -> None:
+    status, answer = post(cloud, "customJobs", {**GOOD, **change})
+    assert status == 400
+    assert answer["error"]["status"] == "INVALID_ARGUMENT"
+    assert word.lower() in answer["error"]["message"].lower()
+    assert cloud.jobs.all == {}
+
+
+def test_what_only_the_service_sets_is_ignored(cloud: VertexEmulator) -> None:
+    status, answer = post(
+        cloud, "customJobs", {**GOOD, "state": "JOB_STATE_SUCCEEDED", "createTime": "x"}
+    )
+    assert status == 200
+    assert answer["state"] == "JOB_STATE_PENDING"
+    assert cloud.ignored == ["state", "create_time"]
+
+
+def test_strangers_and_other_projects_are_refused(cloud: VertexEmulator) -> None:
+    import urllib3
+
+    with urllib3.PoolManager(retries=False) as http:
+        url = f"{cloud.url}/v1/projects/{cloud.project}/locations/{cloud.location}/customJobs"
+        assert http.request("GET", url).status == 401
+        token = cloud.identity.issue()["access_token"]
+        headers = {"Authorization": f"Bearer {token}"}
+        other = url.replace(cloud.project, "other")
+        assert http.request("GET", other, headers=headers).status == 403
+        where = url.replace(cloud.location, "mars-north1")
+        assert http.request("GET", where, headers=headers).status == 400
+
+
+@pytest.mark.skipif(not SPECS.exists(), reason="the published descriptor set is not there")
+def test_field_behaviour_is_that_of_the_protos() -> None:
+    """What is read from docstrings, against the published protos' field_behavior."""
+    from google.api import field_behavior_pb2
+    from google.protobuf import descriptor_pb2
+
+    published = descriptor_pb2.FileDescriptorSet.FromString(SPECS.read_bytes())
+    required, output = field_behavior_pb2.REQUIRED, field_behavior_pb2.OUTPUT_ONLY
+    ours = set(_schema.names("v1"))
+    compared = differing = 0
+
+    def walk(message: Any, prefix: str) -> None:
+        nonlocal compared, differing
+        name = f"{prefix}.{message.name}"
+        if name in ours:
+            about = _schema.behaviour("v1", name)
+            for field in message.field:
+                said = field.options.Extensions[field_behavior_pb2.field_behavior]
+                compared += 1
+                read = (field.name in about.required, field.name in about.output_only)
+                differing += read != (required in said, output in said)
+        for inner in message.nested_type:
+            walk(inner, name)
+
+    for file in published.file:
+        if file.package == "google.cloud.aiplatform.v1":
+            for message in file.message_type:
+                walk(message, file.package)
+    assert compared > 2000
+    # The two are of different months, and some docstrings leave the word out.
+    assert differing <= compared * 0.02, f"{differing} of {compared}"
