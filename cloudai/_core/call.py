@@ -53,7 +53,7 @@ class Caller:
         pace = self._paces.get(model)
         while True:
             if pace is not None:
-                self._sleep(pace.reserve(), call)
+                self._sleep(pace, call)
             try:
                 result = function(call)
             except CloudAIError as error:
@@ -85,8 +85,9 @@ class Caller:
         while True:
             if pace is not None:
                 wait = self._allowed(pace.reserve(), call)
-                if wait:
+                while wait:
                     await asyncio.sleep(wait)
+                    wait = self._allowed(pace.again(), call)
             try:
                 result = await function(call)
             except CloudAIError as error:
@@ -121,10 +122,11 @@ class Caller:
         if pace is not None:
             pace.admitted()
 
-    def _sleep(self, seconds: float, call: Call) -> None:
-        wait = self._allowed(seconds, call)
-        if wait:
+    def _sleep(self, pace: Pace, call: Call) -> None:
+        wait = self._allowed(pace.reserve(), call)
+        while wait:
             time.sleep(wait)
+            wait = self._allowed(pace.again(), call)
 
     def _allowed(self, seconds: float, call: Call) -> float:
         if call.deadline is not None and time.monotonic() + seconds >= call.deadline:

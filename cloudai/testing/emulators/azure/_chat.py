@@ -90,11 +90,15 @@ class DataPlane:
         now = time.monotonic()
         with self._world.lock:
             if now >= deployment.since + deployment.window:
-                deployment.since, deployment.used = now, 0
+                deployment.since, deployment.used, deployment.told_at = now, 0, None
             if deployment.used < deployment.limit:
                 deployment.used += 1
                 return
-            deployment.early += 1
+            deployment.refused += 1
+            if deployment.told_at is None:
+                deployment.told_at = now
+            elif now - deployment.told_at > 0.5:
+                deployment.early += 1
             wait = deployment.since + deployment.window - now
         raise Refused(
             429,

@@ -43,6 +43,8 @@ class Deployed(msgspec.Struct, kw_only=True):
     model, version, sku, capacity: as deployed. ready_at: when its creation ends, by the clock.
     fate: what its creation ends in.
     limit: requests in ``window`` real seconds before it answers 429 with Retry-After.
+    refused: how many it answered so; early: how many of them came although an earlier answer,
+        half a second before or longer, had said to wait.
     """
 
     name: str
@@ -58,7 +60,9 @@ class Deployed(msgspec.Struct, kw_only=True):
     window: float = 1.0
     since: float = 0.0
     used: int = 0
+    refused: int = 0
     early: int = 0
+    told_at: float | None = None
     deleted_at: float | None = None
 
 
