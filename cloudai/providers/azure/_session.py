@@ -176,6 +176,17 @@ class Session:
         return self._once("http", make)
 
     @property
+    def scoring(self) -> httpx2.Client:
+        """The transport to scoring endpoints, which are hosts of their own."""
+
+        def make() -> httpx2.Client:
+            import httpx2
+
+            return httpx2.Client(verify=self.tls, follow_redirects=False)
+
+        return self._once("scoring", make)
+
+    @property
     def openai(self) -> openai.OpenAI:
         """The SDK's client: its URL rules, its transport, and its files, batches and
         fine-tuning. Its retries are off: the core owns them."""

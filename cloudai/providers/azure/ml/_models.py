@@ -1,0 +1,98 @@
+"""Models and their handlers as assets: what online and batch endpoints deploy."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from cloudai.errors import InvalidRequest
+from cloudai.protocols import Call
+from cloudai.providers.azure.ml import _score
+from cloudai.providers.azure.ml._wire import CPU_IMAGE, GPU_IMAGE, environment_name
+from cloudai.providers.azure.ml._workspace import Files, Workspace
+from cloudai.providers.azure.ml.training import walk
+from cloudai.types import Resources
+from cloudai.types._base import invalid
+
+SCRIPT: Final = "_cloudai_score.py"
+HANDLER: Final = "_cloudai_handler.py"
+_SERVER: Final = "azureml-inference-server-http"
+_REMOTE: Final = ("azureml://", "azureml:", "https://", "/subscriptions/")
+
+
+def check(uri: str, handler: str | None, field: str) -> None:
+    """Raises InvalidRequest for a model or handler that is not there."""
+    local = not uri.startswith(_REMOTE)
+    path = Path(uri.removeprefix("file://")).expanduser()
+    if local and not path.is_dir():
+        raise invalid(field, uri, "is not a directory", f"Looked at {path.absolute()}.")
+    if handler is not None:
+        if not Path(handler).expanduser().is_file():
+            raise invalid("handler", handler, "is not a file", "Give the path of a Python file.")
+    elif local and not (path / "handler.py").is_file():
+        raise InvalidRequest(
+            f"{field}={uri!r} has no handler.py of its own, and no handler is named",
+            field="handler",
+            hint="Name a Python file with load and predict: handler=…",
+        )
+
+
+def model(workspace: Workspace, uri: str, call: Call) -> str:
+    """The id of a model asset: of local files, of a job's output, or the one that is named."""
+    if uri.startswith(("azureml:", "/subscriptions/")) and not uri.startswith("azureml://"):
+        name, _, version = uri.removeprefix("azureml:").partition(":")
+        if uri.startswith("/"):
+            return uri
+        return workspace.id_of(f"models/{name}/versions/{version or '1'}")
+    if uri.startswith(("azureml://", "https://")):
+        body = {"properties": {"modelType": "custom_model", "modelUri": uri}}
+        path = f"models/{environment_name(body)}/versions/1"
+        if workspace.found(path, call) is None:
+            workspace.send("PUT", path, call, body)
+        return workspace.id_of(path)
+    folder = Path(uri.removeprefix("file://")).expanduser()
+    return workspace.upload("models", walk(folder, ("__pycache__",)), call)[0]
+
+
+def code(workspace: Workspace, handler: str | None, call: Call) -> str:
+    """The id of the scoring script's code asset, with the handler beside it."""
+    files: Files = {SCRIPT: Path(str(_score.__file__))}
+    if handler is not None:
+        files[HANDLER] = Path(handler).expanduser()
+    return workspace.upload("codes", files, call)[0]
+
+
+def environment(
+    workspace: Workspace,
+    image: str | None,
+    requirements: str | None,
+    resources: Resources,
+    call: Call,
+) -> str:
+    """The id of the environment that serves: the image with Azure ML's own server in it."""
+    lines = [_SERVER]
+    if requirements is not None:
+        path = Path(requirements).expanduser()
+        if not path.is_file():
+            raise invalid("requirements", requirements, "is not a file", f"Looked at {path}.")
+        lines += [line.strip() for line in path.read_text("utf-8").splitlines()]
+    pip = "".join(f"      - {json.dumps(x)}\n" for x in lines if x and not x.startswith("#"))
+    body: dict[str, Any] = {
+        "properties": {
+            "image": image or (GPU_IMAGE if resources.accelerator else CPU_IMAGE),
+            "osType": "Linux",
+            "condaFile": "name: cloudai\nchannels:\n  - conda-forge\ndependencies:\n"
+            f"  - python=3.11\n  - pip\n  - pip:\n{pip}",
+        }
+    }
+    path_of = f"environments/{environment_name(body)}/versions/1"
+    if workspace.found(path_of, call) is None:
+        workspace.send("PUT", path_of, call, body)
+    return workspace.id_of(path_of)
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder for what is made only to be uploaded."""
+    return tempfile.TemporaryDirectory(prefix="cloudai-")

@@ -1,0 +1,278 @@
+"""Training on Azure ML: a script or a container as a command job.
+
+The source travels as a code asset named by its content, local inputs likewise; outputs go to
+the workspace's own datastore unless the spec says otherwise. Serverless compute, unless
+``native={"azure": {"compute": NAME}}`` names a cluster.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from cloudai import bootstrap
+from cloudai._core.config import Profile
+from cloudai.errors import (
+    CloudAIError,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    UnsupportedByProvider,
+)
+from cloudai.protocols import Call
+from cloudai.providers.azure.ml import _wire as wire
+from cloudai.providers.azure.ml._workspace import (
+    API_VERSION,
+    ARTIFACTS,
+    DATA,
+    Files,
+    Workspace,
+    asset_name,
+)
+from cloudai.providers.azure.training import refuse
+from cloudai.types import (
+    JobStatus,
+    LogLine,
+    LogPage,
+    NativeRequest,
+    Plan,
+    TrainingJob,
+    Violation,
+)
+from cloudai.types._base import invalid
+
+_LOG: Final = "ExperimentRun/dcid.{}/user_logs/std_log.txt"
+_NEVER: Final = ("__pycache__", ".git", ".venv", "*.pyc")
+_REMOTE: Final = ("azureml://", "https://", "abfss://", "wasbs://")
+
+
+class AzureMLTraining:
+    """``Jobs[TrainingJob]`` on the profile's workspace. The id is the job's name there."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._workspace = Workspace(profile)
+
+    def plan(self, spec: TrainingJob) -> Plan:
+        """The asset, environment and job requests, without those that upload files."""
+        violations = wire.violations(spec)
+        requests: tuple[NativeRequest, ...] = ()
+        if not violations:
+            try:
+                requests = self._requests(spec)
+            except CloudAIError as error:
+                field = getattr(error, "field", None) or "source"
+                violations = [Violation(field, str(error))]
+        return Plan(
+            provider="azure",
+            capability="training",
+            requests=requests,
+            violations=tuple(violations),
+            losses=tuple(wire.losses(spec)),
+        )
+
+    def _requests(self, spec: TrainingJob) -> tuple[NativeRequest, ...]:
+        workspace = self._workspace
+        query = f"?api-version={API_VERSION}"
+        made: list[NativeRequest] = []
+
+        def put(path: str, body: Any) -> str:
+            operation = f"PUT {workspace.id_of(path)}{query}"
+            made.append(NativeRequest(operation=operation, body=body))
+            return workspace.id_of(path)
+
+        def upload(files: Files) -> tuple[str, str]:
+            path = f"codes/{asset_name(files)}/versions/1"
+            uri = f"<where {len(files)} files lie>"
+            body = {"properties": {"codeUri": uri, "isAnonymous": True}}
+            return put(path, body), uri
+
+        code = upload(self._code(spec))[0] if spec.source is not None else None
+        inputs = {
+            name: upload(files)[1] + tail if files else uri
+            for name, (files, uri, tail) in self._inputs(spec).items()
+        }
+        body = wire.environment(spec, self._requirements(spec))
+        named = self._named_environment(spec)
+        if body is not None:
+            named = put(f"environments/{wire.environment_name(body)}/versions/1", body)
+        put(f"jobs/{wire.job_id(spec)}", self._encode(spec, code, named, inputs))
+        return tuple(made)
+
+    def _encode(
+        self, spec: TrainingJob, code: str | None, environment: str, inputs: dict[str, str]
+    ) -> dict[str, Any]:
+        compute = spec.native.get("azure", {}).get("compute")
+        return wire.encode(
+            spec,
+            code=code,
+            environment=environment,
+            inputs=inputs,
+            compute=self._workspace.id_of(f"computes/{compute}") if compute else None,
+        )
+
+    def _named_environment(self, spec: TrainingJob) -> str:
+        given = str(spec.native.get("azure", {}).get("environment", ""))
+        if not given or given.startswith(("azureml://", "/subscriptions/")):
+            return given
+        name, _, version = given.removeprefix("azureml:").partition(":")
+        return self._workspace.id_of(f"environments/{name}/versions/{version or '1'}")
+
+    def _requirements(self, spec: TrainingJob) -> str | None:
+        if spec.requirements is None:
+            return None
+        path = Path(spec.source or ".", spec.requirements)
+        if not path.is_file():
+            raise invalid("requirements", spec.requirements, "is not a file", f"Looked at {path}.")
+        return path.read_text("utf-8")
+
+    def _code(self, spec: TrainingJob) -> Files:
+        root = Path(str(spec.source)).expanduser()
+        if not root.is_dir():
+            raise invalid("source", spec.source, "is not a directory", f"Looked at {root}.")
+        if spec.entry is not None and not (root / spec.entry).is_file():
+            raise invalid("entry", spec.entry, "is not a file of the source", f"In {root}.")
+        files = walk(root, (*spec.ignore, *_NEVER))
+        files[wire.BOOTSTRAP] = Path(str(bootstrap.__file__))
+        return files
+
+    def _inputs(self, spec: TrainingJob) -> dict[str, tuple[Files, str, str]]:
+        """Each input's files, or its URI; and what follows the place where files lie."""
+        found: dict[str, tuple[Files, str, str]] = {}
+        for name in spec.inputs:
+            uri = spec.input(name).uri
+            if uri.startswith(_REMOTE):
+                found[name] = ({}, uri, "")
+                continue
+            path = Path(uri.removeprefix("file://")).expanduser()
+            if "://" in uri and not uri.startswith("file://"):
+                raise invalid(f"inputs.{name}", uri, "cannot be read by Azure ML", "Copy it there.")
+            if path.is_dir():
+                found[name] = (walk(path, ()), uri, "")
+            elif path.is_file():
+                found[name] = ({path.name: path}, uri, f"/{path.name}")
+            else:
+                raise invalid(f"inputs.{name}", uri, "does not exist", f"Looked at {path}.")
+        return found
+
+    def submit(self, spec: TrainingJob, call: Call) -> str:
+        """Raises UnsupportedByProvider for a fine-tuning job; InvalidRequest for a source,
+        entry or input that is not there, before anything is sent."""
+        if spec.kind == "finetune":
+            raise UnsupportedByProvider(
+                "kind='finetune'",
+                provider="azure",
+                alternative="Azure OpenAI fine-tunes: use a profile without workspace",
+            )
+        refuse(wire.violations(spec))
+        workspace = self._workspace
+        given = self._inputs(spec)
+        files = self._code(spec) if spec.source is not None else None
+        environment = wire.environment(spec, self._requirements(spec))
+        code = workspace.upload("codes", files, call)[0] if files is not None else None
+        inputs = {
+            name: workspace.upload("codes", files, call)[1] + tail if files else uri
+            for name, (files, uri, tail) in given.items()
+        }
+        named = self._named_environment(spec)
+        if environment is not None:
+            path = f"environments/{wire.environment_name(environment)}/versions/1"
+            if workspace.found(path, call) is None:
+                workspace.send("PUT", path, call, environment)
+            named = workspace.id_of(path)
+        id = wire.job_id(spec)
+        workspace.send("PUT", f"jobs/{id}", call, self._encode(spec, code, named, inputs))
+        return id
+
+    def find(self, key: str, call: Call) -> str | None:
+        for job in self._workspace.listed("jobs", call):
+            if (job["properties"].get("tags") or {}).get(wire.KEY) == key:
+                return str(job["name"])
+        return None
+
+    def _get(self, id: str, call: Call) -> dict[str, Any]:
+        try:
+            return self._workspace.send("GET", f"jobs/{id}", call)
+        except NotFound as error:
+            error.message = f"there is no job {id!r} in the workspace"
+            raise
+
+    def status(self, id: str, call: Call) -> JobStatus:
+        """A snapshot; of a job that has ended, with its exit code and metrics from the log."""
+        job = self._get(id, call)
+        found = wire.status(job, None)
+        if not found.state.done:
+            return found
+        log = self._workspace.read(ARTIFACTS, _LOG.format(id), call)
+        return wire.status(job, log.decode("utf-8", "replace"))
+
+    def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
+        """The lines of ``user_logs/std_log.txt``. The cursor is a number of bytes."""
+        start = int(cursor or 0)
+        ended = wire.status(self._get(id, call), None).state.done
+        fresh = self._workspace.read(ARTIFACTS, _LOG.format(id), call, start)
+        if not ended:
+            fresh = fresh[: fresh.rfind(b"\n") + 1]  # the last line may still grow
+        lines = fresh.decode("utf-8", "replace").splitlines()
+        return LogPage(
+            lines=tuple(LogLine(text=line) for line in lines), cursor=str(start + len(fresh))
+        )
+
+    def cancel(self, id: str, call: Call) -> None:
+        """Asks for its end; harmless when it has ended."""
+        with suppress(Conflict, InvalidRequest):
+            self._workspace.send("POST", f"jobs/{id}/cancel", call)
+
+    def download(self, id: str, output: str, to: str, call: Call) -> str:
+        """Copies an output from the workspace's datastore. Raises InvalidRequest for a folder
+        that is not empty, and for an output that lies elsewhere."""
+        target = Path(to)
+        if target.exists() and any(target.iterdir()):
+            raise invalid("to", to, "is not empty", "Name a new folder.")
+        uri = wire.status(self._get(id, call), None).outputs.get(output, "")
+        prefix = f"azureml://datastores/{DATA}/paths/"
+        if not uri.startswith(prefix):
+            raise invalid("output", uri, f"is not in {DATA}", "Copy it with Azure's own tools.")
+        target.mkdir(parents=True, exist_ok=True)
+        self._workspace.download(DATA, uri.removeprefix(prefix), target, call)
+        return str(target)
+
+    def delete(self, id: str, call: Call) -> None:
+        """Cancels it, and deletes it with its outputs in the workspace's datastore."""
+        try:
+            job = self._get(id, call)
+        except NotFound:
+            return
+        if not wire.status(job, None).state.done:
+            self.cancel(id, call)
+        self._workspace.remove(DATA, f"{wire.SOURCE}/{id}", call)
+        with suppress(NotFound):
+            self._workspace.send("DELETE", f"jobs/{id}", call)
+
+    def list(self, call: Call) -> Sequence[JobStatus]:
+        """The jobs that were made through cloudai."""
+        return [
+            wire.status(job, None)
+            for job in self._workspace.listed("jobs", call)
+            if (job["properties"].get("tags") or {}).get(wire.KEY)
+        ]
+
+
+def walk(root: Path, ignore: Sequence[str]) -> Files:
+    """The files below a directory, without those that a pattern names."""
+    found: Files = {}
+    for folder, folders, names in os.walk(root):
+        inner = Path(folder).relative_to(root)
+        folders[:] = sorted(f for f in folders if not _ignored(inner / f, ignore))
+        for name in sorted(names):
+            if not _ignored(inner / name, ignore):
+                found[(inner / name).as_posix()] = Path(folder, name)
+    return found
+
+
+def _ignored(path: Path, patterns: Sequence[str]) -> bool:
+    text = path.as_posix()
+    return any(fnmatch.fnmatch(text, p) or fnmatch.fnmatch(path.name, p) for p in patterns)
