@@ -38,7 +38,7 @@ class Aio:
         held = self._held.get(loop)
         if held is not None and not held[0].closed:
             return held[0]
-        for other in [other for other in self._held if other.is_closed()]:
+        for other in [other for other in list(self._held) if other.is_closed()]:
             self._held.pop(other, None)  # ended without closing its generators
         client = _client(self._session)
         guard = self._guard(loop, client)

@@ -6,6 +6,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import msgspec
+
+from cloudai.errors import MissingExtra
+from cloudai.providers.vertex._errors import PROVIDER
 from cloudai.types import JSON
 from cloudai.types._base import invalid
 
@@ -21,15 +25,24 @@ _KINDS: dict[str, tuple[type, ...]] = {
 
 def parse(text: bytes) -> dict[str, Any]:
     """A schema's file. Raises InvalidRequest for what is none."""
-    import yaml
-
     try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise invalid("instanceSchemaUri", None, f"is not YAML ({error})") from None
+        found: Any = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        found = _yaml(text)
     if not isinstance(found, dict):
         raise invalid("instanceSchemaUri", None, "is not a schema")
     return found  # pyright: ignore[reportUnknownVariableType]
+
+
+def _yaml(text: bytes) -> Any:
+    try:
+        import yaml
+    except ModuleNotFoundError:
+        raise MissingExtra("pyyaml", extra="vertex", provider=PROVIDER) from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise invalid("instanceSchemaUri", None, f"is not YAML ({error})") from None
 
 
 def check(schema: dict[str, Any], instances: tuple[JSON, ...]) -> None:

@@ -23,12 +23,12 @@ from cloudai.providers.vertex import _logs
 from cloudai.providers.vertex._errors import PROVIDER
 from cloudai.providers.vertex._gcs import Files
 from cloudai.providers.vertex._jobs import Resources
+from cloudai.providers.vertex._models import Models
 from cloudai.providers.vertex._session import API, Session
 from cloudai.providers.vertex._wire import batch as wire
 from cloudai.providers.vertex._wire import chat as chat_wire
 from cloudai.providers.vertex._wire import common
 from cloudai.providers.vertex._wire import endpoints as endpoints_wire
-from cloudai.providers.vertex.endpoints import VertexEndpoints
 from cloudai.types import (
     BatchTransform,
     Deployment,
@@ -51,7 +51,7 @@ class VertexBatch:
         self._session = profile.shared(Session.of)
         self._files = profile.shared(Files.of)
         self._jobs = Resources(self._session, "batchPredictionJobs")
-        self._serving = VertexEndpoints(profile, folder="batch-models")
+        self._models = Models(self._session, self._files, "batch-models")
         self._totals: dict[str, int | None] = {}
 
     # -- planning ----------------------------------------------------------------------------
@@ -67,7 +67,7 @@ class VertexBatch:
                 NativeRequest(operation=f"PUT {base}/{wire.INPUT}", body={"from": spec.input}),
                 NativeRequest(
                     operation=f"POST /{API}/{self._session.parent}/batchPredictionJobs",
-                    body=self._encode(spec, self._model(spec, None), objects=objects),
+                    body=self._encode(spec, self._transformer(spec, None), objects=objects),
                 ),
             ]
         return Plan(
@@ -81,7 +81,7 @@ class VertexBatch:
     def _violations(self, spec: BatchTransform) -> list[Violation]:
         found = wire.violations(spec)
         if spec.model is not None:
-            found += self._serving.violations(self._deployment(spec))
+            found += self._models.violations(self._deployment(spec))
         if "://" not in spec.input and not Path(spec.input).expanduser().is_file():
             found.append(Violation("input", f"there is no file {spec.input!r}."))
         return found
@@ -130,10 +130,9 @@ class VertexBatch:
         )
 
     def _base(self, spec: BatchTransform) -> str:
-        key = common.key_label(spec.idempotency_key or "planned")[:12]
-        return f"gs://{self._session.bucket}/{_KEPT}{spec.name}-{key}"
+        return common.place(self._session.bucket, "batch", spec.name, spec.idempotency_key)
 
-    def _model(self, spec: BatchTransform, call: Call | None) -> dict[str, Any]:
+    def _transformer(self, spec: BatchTransform, call: Call | None) -> dict[str, Any]:
         """What transforms. ``call`` None looks nothing up, for a plan."""
         session = self._session
         model = spec.chat or spec.embeddings
@@ -151,7 +150,7 @@ class VertexBatch:
         body = endpoints_wire.model(
             deployment,
             variant,
-            self._serving.artifact(deployment, variant),
+            self._models.artifact(deployment, variant),
             session.location,
             endpoints_wire.packages(spec.requirements),
         )["model"]
@@ -202,7 +201,7 @@ class VertexBatch:
         self._files.check_region(self._session.bucket, call)
         if spec.model is not None:
             deployment = self._deployment(spec)
-            self._serving.put(deployment, deployment.variants[0], call)
+            self._models.put(deployment, deployment.variants[0], call)
         base = self._base(spec)
         with tempfile.TemporaryDirectory(prefix="cloudai-batch-") as folder:
             source = self._source(spec, Path(folder), call)
@@ -212,7 +211,7 @@ class VertexBatch:
             self._files.put_file(f"{base}/{wire.INPUT}", prepared, call)
             told = msgspec.json.encode({"spec": spec, "lines": count})
             self._files.put(f"{base}/{wire.SPEC}", told, call)
-        body = self._encode(spec, self._model(spec, call), objects=objects)
+        body = self._encode(spec, self._transformer(spec, call), objects=objects)
         return str(self._jobs.create(body, call)["name"])
 
     def _exists(self, uri: str, call: Call) -> bool:

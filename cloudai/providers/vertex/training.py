@@ -177,11 +177,10 @@ class VertexTraining:
 
     def _place(self, spec: TrainingJob) -> wire.Place:
         session = self._session
-        key = common.key_label(spec.idempotency_key or "planned")[:12]
         return wire.Place(
             session.project,
             session.location,
-            f"gs://{session.bucket}/cloudai/training/{spec.name}-{key}",
+            common.place(session.bucket, "training", spec.name, spec.idempotency_key),
             session.profile.get("service_account"),
             session.profile.get("network"),
         )

@@ -47,6 +47,12 @@ def key_label(key: str) -> str:
     return "h-" + hashlib.sha256(key.encode()).hexdigest()[:40]
 
 
+def place(bucket: str, kind: str, name: str | None, key: str | None) -> str:
+    """The gs:// URI below which the files of one job lie: another for each name and key."""
+    digest = hashlib.sha256((key or "planned").encode()).hexdigest()[:12]
+    return f"gs://{bucket}/cloudai/{kind}/{name}-{digest}"
+
+
 def labels(tags: Mapping[str, str], key: str | None, name: str | None) -> dict[str, str]:
     """Tags, and our own labels. The name is kept as far as a label can hold it."""
     made = dict(tags)

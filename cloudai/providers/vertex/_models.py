@@ -1,0 +1,133 @@
+"""The models behind endpoints and batches: checked, put into the bucket, uploaded, removed."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from cloudai._core.handler import find_handler
+from cloudai.errors import Conflict, InvalidRequest, NotFound
+from cloudai.protocols import Call
+from cloudai.providers.vertex import SPEC
+from cloudai.providers.vertex._errors import PROVIDER
+from cloudai.providers.vertex._gcs import Files
+from cloudai.providers.vertex._jobs import Resources
+from cloudai.providers.vertex._session import Session
+from cloudai.providers.vertex._wire import common
+from cloudai.providers.vertex._wire import endpoints as wire
+from cloudai.types import Deployment, Variant, Violation
+
+
+class Models:
+    """The models of one profile.
+
+    Parameters
+    ----------
+    folder: below ``cloudai/`` in the bucket, where those lie that cloudai puts there.
+    """
+
+    def __init__(self, session: Session, files: Files, folder: str) -> None:
+        self._session = session
+        self._files = files
+        self._folder = folder
+        self._models = Resources(session, "models")
+
+    def violations(self, spec: Deployment) -> list[Violation]:
+        """What Vertex AI would refuse, and what is not there."""
+        found = wire.violations(spec, self._session.location)
+        if spec.mode != "realtime":
+            found.append(
+                Violation(
+                    "mode", f"{spec.mode!r} is not offered.", SPEC.gaps["endpoints:serverless"]
+                )
+            )
+        if spec.requirements is not None and not Path(spec.requirements).is_file():
+            found.append(Violation("requirements", f"there is no {spec.requirements!r}."))
+        for variant in spec.variants:
+            if "://" in variant.uri:
+                handler = variant.handler or spec.handler
+                if handler is not None and not Path(handler).is_file():
+                    found.append(Violation("handler", f"there is no file {handler!r}."))
+                continue
+            try:
+                own = variant.handler or spec.handler
+                folder = Path(variant.uri).expanduser()
+                if spec.image is None:
+                    find_handler(folder, Path(own) if own is not None else None)
+                elif not folder.is_dir():
+                    found.append(Violation("model", f"{variant.uri!r} is not a directory."))
+            except InvalidRequest as error:
+                found.append(Violation(error.field or "model", error.message, error.hint or ""))
+        return found
+
+    def base(self, name: str) -> str:
+        """Below which the files of an endpoint lie, where cloudai put them."""
+        return f"gs://{self._session.bucket}/cloudai/{self._folder}/{name}"
+
+    def artifact(self, spec: Deployment, variant: Variant) -> str:
+        """Where a variant's model lies: where it is, unless something has to be put to it."""
+        handler = variant.handler or spec.handler
+        if variant.uri.startswith("gs://") and handler is None:
+            return variant.uri.rstrip("/")
+        return f"{self.base(spec.name)}/{variant.name}-{wire.suffix(spec)}"
+
+    def upload(self, spec: Deployment, call: Call) -> None:
+        """Puts the models into the bucket, and uploads what Vertex AI calls Models."""
+        self._files.check_region(self._session.bucket, call)
+        needed = wire.packages(spec.requirements)
+        for variant in spec.variants:
+            self.put(spec, variant, call)
+        for variant in spec.variants:
+            artifact = self.artifact(spec, variant)
+            body = wire.model(spec, variant, artifact, self._session.location, needed)
+            try:
+                made = self._models.ask("POST", f"{self._session.parent}/models:upload", body, call)
+                self._models.wait(made, call)
+            except Conflict:
+                # An upload whose reply was lost: the id is made of our key.
+                self._models.get(wire.model_id(spec, variant), call)
+
+    def put(self, spec: Deployment, variant: Variant, call: Call) -> None:
+        """Puts a variant's model where ``artifact`` says. Raises NotFound, InvalidRequest."""
+        artifact = self.artifact(spec, variant)
+        handler = variant.handler or spec.handler
+        if variant.uri.startswith("gs://"):
+            if not self._files.exists(variant.uri, call):
+                raise NotFound(f"there is no model at {variant.uri}", provider=PROVIDER)
+            if handler is None:
+                names = ("handler.py", "code/inference.py", "inference.py")
+                base = variant.uri.rstrip("/")
+                if spec.image is None and not any(
+                    self._files.exists(f"{base}/{name}", call) for name in names
+                ):
+                    raise InvalidRequest(
+                        f"handler is not given, and {variant.uri} has none",
+                        field="handler",
+                        provider=PROVIDER,
+                        hint="Name a Python file with load(model_dir) and predict(…)",
+                    )
+                return
+            self._files.copy_folder(variant.uri, artifact, call)
+        else:
+            path = Path(variant.uri.removeprefix("file://")).expanduser()
+            self._files.put_folder(artifact, path, call)
+        if handler is not None:
+            self._files.put_file(f"{artifact}/handler.py", Path(handler), call)
+
+    def remove_all(self, name: str, call: Call, only: str | None = None) -> None:
+        """Removes the Models of an endpoint; of one idempotency label where ``only`` names it."""
+        wanted = f'labels.{wire.ENDPOINT_LABEL}="{name}"'
+        if only is not None:
+            wanted += f' AND labels.{common.KEY_LABEL}="{only}"'
+        for model in list(self._models.list(wanted, call)):
+            self.remove(model["name"], call)
+
+    def remove(self, resource: str, call: Call) -> None:
+        """Removes a Model and the files that cloudai made for it; harmless when it is gone."""
+        with suppress(NotFound):
+            found = self._models.get(resource, call)
+            self._models.wait(self._models.ask("DELETE", resource, None, call), call)
+            artifact = str(found.get("artifactUri") or "")
+            label = found.get("labels", {}).get(wire.ENDPOINT_LABEL)
+            if label and artifact.startswith(self.base(label) + "/"):
+                self._files.remove_folder(artifact, call)
