@@ -108,8 +108,13 @@ def check_depth(body: bytes, limit: int) -> None:
     raise HTTPError(400, f"the body is nested deeper than {limit} levels, or its brackets differ")
 
 
-def parse_object(body: bytes, limits: Limits, keys: Sequence[str]) -> Parsed:
-    """The inputs of a JSON object that has one of ``keys``."""
+def parse_object(body: bytes, limits: Limits, keys: Sequence[str], single: bool = False) -> Parsed:
+    """The inputs of a JSON object that has one of ``keys``.
+
+    Parameters
+    ----------
+    single: takes one input that is no list too, as Hugging Face's containers do.
+    """
     check_depth(body, limits.depth)
     found: Body = decode(_body, body)
     for key in keys:
@@ -119,10 +124,10 @@ def parse_object(body: bytes, limits: Limits, keys: Sequence[str]) -> Parsed:
         params = found.params if found.params is not UNSET else found.parameters
         checked = b"{}" if params is UNSET else _params(bytes(params))
         if key == "text":
-            if bytes(raw[:1] if isinstance(raw, bytes) else bytes(raw)[:1]) != b'"':
+            if bytes(raw)[:1] != b'"':
                 raise HTTPError(400, "text is not a text")
             return Parsed([raw], checked, "prediction", single=True)
-        values = _table_rows(raw) if key == "input_data" else _values(raw, key)
+        values = _table_rows(raw) if key == "input_data" else _values(raw, key, single)
         if len(values) > limits.items:
             raise _too_many(len(values), limits)
         return Parsed(values, checked, _ANSWERS.get(key))
@@ -135,7 +140,10 @@ def parse_any(body: bytes, limits: Limits) -> Parsed:
     if start == b"{":
         try:
             return parse_object(
-                body, limits, ("instances", "inputs", "input_data", "data", "texts", "text")
+                body,
+                limits,
+                ("instances", "inputs", "input_data", "data", "texts", "text"),
+                single=True,
             )
         except HTTPError as error:
             if not error.message.startswith("the body has none of"):
@@ -229,19 +237,19 @@ def to_csv(outputs: Sequence[bytes]) -> bytes:
     return text.getvalue().encode()
 
 
-def _values(raw: Any, key: str) -> list[Any]:
+def _values(raw: Any, key: str, single: bool) -> list[Any]:
     data = bytes(raw)
     if data[:1] == b"[":
         return decode(_list, data)
-    if data == b"null":
-        raise HTTPError(400, f"{key} is null")
-    return [raw]  # one input by itself, as Hugging Face's containers take it
+    if not single or data == b"null":
+        raise HTTPError(400, f"{key} is not a list")
+    return [raw]
 
 
 def _table_rows(raw: Any) -> list[Any]:
     data = bytes(raw)
     if data[:1] != b"{":
-        return _values(raw, "input_data")
+        return _values(raw, "input_data", single=True)
     table: Table = decode(_table, data)
     rows: list[Any] = []
     for number, row in enumerate(table.data):
