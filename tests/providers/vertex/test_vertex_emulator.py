@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -273,3 +274,45 @@ def test_field_behaviour_is_that_of_the_protos() -> None:
     assert compared > 2000
     # The two are of different months, and some docstrings leave the word out.
     assert differing <= compared * 0.02, f"{differing} of {compared}"
+
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize(
+    ("message", "bodies"),
+    [
+        ("CustomJob", lambda name, body: [body] if name.startswith("training_") else []),
+        ("BatchPredictionJob", lambda name, body: [body["job"]] if name[:6] == "batch_" else []),
+        ("Endpoint", lambda name, body: [body["endpoint"]] if name[:9] == "endpoint_" else []),
+        (
+            "UploadModelRequest",
+            lambda name, body: (
+                [{**one, "parent": "p"} for one in body["models"]]
+                if name.startswith("endpoint_")
+                else []
+            ),
+        ),
+        (
+            "DeployModelRequest",
+            lambda name, body: (
+                [{**one, "endpoint": "e"} for one in body["deploy"]]
+                if name.startswith("endpoint_")
+                else []
+            ),
+        ),
+        (
+            "GenerateContentRequest",
+            lambda name, body: [{**body, "model": "m"}] if name.startswith("chat_") else [],
+        ),
+    ],
+)
+def test_golden_requests_are_whole_by_the_protos(message: str, bodies: Any) -> None:
+    found = 0
+    for path in sorted(GOLDEN.glob("*.json")):
+        for body in bodies(path.stem, json.loads(path.read_text())):
+            ignored: list[str] = []
+            _schema.checked("v1", message, body, ignored=ignored)
+            assert ignored == []
+            found += 1
+    assert found

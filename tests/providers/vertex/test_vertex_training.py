@@ -288,7 +288,7 @@ def test_logs_of_several_machines_come_whole_though_late(
     [
         ({"tags": {"Team": "x"}}, "tags"),
         ({"tags": {"team": "has space"}}, "tags"),
-        ({"tags": {"cloudai-key": "x"}}, "tags"),
+        ({"tags": {"cloudai_key": "x"}}, "tags"),
         ({"tags": {f"t{n}": "x" for n in range(80)}}, "tags"),
         ({"resources": Resources(accelerator="H200:8"), "location": "europe-west4"}, "accelerator"),
         ({"resources": Resources(accelerator="A100-80GB:3")}, "accelerator"),

@@ -11,9 +11,10 @@ from typing import Any, Final
 from cloudai.providers.vertex._errors import by_number
 from cloudai.types import State, Violation
 
-KEY_LABEL: Final = "cloudai-key"
-"""The label that carries the idempotency key; what has it was made by cloudai."""
-NAME_LABEL: Final = "cloudai-name"
+KEY_LABEL: Final = "cloudai_key"
+"""The label that carries the idempotency key; what has it was made by cloudai. Underscores: in
+a list filter a hyphen would have to be quoted."""
+NAME_LABEL: Final = "cloudai_name"
 
 # "Requirements for labels", Google Cloud documentation (read 2025-11).
 MAX_LABELS: Final = 64
@@ -73,7 +74,7 @@ def check_labels(tags: Mapping[str, str], field: str = "tags") -> Iterable[Viola
     for key, value in tags.items():
         if not _LABEL_KEY.match(key):
             yield Violation(field, f"{key!r} is not the key of a label.", rule)
-        elif key.startswith("cloudai-"):
+        elif key.startswith("cloudai_"):
             yield Violation(field, f"{key!r} is kept for cloudai itself.", "Use another key.")
         if not _LABEL_VALUE.match(value):
             yield Violation(field, f"{key!r}: {value!r} is not the value of a label.", rule)

@@ -21,7 +21,7 @@ from cloudai.providers.vertex._wire import common
 from cloudai.providers.vertex._wire._merge import merge
 from cloudai.types import Deployment, Rollout, Variant, Violation
 
-ENDPOINT_LABEL: Final = "cloudai-endpoint"
+ENDPOINT_LABEL: Final = "cloudai_endpoint"
 """The label of a Model: the endpoint it was uploaded for."""
 PORT: Final = 8080
 

@@ -166,10 +166,8 @@ def encode(spec: TrainingJob, place: Place) -> dict[str, Any]:
         pool["machineSpec"]["acceleratorType"] = machine.vendor
         pool["machineSpec"]["acceleratorCount"] = machine.count
     if spec.resources.disk is not None:
-        pool["diskSpec"] = {
-            "bootDiskType": "pd-ssd",
-            "bootDiskSizeGb": max(100, math.ceil(spec.resources.disk)),
-        }
+        # The kind of disk is left to the service: not every machine takes every kind.
+        pool["diskSpec"] = {"bootDiskSizeGb": max(100, math.ceil(spec.resources.disk))}
     pools = [pool]
     if spec.resources.nodes > 1:
         pools.append({**pool, "replicaCount": str(spec.resources.nodes - 1)})
