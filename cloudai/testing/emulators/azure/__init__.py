@@ -26,9 +26,12 @@ from cloudai.testing.emulators._server import EmulatorServer
 from cloudai.testing.emulators.azure import _tls
 from cloudai.testing.emulators.azure._arm import Manager
 from cloudai.testing.emulators.azure._batches import Batches
+from cloudai.testing.emulators.azure._blobs import Blobs
 from cloudai.testing.emulators.azure._chat import DataPlane
 from cloudai.testing.emulators.azure._files import Files
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes, read, write
+from cloudai.testing.emulators.azure._local import LocalExecutor
+from cloudai.testing.emulators.azure._ml import MachineLearning, Scoring
 from cloudai.testing.emulators.azure._scripted import ScriptedExecutor
 from cloudai.testing.emulators.azure._tuning import Tuning
 from cloudai.testing.emulators.azure._vault import Identity, KeyVault
@@ -43,7 +46,15 @@ from cloudai.testing.emulators.azure._world import (
     World,
 )
 
-__all__ = ["AzureEmulator", "Deployed", "Executor", "Request", "ScriptedExecutor", "Vault"]
+__all__ = [
+    "AzureEmulator",
+    "Deployed",
+    "Executor",
+    "LocalExecutor",
+    "Request",
+    "ScriptedExecutor",
+    "Vault",
+]
 
 
 class AzureEmulator:
@@ -51,7 +62,8 @@ class AzureEmulator:
 
     Parameters
     ----------
-    executor: who does the work; None is scripted.
+    executor: who does the work; None is scripted, ``LocalExecutor()`` runs Azure ML's jobs and
+        models on this machine.
     speed: how many times as fast as the real clock jobs go through their lives.
     seed: of the faults' chances.
     """
@@ -73,7 +85,12 @@ class AzureEmulator:
         self._add("/secrets/", self._vault)
         self._add("/deletedsecrets/", self._vault)
         self._add("/identity/", self._identity)
-        self._add("/subscriptions/", self.manager)
+        ml = MachineLearning(self.world)
+        self._add("/subscriptions/", self.manager, ml)
+        self._add("/store/", Blobs(self.world))
+        scoring = Scoring(self.world, ml)
+        self._add("/score/", scoring)
+        self._add("/jobs/", scoring)
         context, self.authority = _tls.make(Path(self._folder.name))
         self._plain = EmulatorServer(self._serve, error_body, seed=seed)
         # Both servers share one set of faults.
@@ -174,6 +191,26 @@ class AzureEmulator:
         """Lets time pass at once for all that is under way."""
         self.world.clock.advance(seconds)
 
+    def reset(self) -> None:
+        """Forgets all that was made, asked and scripted; keys and addresses stay."""
+        world = self.world
+        with world.lock:
+            for held in (
+                world.deployments,
+                world.files,
+                world.batches,
+                world.tunings,
+                world.tuned,
+                world.ml,
+                world.blobs,
+                world.operations,
+                world.fates,
+                world.requests,
+            ):
+                held.clear()
+            world.vault = Vault()
+        self.faults.clear()
+
     def rotate(self, key: str) -> None:
         """Makes ``key`` the resource's only API key."""
         with self.world.lock:
@@ -190,6 +227,9 @@ class AzureEmulator:
         self._secure.stop()
         self._plain.stop()
         self._folder.cleanup()
+        close = getattr(self.executor, "close", None)
+        if close is not None:
+            close()
 
     def __enter__(self) -> AzureEmulator:
         return self.start()

@@ -84,7 +84,7 @@ class Routes:
     def add(self, method: str, pattern: str, handler: Handler) -> None:
         """Puts a handler into the table; the first that fits is taken. Case does not matter, as
         with Azure's own paths."""
-        expression = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", pattern)
+        expression = re.sub(r"(?<!\$)\{(\w+)\}", r"(?P<\1>[^/]+)", pattern)
         self._rows.append((method, re.compile(f"{expression}/?\\Z", re.IGNORECASE), handler))
 
     def find(self, request: Request) -> Response:

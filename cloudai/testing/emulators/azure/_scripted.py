@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable
 from typing import Any
 
 from cloudai.testing.emulators.azure._world import Deployed
@@ -22,7 +21,6 @@ class ScriptedExecutor:
 
     def __init__(self) -> None:
         self.replies: list[str | dict[str, Any]] = []
-        self.score_rule: Callable[[Any], Any] | None = None
 
     def chat(self, deployment: Deployed, body: dict[str, Any]) -> dict[str, Any]:
         """See ``Executor.chat``."""
@@ -56,18 +54,18 @@ class ScriptedExecutor:
         norm = sum(v * v for v in values) ** 0.5 or 1.0
         return [v / norm for v in values]
 
-    def train(self, job: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
+    def train(self, job: Any) -> str:
         """See ``Executor.train``."""
-        command = job["properties"].get("command", "")
-        return {"status": "Completed", "logs": f"ran: {command}\n", "outputs": {}}
+        job.log(f"ran: {job.body['properties'].get('command', '')}\n")
+        return "Completed"
 
-    def score(self, endpoint: str, deployment: str, body: Any) -> Any:
+    def serve(self, job: Any, endpoint: str, deployment: str) -> str | None:
+        """See ``Executor.serve``."""
+        return None
+
+    def score(self, endpoint: str, deployment: str, body: str) -> Any:
         """See ``Executor.score``."""
-        if self.score_rule is not None:
-            return self.score_rule(body)
-        if isinstance(body, dict) and "instances" in body:
-            return {"predictions": body["instances"]}
-        return body
+        return {"outputs": json.loads(body)["inputs"]}
 
 
 def _sample(schema: dict[str, Any], root: dict[str, Any]) -> Any:

@@ -92,13 +92,17 @@ class Executor(Protocol):
         """The vector of one text."""
         ...
 
-    def train(self, job: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
-        """Runs an Azure ML command job: ``status`` (Completed or Failed), ``logs`` (text),
-        ``outputs`` (files by name)."""
+    def train(self, job: Any) -> str:
+        """Does the work of an Azure ML job (``_ml.Running``), and gives the state it ends in:
+        ``Completed``, ``Failed`` or ``Canceled``."""
         ...
 
-    def score(self, endpoint: str, deployment: str, body: Any) -> Any:
-        """The answer of an online or batch endpoint's deployment to one request's body."""
+    def serve(self, job: Any, endpoint: str, deployment: str) -> str | None:
+        """Brings an online deployment up; the log of one that does not come up."""
+        ...
+
+    def score(self, endpoint: str, deployment: str, body: str) -> Any:
+        """The answer of an online endpoint's deployment to one request's body."""
         ...
 
 
@@ -146,6 +150,7 @@ class World:
         self.tunings: dict[str, dict[str, Any]] = {}
         self.vault = Vault()
         self.tuned: dict[str, dict[str, Any]] = {}
+        self.sas = secrets.token_hex(24)
         self.ml: dict[str, dict[str, Any]] = {}
         self.blobs: dict[str, bytes] = {}
         self.operations: dict[str, Any] = {}

@@ -1,0 +1,467 @@
+"""Batch transforms on Azure ML: a batch endpoint for each, asked once.
+
+The input travels in numbered parts, whose lines carry their numbers; the scoring script writes
+each part's outputs under its name. So the output is put together in the input's order, with
+keys and joins, by whoever sees the end first. All that is needed for it is kept at the
+endpoint. Batch deployments run on a cluster: ``native={"azure": {"compute": NAME}}``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from cloudai._core.batch_io import Source, format_of
+from cloudai._core.config import Profile
+from cloudai._core.runner import BatchResult, check_paths, run_batch
+from cloudai._core.spool import exclusive
+from cloudai.errors import (
+    CallTimeout,
+    CloudAIError,
+    Conflict,
+    HandlerError,
+    InvalidRequest,
+    NotFound,
+    ProviderError,
+    UnsupportedByProvider,
+)
+from cloudai.protocols import Call
+from cloudai.providers.azure import _arm
+from cloudai.providers.azure.ml import _models
+from cloudai.providers.azure.ml._wire import KEY, NAME, STATES
+from cloudai.providers.azure.ml._workspace import (
+    API_VERSION,
+    ARTIFACTS,
+    DATA,
+    Files,
+    Workspace,
+    datastore_uri,
+)
+from cloudai.providers.azure.training import refuse
+from cloudai.types import (
+    BatchTransform,
+    JobStatus,
+    LogLine,
+    LogPage,
+    NativeRequest,
+    Plan,
+    State,
+    Violation,
+)
+
+_SPEC: Final = "cloudai.spec"
+_LINES: Final = "cloudai.lines"
+_INPUT: Final = "cloudai.input"
+_DEPLOYMENT: Final = "main"
+_LOG: Final = "ExperimentRun/dcid.{}/user_logs/std_log.txt"
+_PART: Final = 10_000
+"""Lines of one part, which is what a machine takes at a time."""
+_CHAT: Final = (
+    "Azure OpenAI serves it: use a profile without workspace, or [profiles.NAME.capabilities]"
+)
+
+
+class AzureMLBatch:
+    """``Jobs[BatchTransform]`` on the profile's workspace. The id is the batch endpoint's name."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._workspace = Workspace(profile)
+
+    # -- going out -----------------------------------------------------------------------
+
+    def _check(self, spec: BatchTransform) -> None:
+        for name in ("chat", "embeddings", "endpoint"):
+            if getattr(spec, name) is not None:
+                raise UnsupportedByProvider(
+                    f"{name}= with a workspace", provider="azure", alternative=_CHAT
+                )
+        _models.check(str(spec.model_uri), spec.handler, "model")
+        _, output = check_paths(spec)
+        if output.exists() and not spec.overwrite:
+            raise Conflict(
+                f"the output {output} exists",
+                provider="azure",
+                hint="Use overwrite=True to replace it, or name another output.",
+            )
+
+    @staticmethod
+    def _violations(spec: BatchTransform) -> list[Violation]:
+        native = spec.native.get("azure", {})
+        found: list[Violation] = []
+        if "compute" not in native:
+            mend = 'Name a cluster: native={"azure": {"compute": "…"}}.'
+            found.append(Violation("native.azure.compute", "is needed by batch endpoints.", mend))
+        for name in set(native) - {"compute"}:
+            found.append(Violation(f"native.azure.{name}", "is not known here.", "Use compute."))
+        if spec.secrets:
+            found.append(Violation("secrets", "cannot be handed over by the service."))
+        return found
+
+    def plan(self, spec: BatchTransform) -> Plan:
+        """The endpoint's and the deployment's requests, with places for the assets' ids."""
+        violations = self._violations(spec)
+        requests: tuple[NativeRequest, ...] = ()
+        try:
+            self._check(spec)
+        except CloudAIError as error:
+            violations.append(Violation(getattr(error, "field", None) or "output", str(error)))
+        if not violations:
+            base = self._workspace.id_of(f"batchEndpoints/{_id(spec.idempotency_key or '')}")
+            ids = ("<the model's id>", "<the code's id>", "<the environment's id>")
+            query = f"?api-version={API_VERSION}"
+            requests = (
+                NativeRequest(
+                    operation=f"PUT {base}{query}",
+                    body=self._endpoint(spec, "<where the parts lie>", 0, ""),
+                ),
+                NativeRequest(
+                    operation=f"PUT {base}/deployments/{_DEPLOYMENT}{query}",
+                    body=self._deployment(spec, *ids, ""),
+                ),
+            )
+        losses = ["timeout: set on the cluster's jobs"] if spec.timeout is not None else []
+        return Plan(
+            provider="azure",
+            capability="batch",
+            requests=requests,
+            violations=tuple(violations),
+            losses=tuple(losses),
+        )
+
+    @staticmethod
+    def _endpoint(spec: BatchTransform, uri: str, lines: int, location: str) -> dict[str, Any]:
+        return {
+            "location": location,
+            "tags": {**spec.tags, KEY: spec.idempotency_key or "", NAME: spec.name or ""},
+            "identity": {"type": "SystemAssigned"},
+            "properties": {
+                "authMode": "AADToken",
+                "defaults": {"deploymentName": _DEPLOYMENT},
+                "properties": {
+                    _SPEC: msgspec.json.encode(spec).decode(),
+                    _LINES: str(lines),
+                    _INPUT: uri,
+                },
+            },
+        }
+
+    def _deployment(
+        self, spec: BatchTransform, model: str, code: str, environment: str, location: str
+    ) -> dict[str, Any]:
+        compute = spec.native["azure"]["compute"]
+        settings = {"params": spec.params, "batch_size": spec.batch_size}
+        return {
+            "location": location,
+            "properties": {
+                "model": {"referenceType": "Id", "assetId": model},
+                "codeConfiguration": {"codeId": code, "scoringScript": _models.SCRIPT},
+                "environmentId": environment,
+                "environmentVariables": {**spec.env, "CLOUDAI_BATCH": json.dumps(settings)},
+                "compute": self._workspace.id_of(f"computes/{compute}"),
+                "resources": {"instanceCount": spec.shards},
+                "maxConcurrencyPerInstance": 1,
+                "miniBatchSize": 1,
+                "outputAction": "SummaryOnly",
+                "errorThreshold": 0,
+                "retrySettings": {"maxRetries": spec.retry.max, "timeout": "PT1H"},
+            },
+        }
+
+    def submit(self, spec: BatchTransform, call: Call) -> str:
+        """Uploads the parts and the model, makes the endpoint; ``status`` asks it once it is
+        up. Raises InvalidRequest for a bad line (``on_error="fail"``) before that."""
+        self._check(spec)
+        refuse(self._violations(spec))
+        spec = replace(
+            spec,
+            input=str(Path(spec.input.removeprefix("file://")).expanduser().absolute()),
+            output=str(Path(spec.output.removeprefix("file://")).expanduser().absolute()),
+        )
+        workspace = self._workspace
+        with _models.scratch() as folder:
+            files, lines = _parts(spec, Path(folder))
+            uri = workspace.upload("codes", files, call)[1]
+        model = _models.model(workspace, str(spec.model_uri), call)
+        code = _models.code(workspace, spec.handler, call)
+        environment = _models.environment(
+            workspace, spec.image, spec.requirements, spec.resources, call
+        )
+        location = str(workspace.send("GET", "", call)["location"])
+        id = _id(spec.idempotency_key or "")
+        path = f"batchEndpoints/{id}"
+        workspace.send("PUT", path, call, self._endpoint(spec, uri, lines, location))
+        body = self._deployment(spec, model, code, environment, location)
+        workspace.send("PUT", f"{path}/deployments/{_DEPLOYMENT}", call, body)
+        return id
+
+    def find(self, key: str, call: Call) -> str | None:
+        id = _id(key)
+        return id if self._workspace.found(f"batchEndpoints/{id}", call) is not None else None
+
+    # -- looking -------------------------------------------------------------------------
+
+    def _get(self, id: str, call: Call) -> dict[str, Any]:
+        try:
+            return self._workspace.send("GET", f"batchEndpoints/{id}", call)
+        except NotFound as error:
+            error.message = f"there is no batch {id!r} in the workspace"
+            raise
+
+    def _job(self, id: str, call: Call) -> dict[str, Any] | None:
+        """The job that the endpoint was asked for; its name follows from the endpoint's."""
+        return self._workspace.found(f"jobs/{id}-run", call)
+
+    def status(self, id: str, call: Call) -> JobStatus:
+        """A snapshot; asks the endpoint once it is up, and puts the output together once the
+        job has ended."""
+        item = self._get(id, call)
+        kept: dict[str, str] = item["properties"]["properties"]
+        spec = msgspec.json.decode(kept[_SPEC], type=BatchTransform)
+        job = self._job(id, call)
+        if job is None:
+            path = f"batchEndpoints/{id}/deployments/{_DEPLOYMENT}"
+            deployment = self._workspace.send("GET", path, call)
+            native = str(deployment["properties"].get("provisioningState"))
+            if native.lower() in {"failed", "canceled"}:
+                reason = "the deployment did not come up"
+                return self._snapshot(id, spec, kept, State.FAILED, native, reason=reason)
+            if native.lower() == "succeeded":
+                self._invoke(id, item, kept[_INPUT], call)
+            return self._snapshot(id, spec, kept, State.STARTING, native)
+        native = str(job["properties"].get("status"))
+        state = STATES.get(native.lower(), State.UNKNOWN)
+        if state is not State.SUCCEEDED:
+            reason = self._why(id, call) if state is State.FAILED else None
+            return self._snapshot(id, spec, kept, state, native, reason=reason)
+        try:
+            result = self._put_together(id, spec, call)
+        except Conflict:
+            reason = "another process is putting the output together"
+            return self._snapshot(id, spec, kept, State.RUNNING, native, reason=reason)
+        if isinstance(result, CloudAIError):
+            reason = f"{type(result).__name__}: {result.message}"
+            return self._snapshot(id, spec, kept, State.FAILED, native, reason=reason)
+        outputs = {"output": str(result.output)}
+        if result.errors_file is not None:
+            outputs["errors"] = str(result.errors_file)
+        reason = f"{result.errors} of {result.lines} lines failed" if result.errors else None
+        return replace(
+            self._snapshot(id, spec, kept, result.state, native, reason=reason),
+            outputs=outputs,
+            errors=result.errors,
+            progress=(result.lines, result.lines),
+        )
+
+    def _invoke(self, id: str, item: dict[str, Any], uri: str, call: Call) -> None:
+        """Asks the endpoint. The job's name is told, so that a second asking meets the first."""
+        body = {
+            "properties": {
+                "jobName": f"{id}-run",
+                "displayName": id,
+                "InputData": {"input": {"JobInputType": "UriFolder", "Uri": uri}},
+                "OutputData": {
+                    "score": {
+                        "JobOutputType": "UriFolder",
+                        "Uri": datastore_uri(f"cloudai/{id}"),
+                    }
+                },
+            }
+        }
+        url = str(item["properties"]["scoringUri"])
+        headers = {"azureml-model-deployment": _DEPLOYMENT}
+        with suppress(Conflict):
+            _arm.send(self._workspace.session, "POST", url, "", call, body, headers=headers)
+
+    def _snapshot(
+        self,
+        id: str,
+        spec: BatchTransform,
+        kept: dict[str, str],
+        state: State,
+        native: str,
+        reason: str | None = None,
+    ) -> JobStatus:
+        return JobStatus(
+            id=id,
+            state=state,
+            name=spec.name,
+            idempotency_key=spec.idempotency_key,
+            reason=reason,
+            native_state=native,
+            progress=(0, int(kept[_LINES])),
+        )
+
+    def _why(self, id: str, call: Call) -> str:
+        log = self._workspace.read(ARTIFACTS, _LOG.format(f"{id}-run"), call)
+        lines = log.decode("utf-8", "replace").splitlines()
+        return lines[-1] if lines else "the service gave no reason"
+
+    def _put_together(
+        self, id: str, spec: BatchTransform, call: Call
+    ) -> BatchResult | CloudAIError:
+        output = Path(spec.output)
+        marker = output.with_name(f".{output.name}.{id}")
+        with exclusive(marker):
+            if marker.exists() and output.exists():
+                return msgspec.json.decode(marker.read_bytes(), type=BatchResult, dec_hook=_path)
+            if output.exists() and not spec.overwrite:
+                return InvalidRequest(f"the output {output} exists", field="output")
+            folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+            try:
+                self._workspace.download(DATA, f"cloudai/{id}", folder / "parts", call)
+                here = replace(
+                    spec,
+                    output=str(folder / output.name),
+                    concurrency=1,
+                    batch_size=1000,
+                    overwrite=True,
+                )
+                made = run_batch(here, _Answers(spec, folder / "parts"))
+                errors_file = Path(spec.errors_uri) if made.errors_file is not None else None
+                result = replace(made, output=output, errors_file=errors_file)
+                output.unlink(missing_ok=True)
+                marker.write_bytes(msgspec.json.encode(result, enc_hook=str))
+                if made.errors_file is not None and errors_file is not None:
+                    os.replace(made.errors_file, errors_file)
+                os.replace(made.output, output)
+                return result
+            except (InvalidRequest, HandlerError, ProviderError) as error:
+                return error
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
+        """The job's log. The cursor is a number of bytes."""
+        self._get(id, call)
+        start = int(cursor or 0)
+        fresh = self._workspace.read(ARTIFACTS, _LOG.format(f"{id}-run"), call, start)
+        lines = fresh.decode("utf-8", "replace").splitlines()
+        return LogPage(
+            lines=tuple(LogLine(text=line) for line in lines), cursor=str(start + len(fresh))
+        )
+
+    def cancel(self, id: str, call: Call) -> None:
+        """Stops the job; one that has not begun is begun and stopped."""
+        end = time.monotonic() + 60
+        while self._job(id, call) is None:
+            found = self.status(id, call)
+            if found.state.done:
+                return
+            if time.monotonic() > end:
+                raise CallTimeout("the batch deployment is still being made", provider="azure")
+            time.sleep(0.2)
+        with suppress(Conflict, InvalidRequest):
+            self._workspace.send("POST", f"jobs/{id}-run/cancel", call)
+
+    def delete(self, id: str, call: Call) -> None:
+        """Stops the job, deletes the endpoint and the parts' outputs; the output stays."""
+        try:
+            item = self._get(id, call)
+        except NotFound:
+            return
+        job = self._job(id, call)
+        if job is not None:
+            with suppress(Conflict, InvalidRequest):
+                self._workspace.send("POST", f"jobs/{id}-run/cancel", call)
+            self._workspace.remove(DATA, f"cloudai/{id}", call)
+            with suppress(NotFound):
+                self._workspace.send("DELETE", f"jobs/{id}-run", call)
+        self._workspace.send("DELETE", f"batchEndpoints/{id}", call)
+        spec = msgspec.json.decode(item["properties"]["properties"][_SPEC], type=BatchTransform)
+        output = Path(spec.output)
+        output.with_name(f".{output.name}.{id}").unlink(missing_ok=True)
+
+    def list(self, call: Call) -> Sequence[JobStatus]:
+        """The batches that were made through cloudai; none of them is gone on with."""
+        found: list[JobStatus] = []
+        for item in self._workspace.listed("batchEndpoints", call):
+            kept = item["properties"].get("properties") or {}
+            if _SPEC not in kept:
+                continue
+            spec = msgspec.json.decode(kept[_SPEC], type=BatchTransform)
+            job = self._job(str(item["name"]), call)
+            native = str(job["properties"].get("status")) if job else "Creating"
+            state = STATES.get(native.lower(), State.UNKNOWN) if job else State.STARTING
+            found.append(self._snapshot(str(item["name"]), spec, kept, state, native))
+        return found
+
+
+class _Answers:
+    """The transform that looks each record's output up. The runner calls it from one thread, in
+    the records' order, and halves what it refuses."""
+
+    def __init__(self, spec: BatchTransform, folder: Path) -> None:
+        self._found: dict[int, dict[str, Any]] = {}
+        for part in sorted(folder.glob("*.jsonl")):
+            for line in part.read_bytes().splitlines():
+                row = msgspec.json.decode(line)
+                self._found[row["line"]] = row
+        source = Source(
+            Path(spec.input), format_of(Path(spec.input), spec.format), spec.max_payload
+        )
+        self._numbers: list[int] = []
+        for index, (_, raw) in enumerate(source.records()):
+            with suppress(InvalidRequest):
+                source.decode(raw)
+                self._numbers.append(index)
+        self._place = 0
+
+    def __call__(self, records: list[Any]) -> list[Any]:
+        numbers = self._numbers[self._place : self._place + len(records)]
+        made: list[Any] = []
+        for index in numbers:
+            row = self._found.get(index)
+            if row is None:
+                raise ProviderError(f"record {index + 1} has no output", provider="azure")
+            if "error" in row:
+                if len(records) == 1:
+                    self._place += 1
+                told = row["error"]
+                raise HandlerError(f"{told['type']}: {told['message']}", provider="azure")
+            made.append(row["output"])
+        self._place += len(records)
+        return made
+
+
+def _parts(spec: BatchTransform, folder: Path) -> tuple[Files, int]:
+    """The input in numbered parts, and the number of its records."""
+    path = Path(spec.input)
+    source = Source(path, format_of(path, spec.format), spec.max_payload)
+    rows: list[bytes] = []
+    index = -1
+    for index, (number, raw) in enumerate(source.records()):
+        try:
+            value = source.decode(raw)
+        except InvalidRequest as error:
+            if spec.on_error == "fail":
+                error.message = f"line {number} of {path.name}: {error.message}"
+                raise
+            continue
+        rows.append(msgspec.json.encode({"line": index, "value": value}) + b"\n")
+    each = max(1, min(_PART, -(-len(rows) // spec.shards)))
+    files: Files = {}
+    for at in range(0, max(len(rows), 1), each):
+        name = f"part-{at // each:05}.jsonl"
+        files[name] = folder / name
+        files[name].write_bytes(b"".join(rows[at : at + each]))
+    return files, index + 1
+
+
+def _id(key: str) -> str:
+    """A batch endpoint's name: at most 32 characters, unique in its region."""
+    return f"cb-{hashlib.sha256(key.encode()).hexdigest()[:25]}"
+
+
+def _path(kind: type, value: Any) -> Any:
+    return kind(value)

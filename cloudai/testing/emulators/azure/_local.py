@@ -1,0 +1,168 @@
+"""An executor that really does Azure ML's work: commands in a subprocess, handlers in this
+process, on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from cloudai.testing.emulators.azure._ml import Running
+from cloudai.testing.emulators.azure._scripted import ScriptedExecutor
+
+_PLACE = re.compile(r"\$\{\{(inputs|outputs)\.(\w+)\}\}")
+
+
+class LocalExecutor(ScriptedExecutor):
+    """Runs command jobs and serves models as the platform would: the code's files in a folder,
+    inputs downloaded, outputs uploaded, the log as it comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = tempfile.TemporaryDirectory(prefix="cloudai-azureml-")
+        self._served: dict[tuple[str, str], Any] = {}
+        self._lock = threading.Lock()
+        self._count = 0
+
+    def close(self) -> None:
+        """Removes its files."""
+        self._folder.cleanup()
+
+    def _place(self) -> Path:
+        with self._lock:
+            self._count += 1
+            made = Path(self._folder.name, str(self._count))
+        made.mkdir()
+        return made
+
+    def train(self, job: Running) -> str:
+        """See ``Executor.train``."""
+        properties = job.body["properties"]
+        root = self._place()
+        if "batch" in properties:
+            return self._batch(job, properties["batch"], root)
+        if "codeId" in properties:
+            _write(root / "code", job.asset(properties["codeId"], "codeUri"))
+        (root / "code").mkdir(exist_ok=True)
+        places: dict[tuple[str, str], Path] = {}
+        for name, given in (properties.get("inputs") or {}).items():
+            place = root / "inputs" / name
+            files = job.files(given["uri"])
+            _write(place, files)
+            is_file = given["jobInputType"] == "uri_file"
+            places["inputs", name] = place / next(iter(files)) if is_file else place
+        for name in properties.get("outputs") or {}:
+            places["outputs", name] = root / "outputs" / name
+            places["outputs", name].mkdir(parents=True)
+
+        def placed(match: re.Match[str]) -> str:
+            return str(places[match[1], match[2]])
+
+        command = _PLACE.sub(placed, properties["command"])
+        env = {
+            **os.environ,
+            **(properties.get("environmentVariables") or {}),
+            "AZUREML_RUN_ID": job.name,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
+        with subprocess.Popen(
+            ["bash", "-c", command],
+            cwd=root / "code",
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            stop = threading.Thread(target=_stop_when_told, args=(job, process), daemon=True)
+            stop.start()
+            assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+            for line in process.stdout:
+                job.log(line)
+            code = process.wait()
+        for name, given in (properties.get("outputs") or {}).items():
+            for file in sorted(places["outputs", name].rglob("*")):
+                if file.is_file():
+                    inner = file.relative_to(places["outputs", name]).as_posix()
+                    job.put(given["uri"], inner, file.read_bytes())
+        return "Completed" if code == 0 else "Failed"
+
+    def _load(self, job: Running, properties: dict[str, Any], root: Path, name: str) -> Any:
+        model = properties["model"]
+        model = model if isinstance(model, str) else model["assetId"]
+        _write(root / "code", job.asset(properties["codeConfiguration"]["codeId"], "codeUri"))
+        _write(root / "model" / "files", job.asset(model, "modelUri"))
+        script = root / "code" / properties["codeConfiguration"]["scoringScript"]
+        spec = importlib.util.spec_from_file_location(name, script)
+        assert spec is not None  # noqa: S101 - a path that ends in .py
+        assert spec.loader is not None  # noqa: S101
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        with self._lock:
+            os.environ["AZUREML_MODEL_DIR"] = str(root / "model")
+            try:
+                module.init()
+            finally:
+                del os.environ["AZUREML_MODEL_DIR"]
+                sys.path[:] = [p for p in sys.path if not p.startswith(str(root))]
+        return module
+
+    def serve(self, job: Running, endpoint: str, deployment: str) -> str | None:
+        """See ``Executor.serve``."""
+        try:
+            module = self._load(job, job.body["properties"], self._place(), f"_{endpoint}")
+        except Exception as error:  # noqa: BLE001 - the user's code; its log tells
+            return f"{type(error).__name__}: {error}\n"
+        self._served[endpoint, deployment] = module
+        return None
+
+    def score(self, endpoint: str, deployment: str, body: str) -> Any:
+        """See ``Executor.score``."""
+        return self._served[endpoint, deployment].run(body)
+
+    def _batch(self, job: Running, about: dict[str, Any], root: Path) -> str:
+        deployment = about["deployment"]
+        try:
+            module = self._load(job, deployment, root, f"_{job.name}")
+        except Exception as error:  # noqa: BLE001 - as above
+            job.log(f"{type(error).__name__}: {error}\n")
+            return "Failed"
+        _write(root / "input", job.files(about["input"]))
+        (root / "output").mkdir()
+        for file in sorted((root / "input").iterdir()):
+            if job.cancelled.is_set():
+                return "Canceled"
+            with self._lock:
+                told = deployment["environmentVariables"]["CLOUDAI_BATCH"]
+                os.environ["CLOUDAI_BATCH"] = told
+                os.environ["AZUREML_BI_OUTPUT_PATH"] = str(root / "output")
+                module.run([str(file)])
+            job.log(f"{file.name}: {json.dumps(file.stat().st_size)} bytes\n")
+        for file in sorted((root / "output").iterdir()):
+            job.put(about["output"], file.name, file.read_bytes())
+        return "Completed"
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+
+
+def _stop_when_told(job: Running, process: subprocess.Popen[str]) -> None:
+    while process.poll() is None:
+        if job.cancelled.wait(0.05):
+            try:
+                os.killpg(process.pid, 15)
+            except ProcessLookupError:
+                return
+            return

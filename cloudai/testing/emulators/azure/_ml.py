@@ -1,0 +1,429 @@
+"""Azure ML, emulated: assets, command jobs, online and batch endpoints of one workspace."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+from typing import Any, Final
+
+from cloudai.testing.emulators.azure._blobs import STORE
+from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
+from cloudai.testing.emulators.azure._world import GROUP, SUBSCRIPTION, WORKSPACE, World
+
+API_VERSIONS: Final = {"2024-10-01", "2025-06-01", "2025-09-01", "2025-12-01"}
+BASE: Final = (
+    f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers"
+    f"/Microsoft.MachineLearningServices/workspaces/{WORKSPACE}"
+)
+CREATING: Final = 0.5
+"""Seconds of the emulator's clock that endpoints and deployments take."""
+_ENDED: Final = {"Completed", "Failed", "Canceled"}
+
+
+class Running:
+    """A job under way, as its executor sees it.
+
+    Attributes
+    ----------
+    body: as it was asked for. cancelled: set when it is to stop.
+    """
+
+    def __init__(self, world: World, name: str, body: dict[str, Any]) -> None:
+        self.world = world
+        self.name = name
+        self.body = body
+        self.cancelled = threading.Event()
+
+    def log(self, text: str) -> None:
+        """Adds to ``user_logs/std_log.txt``."""
+        path = f"artifacts/ExperimentRun/dcid.{self.name}/user_logs/std_log.txt"
+        with self.world.lock:
+            self.world.blobs[path] = self.world.blobs.get(path, b"") + text.encode()
+
+    def files(self, uri: str) -> dict[str, bytes]:
+        """The blobs at or below a place, by what follows it."""
+        path = blob_path(uri)
+        with self.world.lock:
+            if path in self.world.blobs:
+                return {path.rpartition("/")[2]: self.world.blobs[path]}
+            prefix = f"{path.rstrip('/')}/"
+            return {
+                n[len(prefix) :]: b for n, b in self.world.blobs.items() if n.startswith(prefix)
+            }
+
+    def put(self, uri: str, name: str, content: bytes) -> None:
+        """Puts a blob below a place."""
+        with self.world.lock:
+            self.world.blobs[f"{blob_path(uri).rstrip('/')}/{name}"] = content
+
+    def asset(self, id: str, field: str) -> dict[str, bytes]:
+        """The files of a code or model asset."""
+        held = self.world.ml[id.removeprefix(f"{BASE}/")]
+        return self.files(held["properties"][field])
+
+
+def blob_path(uri: str) -> str:
+    """Container and name of a blob's or folder's address."""
+    if uri.startswith("azureml://datastores/"):
+        return f"data/{uri.partition('/paths/')[2]}"
+    return uri.partition(f"/{STORE}/")[2]
+
+
+class MachineLearning:
+    """``/subscriptions/…/workspaces/lab/…``, and the scoring addresses."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._running: dict[str, Running] = {}
+
+    def routes(self, table: Routes) -> None:
+        for method, pattern, handler in (
+            ("GET", "", self._workspace),
+            ("POST", "/{kind}/{name}/versions/{version}/startPendingUpload", self._pending),
+            ("PUT", "/{kind}/{name}/versions/{version}", self._put_asset),
+            ("GET", "/{kind}/{name}/versions/{version}", self._get_asset),
+            ("GET", "/datastores/{name}", self._datastore),
+            ("POST", "/datastores/{name}/listSecrets", self._secrets),
+            ("GET", "/jobs", self._list_jobs),
+            ("PUT", "/jobs/{name}", self._put_job),
+            ("GET", "/jobs/{name}", self._get_job),
+            ("DELETE", "/jobs/{name}", self._delete),
+            ("POST", "/jobs/{name}/cancel", self._cancel),
+            ("GET", "/(?P<kind>onlineEndpoints|batchEndpoints)", self._list_endpoints),
+            ("PUT", "/(?P<kind>onlineEndpoints|batchEndpoints)/{name}", self._put_endpoint),
+            ("GET", "/(?P<kind>onlineEndpoints|batchEndpoints)/{name}", self._get_endpoint),
+            ("DELETE", "/(?P<kind>onlineEndpoints|batchEndpoints)/{name}", self._delete),
+            ("POST", "/onlineEndpoints/{name}/listKeys", self._list_keys),
+            ("GET", "/{kind}/{name}/deployments", self._list_deployments),
+            ("PUT", "/{kind}/{name}/deployments/{deployment}", self._put_deployment),
+            ("GET", "/{kind}/{name}/deployments/{deployment}", self._get_deployment),
+            ("DELETE", "/{kind}/{name}/deployments/{deployment}", self._delete),
+            ("POST", "/{kind}/{name}/deployments/{deployment}/getLogs", self._get_logs),
+        ):
+            table.add(method, f"{BASE}{pattern}", self._versioned(handler))
+
+    def _versioned(self, handler: Any) -> Any:
+        def checked(request: Request) -> Response:
+            if request.query.get("api-version") not in API_VERSIONS:
+                raise Refused(400, "NoRegisteredProviderFound", "The api-version is not known.")
+            return handler(request)
+
+        return checked
+
+    def _key(self, request: Request) -> str:
+        return request.path.rstrip("/")[len(BASE) + 1 :]
+
+    def _held(self, key: str) -> dict[str, Any]:
+        found = self._world.ml.get(key)
+        if found is None:
+            raise Refused(404, "ResourceNotFound", f"The resource {key!r} was not found.")
+        return found
+
+    def _workspace(self, request: Request) -> Response:
+        return Response(body={"id": BASE, "name": WORKSPACE, "location": "westeurope"})
+
+    # -- assets and storage --------------------------------------------------------------
+
+    def _pending(self, request: Request) -> Response:
+        name = request.groups["name"]
+        uri = f"https://{request.host}/{STORE}/assets-{name}"
+        sas = f"{uri}?sp=rcwl&sig={self._world.sas}"
+        return Response(
+            body={
+                "pendingUploadType": "TemporaryBlobReference",
+                "blobReferenceForConsumption": {
+                    "blobUri": uri,
+                    "credential": {"credentialType": "SAS", "sasUri": sas},
+                },
+            }
+        )
+
+    def _put_asset(self, request: Request) -> Response:
+        kind = {
+            "codes": "CodeVersionProperties",
+            "models": "ModelVersionProperties",
+            "environments": "EnvironmentVersionProperties",
+        }.get(request.groups["kind"])
+        if kind is None:
+            raise Refused(404, "404", "Resource not found")
+        return self._keep(request, check(kind, request.json()))
+
+    def _keep(self, request: Request, body: dict[str, Any], status: int = 201) -> Response:
+        key = self._key(request)
+        now = self._now()
+        held = {
+            **body,
+            "id": f"{BASE}/{key}",
+            "name": key.rpartition("/")[2],
+            "systemData": {"createdAt": now, "lastModifiedAt": now},
+        }
+        with self._world.lock:
+            self._world.ml[key] = held
+        return Response(status=status, body=held)
+
+    def _now(self) -> str:
+        at = datetime.datetime.fromtimestamp(self._world.clock(), datetime.UTC)
+        return at.isoformat()
+
+    def _get_asset(self, request: Request) -> Response:
+        return Response(body=self._held(self._key(request)))
+
+    def _datastore(self, request: Request) -> Response:
+        container = {"workspaceblobstore": "data", "workspaceartifactstore": "artifacts"}
+        if request.groups["name"] not in container:
+            raise Refused(404, "ResourceNotFound", "The datastore was not found.")
+        return Response(
+            body={
+                "name": request.groups["name"],
+                "properties": {
+                    "datastoreType": "AzureBlob",
+                    "accountName": STORE,
+                    "containerName": container[request.groups["name"]],
+                    "endpoint": request.host,
+                    "protocol": "https",
+                },
+            }
+        )
+
+    def _secrets(self, request: Request) -> Response:
+        token = f"sp=rcwdl&sig={self._world.sas}"
+        return Response(body={"secretsType": "Sas", "sasToken": token})
+
+    # -- jobs ----------------------------------------------------------------------------
+
+    def _put_job(self, request: Request) -> Response:
+        body = check("CommandJob", request.json())
+        properties, key = body["properties"], self._key(request)
+        if properties.get("jobType") != "Command" or not properties.get("command"):
+            raise Refused(400, "UserError", "Only command jobs, with a command, are served.")
+        for field in ("environmentId",) + (("codeId",) if "codeId" in properties else ()):
+            id = str(properties.get(field) or "")
+            if id.startswith(BASE):
+                self._held(id[len(BASE) + 1 :])
+            elif not id.startswith("azureml://"):
+                raise Refused(400, "UserError", f"{field} is required.")
+        if "computeId" not in properties and not properties["resources"].get("instanceType"):
+            raise Refused(400, "UserError", "Serverless compute needs an instanceType.")
+        if key in self._world.ml:
+            raise Refused(409, "Conflict", f"A job {key!r} exists.")
+        properties["status"] = "NotStarted"
+        response = self._keep(request, body)
+        self._start(request.groups["name"], self._world.ml[key])
+        return response
+
+    def _start(self, name: str, held: dict[str, Any]) -> None:
+        running = Running(self._world, name, held)
+        self._running[name] = running
+        fate = self._world.fate("jobs", "")
+
+        def run() -> None:
+            held["properties"]["status"] = "Running"
+            ended = self._world.executor.train(running)
+            if running.cancelled.is_set():
+                ended = "Canceled"
+            held["systemData"]["lastModifiedAt"] = self._now()
+            held["properties"]["status"] = fate or ended
+
+        threading.Thread(target=run, daemon=True).start()
+
+    def _list_jobs(self, request: Request) -> Response:
+        return self._listed("jobs/")
+
+    def _listed(self, prefix: str) -> Response:
+        with self._world.lock:
+            found = [
+                item
+                for key, item in self._world.ml.items()
+                if key.startswith(prefix) and "/" not in key[len(prefix) :]
+            ]
+        return Response(body={"value": found})
+
+    def _get_job(self, request: Request) -> Response:
+        return Response(body=self._held(self._key(request)))
+
+    def _cancel(self, request: Request) -> Response:
+        name = request.groups["name"]
+        held = self._held(f"jobs/{name}")
+        if held["properties"]["status"] in _ENDED:
+            raise Refused(400, "UserError", "The job has ended.")
+        held["properties"]["status"] = "CancelRequested"
+        self._running[name].cancelled.set()
+        return Response(status=202)
+
+    def _delete(self, request: Request) -> Response:
+        key = self._key(request)
+        with self._world.lock:
+            if key not in self._world.ml:
+                return Response(status=204)
+            for inner in [k for k in self._world.ml if k == key or k.startswith(f"{key}/")]:
+                del self._world.ml[inner]
+        return Response(status=202)
+
+    # -- endpoints -----------------------------------------------------------------------
+
+    def _put_endpoint(self, request: Request) -> Response:
+        online = request.groups["kind"].lower() == "onlineendpoints"
+        kind = "OnlineEndpointProperties" if online else "BatchEndpointProperties"
+        body = check(kind, request.json())
+        if not body.get("location"):
+            raise Refused(400, "LocationRequired", "The location property is required.")
+        name, key = request.groups["name"], self._key(request)
+        if not 3 <= len(name) <= 32:
+            raise Refused(400, "UserError", "Endpoint names have 3 to 32 characters.")
+        known = {k.rpartition("/")[2] for k in self._world.ml if k.startswith(f"{key}/deploy")}
+        traffic: dict[str, int] = body["properties"].get("traffic") or {}
+        if not set(traffic) <= known or sum(traffic.values()) not in {0, 100}:
+            raise Refused(400, "UserError", f"The traffic {traffic} fits no deployments.")
+        before = self._world.ml.get(key)
+        path = "score" if online else "jobs"
+        body["properties"]["scoringUri"] = f"https://{request.host}/{path}/{name}"
+        if before is not None:
+            body["properties"].setdefault("traffic", before["properties"].get("traffic"))
+        ready = self._world.clock() + (0.0 if before else CREATING)
+        body["properties"]["ready"] = ready
+        response = self._keep(request, body, 200 if before else 201)
+        return Response(status=response.status, body=self._shown(response.body))
+
+    def _shown(self, held: dict[str, Any]) -> dict[str, Any]:
+        properties = dict(held["properties"])
+        ready = properties.pop("ready", 0.0)
+        fate = properties.pop("fate", "Succeeded")
+        young = ready > self._world.clock()
+        properties["provisioningState"] = "Creating" if young else fate
+        return {**held, "properties": properties}
+
+    def _get_endpoint(self, request: Request) -> Response:
+        return Response(body=self._shown(self._held(self._key(request))))
+
+    _get_deployment = _get_endpoint
+
+    def _list_endpoints(self, request: Request) -> Response:
+        listed = self._listed(f"{request.groups['kind']}/")
+        return Response(body={"value": [self._shown(item) for item in listed.body["value"]]})
+
+    def _list_deployments(self, request: Request) -> Response:
+        self._held(f"{request.groups['kind']}/{request.groups['name']}")
+        listed = self._listed(f"{self._key(request)}/")
+        return Response(body={"value": [self._shown(item) for item in listed.body["value"]]})
+
+    def _put_deployment(self, request: Request) -> Response:
+        online = request.groups["kind"].lower() == "onlineendpoints"
+        kind = "ManagedOnlineDeployment" if online else "BatchDeploymentProperties"
+        body = check(kind, request.json())
+        self._held(f"{request.groups['kind']}/{request.groups['name']}")
+        properties = body["properties"]
+        model = properties["model"] if online else properties["model"]["assetId"]
+        for id in (model, properties["codeConfiguration"]["codeId"], properties["environmentId"]):
+            self._held(str(id)[len(BASE) + 1 :])
+        if online and not properties.get("instanceType"):
+            raise Refused(400, "UserError", "instanceType is required.")
+        if not online and not properties.get("compute"):
+            raise Refused(400, "UserError", "compute is required.")
+        fate = self._world.fate("ml_deployments", "Succeeded")
+        if online and fate == "Succeeded":
+            problem = self._world.executor.serve(
+                Running(self._world, "", body), request.groups["name"], request.groups["deployment"]
+            )
+            if problem is not None:
+                fate, properties["log"] = "Failed", problem
+        properties["fate"] = fate
+        properties["ready"] = self._world.clock() + CREATING
+        self._keep(request, body)
+        return Response(status=201, body=self._shown(self._held(self._key(request))))
+
+    def _get_logs(self, request: Request) -> Response:
+        held = self._held(self._key(request).removesuffix("/getLogs"))
+        return Response(body={"content": held["properties"].get("log", "server started\n")})
+
+    def _list_keys(self, request: Request) -> Response:
+        self._held(f"onlineEndpoints/{request.groups['name']}")
+        return Response(body={"primaryKey": self._world.sas, "secondaryKey": self._world.sas})
+
+
+class Scoring:
+    """``/score/ENDPOINT`` and ``/jobs/ENDPOINT``: where endpoints are asked."""
+
+    def __init__(self, world: World, ml: MachineLearning) -> None:
+        self._world = world
+        self._ml = ml
+        self._asked = 0
+
+    def routes(self, table: Routes) -> None:
+        table.add("POST", "/score/{name}", self._score)
+        table.add("POST", "/jobs/{name}", self._invoke)
+
+    def admit(self, request: Request) -> None:
+        """Raises Refused without the endpoint's key, or a token for a batch endpoint."""
+        bearer = request.headers.get("authorization", "")
+        if request.path.startswith("/score/"):
+            fine = bearer == f"Bearer {self._world.sas}"
+        else:
+            fine = self._world.token_for(bearer) is not None
+        if not fine:
+            raise Refused(401, "key_auth_access_denied", "The key or token is wrong.")
+
+    def _score(self, request: Request) -> Response:
+        name = request.groups["name"]
+        held = self._world.ml.get(f"onlineEndpoints/{name}")
+        if held is None:
+            raise Refused(404, "NotFound", "There is no such endpoint.")
+        traffic: dict[str, int] = held["properties"].get("traffic") or {}
+        chosen = request.headers.get("azureml-model-deployment")
+        if chosen is None:
+            chosen = self._by_traffic(traffic)
+        answer = self._world.executor.score(name, chosen, request.body.decode())
+        return Response(body=answer, headers={"azureml-model-deployment": chosen})
+
+    def _by_traffic(self, traffic: dict[str, int]) -> str:
+        self._asked += 37  # it goes through all hundred places in turn
+        at = self._asked % 100
+        for name, share in traffic.items():
+            at -= share
+            if at < 0:
+                return name
+        raise Refused(404, "NotFound", "No deployment has traffic.")
+
+    def _invoke(self, request: Request) -> Response:
+        name = request.groups["name"]
+        deployment = self._world.ml.get(f"batchEndpoints/{name}/deployments/main")
+        if deployment is None:
+            raise Refused(404, "NotFound", "There is no such endpoint.")
+        asked = request.json()["properties"]
+        job = str(asked["jobName"])
+        with self._world.lock:
+            if f"jobs/{job}" in self._world.ml:
+                raise Refused(409, "Conflict", f"A job {job!r} exists.")
+            now = self._ml._now()
+            held: dict[str, Any] = {
+                "id": f"{BASE}/jobs/{job}",
+                "name": job,
+                "systemData": {"createdAt": now, "lastModifiedAt": now},
+                "properties": {
+                    "jobType": "Pipeline",
+                    "status": "NotStarted",
+                    "displayName": asked.get("displayName"),
+                    "batch": {
+                        "deployment": deployment["properties"],
+                        "input": asked["InputData"]["input"]["Uri"],
+                        "output": asked["OutputData"]["score"]["Uri"],
+                    },
+                },
+            }
+            self._world.ml[f"jobs/{job}"] = held
+        self._ml._start(job, held)
+        return Response(status=201, body={"id": held["id"], "name": job})
+
+
+def check(kind: str, body: Any) -> dict[str, Any]:
+    """The body, where azure-ai-ml's own model of it knows all its fields. Raises Refused."""
+    from azure.ai.ml._restclient.arm_ml_service import models
+
+    if not isinstance(body, dict) or not isinstance(body.get("properties"), dict):
+        raise Refused(400, "InvalidRequestContent", "properties are required.")
+    model: Any = getattr(models, kind)
+    model()  # its fields are known once one has been made
+    known = {field._rest_name for field in model._attr_to_rest_field.values()}
+    unknown = set(body["properties"]) - known
+    if unknown:
+        raise Refused(400, "InvalidRequestContent", f"{kind} has no {', '.join(sorted(unknown))}.")
+    return body
