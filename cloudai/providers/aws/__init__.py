@@ -39,6 +39,7 @@ SPEC: Final = ProviderSpec(
         ),
     ),
     capabilities={
+        "batch": "cloudai.providers.aws.batch:AwsBatch",
         "endpoints": "cloudai.providers.aws.endpoints:AwsEndpoints",
         "training": "cloudai.providers.aws.training:AwsTraining",
         "chat": "cloudai.providers.aws.chat:AwsChat",

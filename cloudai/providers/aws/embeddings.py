@@ -56,7 +56,7 @@ class AwsEmbeddings:
             )
         tokens = sum(tokens for _, tokens, _ in found)
         return EmbeddingReply(
-            data=_floats(vectors),
+            data=floats(vectors),
             dim=len(vectors[0]),
             model=request.model,
             provider="aws",
@@ -115,7 +115,7 @@ class AwsEmbeddings:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _floats(vectors: list[list[float]]) -> bytes:
+def floats(vectors: list[list[float]]) -> bytes:
     """The vectors one after the other, little-endian float32."""
     numbers = array("f")
     for vector in vectors:

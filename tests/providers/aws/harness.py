@@ -37,6 +37,7 @@ class AwsHarness(Harness):
     requires = ("boto3", "moto")
     patience = 60.0
     gaps = {
+        "batch:resume": "SageMaker's transform jobs begin anew; batches on the client's side go on",
         "chat:seed": "Converse has no seed; some models take one in native",
     }
 

@@ -1,0 +1,601 @@
+"""Batch transforms: SageMaker's transform jobs for models, Bedrock's model invocation jobs for
+chat and embeddings, and the core's runner in a process of ours where neither fits."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from cloudai._core import wait
+from cloudai._core.batch_io import format_of
+from cloudai._core.config import Profile
+from cloudai._core.runner import check_paths
+from cloudai.errors import (
+    CloudAIError,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    UnsupportedByProvider,
+)
+from cloudai.protocols import Call
+from cloudai.providers.aws import _logs, _models, _models_s3, _s3, _staging, _tags
+from cloudai.providers.aws._client_batch import PREFIX, ClientBatches
+from cloudai.providers.aws._session import session
+from cloudai.providers.aws._wire import batch as wire
+from cloudai.providers.aws._wire import common
+from cloudai.providers.aws._wire import endpoints as endpoint_wire
+from cloudai.types import (
+    BatchTransform,
+    Deployment,
+    JobStatus,
+    LogPage,
+    NativeRequest,
+    Plan,
+    State,
+    Variant,
+)
+from cloudai.types._base import invalid
+
+Service = Literal["transform", "invocation", "client"]
+
+_GROUP: Final = "/aws/sagemaker/TransformJobs"
+_TAIL: Final = 20
+
+
+class _Drafted(msgspec.Struct):
+    """A batch, planned: who runs it, and with which requests."""
+
+    service: Service
+    base: str
+    job: dict[str, Any] = {}
+    model: dict[str, Any] = {}
+    source: _models_s3.Source | None = None
+
+
+class AwsBatch:
+    """Batch transforms. ``native={"aws": {"service": "client"}}`` keeps a chat or embedding batch
+    on the client's side, ``"bedrock"`` sends it to Bedrock; else Bedrock runs those of 100 lines
+    and more."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._session = session(profile)
+        self._store = _s3.Store(self._session)
+        self._client = ClientBatches(profile)
+        self._keys = _tags.Keys(
+            self._session, "transform", "describe_transform_job", "TransformJob"
+        )
+
+    # Planning.
+
+    def plan(self, spec: BatchTransform) -> Plan:
+        """The requests, what would be refused, what is lost."""
+        draft = common.Draft()
+        made = self._draft(spec, draft, None)
+        requests: list[NativeRequest] = []
+        if made is not None and made.service == "client":
+            body = {"input": spec.input, "output": spec.output}
+            requests.append(NativeRequest(operation="cloudai:run_batch", body=body))
+        elif made is not None:
+            target = {"from": spec.input, "to": f"{made.base}/in/"}
+            requests.append(NativeRequest(operation="s3:PutObject", body=target))
+            if made.model:
+                requests.append(
+                    NativeRequest(operation="sagemaker:CreateModel", body=made.model)
+                )
+            operation = (
+                "sagemaker:CreateTransformJob"
+                if made.service == "transform"
+                else "bedrock:CreateModelInvocationJob"
+            )
+            requests.append(NativeRequest(operation=operation, body=made.job))
+        return Plan(
+            provider="aws",
+            capability="batch",
+            requests=tuple(requests),
+            violations=draft.violations,
+            losses=tuple(draft.losses),
+        )
+
+    def _service(self, spec: BatchTransform, lines: int | None) -> Service:
+        if spec.endpoint is not None:
+            return "client"
+        if spec.model is not None:
+            return "transform" if lines != 0 else "client"
+        named = spec.chat if spec.chat is not None else spec.embeddings or ""
+        wish = spec.native.get("aws", {}).get("service")
+        if wish not in {None, "client", "bedrock"}:
+            raise invalid(
+                "native.aws.service", wish, "is no service", 'Use "client" or "bedrock".'
+            )
+        if named.startswith(_models.SAGEMAKER) or wish == "client":
+            return "client"
+        fits = lines is None or wire.MIN_RECORDS <= lines <= wire.MAX_RECORDS
+        if wish == "bedrock" and not fits:
+            raise invalid(
+                "input",
+                spec.input,
+                f"has {lines} lines, and Bedrock's jobs take {wire.MIN_RECORDS} to "
+                f"{wire.MAX_RECORDS}",
+                'Leave native["aws"]["service"] out: it then runs on the client\'s side.',
+            )
+        has_role = self._session.profile.get("role") is not None
+        return "invocation" if fits and (has_role or wish == "bedrock") else "client"
+
+    def _draft(
+        self, spec: BatchTransform, draft: common.Draft, lines: int | None
+    ) -> _Drafted | None:
+        """``lines`` is None while nobody has counted them."""
+        if lines is None:
+            lines = draft.attempt(lambda: _count(spec))
+        draft.attempt(lambda: _check_input(spec))
+        draft.attempt(lambda: _check_output(spec))
+        draft.attempt(lambda: wire.check_params(spec))
+        service: Service | None = draft.attempt(lambda: self._service(spec, lines))
+        if service is None:
+            return None
+        draft.losses += _losses(spec, service)
+        if service == "client":
+            if spec.model is not None:
+                self._draft_transform(spec, draft)
+            return _Drafted("client", "")
+        if service == "transform":
+            return self._draft_transform(spec, draft)
+        base = draft.attempt(lambda: self._base(wire.invocation_name(spec)))
+        role = draft.attempt(self._session.role)
+        if base is None or role is None:
+            return None
+        body = wire.invocation(spec, role, base)
+        operation = self._session.model("bedrock").operation_model("CreateModelInvocationJob")
+        draft.check(operation.input_shape, body, wire.FIELDS)
+        return _Drafted("invocation", base, body)
+
+    def _draft_transform(self, spec: BatchTransform, draft: common.Draft) -> _Drafted | None:
+        service = self._session.model("sagemaker")
+        base = draft.attempt(lambda: self._base(spec.name or ""))
+        role = draft.attempt(self._session.role)
+        vpc = draft.attempt(self._session.vpc)
+        types = service.shape_for("TransformInstanceType")
+        machines = draft.attempt(lambda: common.machines(spec.resources, types))
+        source = draft.attempt(
+            lambda: _models_s3.source(
+                spec.model_uri or "", spec.handler, spec.requirements, spec.image, base or ""
+            )
+        )
+        machine = machines[0] if machines else None
+        image = draft.attempt(
+            lambda: _models_s3.image(
+                self._session,
+                spec.image,
+                spec.framework,
+                machine,
+                source is None or source.code is not None,
+            )
+        )
+        if spec.secrets:
+            draft.wrong(
+                UnsupportedByProvider(
+                    "secrets for a transform job's container",
+                    provider="aws",
+                    alternative="Have load() fetch them from Secrets Manager or SSM",
+                    field="secrets",
+                )
+            )
+        if base is None or role is None or machine is None or source is None or image is None:
+            return None
+        name = endpoint_wire.named(spec.name or "", _s3.digest(source.digest, image, spec.name or ""))
+        served = endpoint_wire.Served(
+            variant=Variant(model=source.uri),
+            model=name,
+            data=source.target or source.uri,
+            image=image,
+            machine=machine,
+        )
+        place = endpoint_wire.Place(role=role, base=base, vpc=vpc)
+        native = spec.native.get("aws", {}).get("CreateModel", {})
+        as_endpoint = Deployment(
+            name=spec.name or "",
+            variants=(served.variant,),
+            env=spec.env,
+            tags=spec.tags,
+            native={"aws": {"CreateModel": native}},
+        )
+        model = endpoint_wire.model(as_endpoint, served, place, code=source.code is not None)
+        job = wire.transform(spec, name, machine, base)
+        draft.check(service.operation_model("CreateModel").input_shape, model, wire.FIELDS)
+        draft.check(service.operation_model("CreateTransformJob").input_shape, job, wire.FIELDS)
+        return _Drafted("transform", base, job, model, source)
+
+    def _base(self, name: str) -> str:
+        return f"s3://{self._session.bucket()}/cloudai/{name}"
+
+    # Doing.
+
+    def submit(self, spec: BatchTransform, call: Call) -> str:
+        """Prepares the lines, puts them into S3 and starts the job. Its id is a transform job's
+        name, a model invocation job's ARN, or ``client-…``."""
+        spec = _absolute(spec)
+        draft = common.Draft()
+        self._draft(spec, draft, None if _s3.local(spec.input) else 1)
+        draft.refuse()
+        self._check_remote(spec, call)
+        with tempfile.TemporaryDirectory(prefix="cloudai-") as name:
+            folder = Path(name)
+            path = _staging.fetch(self._store, spec, folder, call)
+            lines = _records(spec, path)
+            draft = common.Draft()
+            made = self._draft(spec, draft, lines)
+            draft.refuse()
+            assert made is not None  # noqa: S101 - nothing was wrong
+            if made.service == "client":
+                return self._client.submit(spec)
+            prepared = _staging.prepare(
+                spec, path, folder, _line_of(spec, made.service), _parts(spec, made.service)
+            )
+            self._upload(spec, made, prepared, call)
+        if made.service == "transform":
+            return self._start_transform(spec, made, call)
+        found = self._session.call("bedrock", "create_model_invocation_job", call, **made.job)
+        return found["jobArn"]
+
+    def _check_remote(self, spec: BatchTransform, call: Call) -> None:
+        for field in ("input", "output"):
+            uri = getattr(spec, field)
+            if _s3.is_s3(uri):
+                self._store.check_bucket(_s3.parse(uri, field)[0], field, call)
+        if _s3.is_s3(spec.output) and not spec.overwrite and self._store.exists(spec.output, call):
+            raise Conflict(
+                f"the output {spec.output} exists",
+                provider="aws",
+                hint="Use overwrite=True to replace it, or name another output.",
+            )
+
+    def _upload(
+        self, spec: BatchTransform, made: _Drafted, prepared: _staging.Prepared, call: Call
+    ) -> None:
+        self._store.check_bucket(self._session.bucket(), "bucket", call)
+        original = f"{made.base}/original/{prepared.input.name}"
+        self._store.upload(prepared.input, original, call)
+        for part in prepared.parts:
+            self._store.upload(part, f"{made.base}/in/{part.name}", call)
+        manifest = wire.Manifest(
+            spec=spec,
+            name=made.job.get("TransformJobName") or made.job["jobName"],
+            original=original,
+            lines=prepared.lines,
+            bad=prepared.bad,
+            model=made.model.get("ModelName"),
+            created=time.time(),
+        )
+        self._store.put(f"{made.base}/batch.json", msgspec.json.encode(manifest), call)
+
+    def _start_transform(self, spec: BatchTransform, made: _Drafted, call: Call) -> str:
+        assert made.source is not None and spec.name is not None  # noqa: S101
+        _models_s3.upload(self._store, made.source, "model", call)
+        try:
+            self._session.call("sagemaker", "create_model", call, **made.model)
+        except Conflict:
+            pass  # an earlier try made it: its name holds its digest
+        self._keys.sending(spec.idempotency_key, spec.name)
+        try:
+            self._session.call("sagemaker", "create_transform_job", call, **made.job)
+        except Conflict as error:
+            return self._keys.adopt(error, spec.idempotency_key, spec.name, call)
+        except CloudAIError as error:
+            if not error.ambiguous and not error.retryable:
+                self._forget_model(made.model["ModelName"], call)
+            raise
+        return spec.name
+
+    def _forget_model(self, name: str, call: Call) -> None:
+        try:
+            self._session.call("sagemaker", "delete_model", call, ModelName=name)
+        except NotFound:
+            return
+
+    def find(self, key: str, call: Call) -> str | None:
+        """The batch that was submitted with a key."""
+        found = self._client.find(key) or self._keys.find(key, call)
+        if found is not None:
+            return found
+        digest = _s3.digest(key)
+        rows = self._session.call(
+            "bedrock", "list_model_invocation_jobs", call, nameContains=digest
+        )
+        return next((row["jobArn"] for row in rows["invocationJobSummaries"]), None)
+
+    def _manifest(self, name: str, call: Call) -> wire.Manifest:
+        data = self._store.get(f"{self._base(name)}/batch.json", call)
+        if data is None:
+            raise NotFound(
+                f"there is no batch {name!r}",
+                provider="aws",
+                hint=f"Its manifest is not in {self._session.bucket()}",
+            )
+        return msgspec.json.decode(data, type=wire.Manifest)
+
+    def status(self, id: str, call: Call) -> JobStatus:
+        """The snapshot. Whoever first sees that the job has ended puts its output together."""
+        if id.startswith(PREFIX):
+            return self._client.status(id)
+        if id.startswith("arn:"):
+            return self._invocation_status(id, call)
+        return self._transform_status(id, call)
+
+    def _transform_status(self, id: str, call: Call) -> JobStatus:
+        manifest = self._manifest(id, call)
+        found = self._session.call(
+            "sagemaker", "describe_transform_job", call, TransformJobName=id
+        )
+        native = found["TransformJobStatus"]
+        state = wire.TRANSFORM_STATES.get(native, State.UNKNOWN)
+        if state is State.RUNNING and "TransformStartTime" not in found:
+            state = State.STARTING
+        created = found["CreationTime"].timestamp()
+        limit = manifest.spec.timeout
+        late = limit is not None and time.time() - created > limit
+        if late and not state.done and state is not State.STOPPING:
+            # Transform jobs know no time limit of their own; whoever looks stops a late one.
+            self._stop(id, call)
+        status = JobStatus(
+            id=id,
+            name=manifest.spec.name,
+            idempotency_key=manifest.spec.idempotency_key,
+            state=state,
+            reason=found.get("FailureReason"),
+            native_state=native,
+            created_at=created,
+            started_at=_seconds(found.get("TransformStartTime")),
+            ended_at=_seconds(found.get("TransformEndTime")),
+            progress=(0, manifest.lines + manifest.bad),
+        )
+        if state is State.CANCELLED and limit is not None:
+            ended = status.ended_at or time.time()
+            if ended - created >= limit:
+                reason = f"it ran longer than {limit:g} s"
+                return msgspec.structs.replace(status, state=State.TIMED_OUT, reason=reason)
+        if state is State.FAILED:
+            lines = _logs.page(self._session, _GROUP, f"{id}/", None, call).lines
+            tail = tuple(line.text for line in lines[-_TAIL:])
+            return msgspec.structs.replace(status, log_tail=tail)
+        if state is not State.SUCCEEDED:
+            return status
+        return self._ended(status, manifest, "transform", self._base(id), call)
+
+    def _invocation_status(self, id: str, call: Call) -> JobStatus:
+        found = self._session.call(
+            "bedrock", "get_model_invocation_job", call, jobIdentifier=id
+        )
+        manifest = self._manifest(found["jobName"], call)
+        native = found["status"]
+        state = wire.INVOCATION_STATES.get(native, State.UNKNOWN)
+        total = manifest.lines + manifest.bad
+        status = JobStatus(
+            id=id,
+            name=manifest.spec.name,
+            idempotency_key=manifest.spec.idempotency_key,
+            state=state,
+            reason=found.get("message"),
+            native_state=native,
+            created_at=_seconds(found.get("submitTime")),
+            ended_at=_seconds(found.get("endTime")),
+            progress=(found.get("processedRecordCount") or 0, total),
+        )
+        if state is not State.SUCCEEDED:
+            return status
+        return self._ended(status, manifest, "invocation", self._base(manifest.name), call)
+
+    def _ended(
+        self, status: JobStatus, manifest: wire.Manifest, service: Service, base: str, call: Call
+    ) -> JobStatus:
+        """The snapshot of a job that has ended: with its output put together, once."""
+        data = self._store.get(f"{base}/result.json", call)
+        if data is not None:
+            result = msgspec.json.decode(data, type=wire.Result)
+        else:
+            try:
+                result = self._collated(manifest, service, base, call)
+            except Conflict as error:
+                if "at it" in error.message or "another" in error.message:
+                    return msgspec.structs.replace(status, state=State.RUNNING)
+                result = wire.Result(
+                    state=State.FAILED, lines=manifest.lines, reason=error.message
+                )
+            self._store.put(f"{base}/result.json", msgspec.json.encode(result), call)
+        total = manifest.lines + manifest.bad
+        return msgspec.structs.replace(
+            status,
+            state=result.state,
+            reason=result.reason,
+            outputs=result.outputs,
+            errors=result.errors,
+            progress=(total, total),
+        )
+
+    def _collated(
+        self, manifest: wire.Manifest, service: Service, base: str, call: Call
+    ) -> wire.Result:
+        with tempfile.TemporaryDirectory(prefix="cloudai-") as name:
+            folder = Path(name)
+            if service == "transform":
+                results = _staging.transform_results(self._store, base, folder, call)
+            else:
+                results = _staging.invocation_results(
+                    self._store, base, manifest.lines, folder, call
+                )
+            return _staging.collate(self._store, manifest, results, call)
+
+    def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
+        """New lines; model invocation jobs write none."""
+        if id.startswith(PREFIX):
+            return self._client.logs(id, cursor)
+        if id.startswith("arn:"):
+            return LogPage(lines=(), cursor=cursor or "")
+        return _logs.page(self._session, _GROUP, f"{id}/", cursor, call)
+
+    def cancel(self, id: str, call: Call) -> None:
+        """Stops the batch; harmless when it has ended."""
+        if id.startswith(PREFIX):
+            self._client.cancel(id)
+        else:
+            self._stop(id, call)
+
+    def _stop(self, id: str, call: Call) -> None:
+        try:
+            if id.startswith("arn:"):
+                self._session.call(
+                    "bedrock", "stop_model_invocation_job", call, jobIdentifier=id
+                )
+            else:
+                self._session.call(
+                    "sagemaker", "stop_transform_job", call, TransformJobName=id
+                )
+        except (Conflict, InvalidRequest):
+            return  # it has ended, or is stopping already
+
+    def delete(self, id: str, call: Call) -> None:
+        """Stops the batch, and removes its model and its objects in S3; the output stays. AWS
+        keeps the records of ended transform and invocation jobs."""
+        if id.startswith(PREFIX):
+            self._client.delete(id)
+            return
+        try:
+            status = self.status(id, call)
+        except NotFound:
+            return
+        if not status.state.done:
+            self._stop(id, call)
+            self._until_ended(id, call)
+        name = id
+        if id.startswith("arn:"):
+            found = self._session.call(
+                "bedrock", "get_model_invocation_job", call, jobIdentifier=id
+            )
+            name = found["jobName"]
+        manifest = self._manifest(name, call)
+        if manifest.model is not None:
+            self._forget_model(manifest.model, call)
+        self._store.delete_under(f"{self._base(name)}/", call)
+
+    def _until_ended(self, id: str, call: Call) -> None:
+        for pause in wait.intervals(remote=True, timeout=call.remaining()):
+            if self.status(id, call).state.done:
+                return
+            time.sleep(pause)
+        raise Conflict(f"the batch {id!r} is still stopping", provider="aws", hint="Try again later")
+
+    def list(self, call: Call) -> Sequence[JobStatus]:
+        """The batches that cloudai made, those of this machine's workers among them."""
+        found = [*self._client.list()]
+        ids = self._keys.listed(call)
+        prefix = f"s3://{self._session.bucket()}/cloudai/"
+        token: dict[str, Any] = {}
+        while True:
+            page = self._session.call("bedrock", "list_model_invocation_jobs", call, **token)
+            ids += [
+                row["jobArn"]
+                for row in page["invocationJobSummaries"]
+                if row["outputDataConfig"]["s3OutputDataConfig"]["s3Uri"].startswith(prefix)
+            ]
+            if not page.get("nextToken"):
+                break
+            token = {"nextToken": page["nextToken"]}
+        for id in ids:
+            try:
+                found.append(self.status(id, call))
+            except NotFound:
+                continue  # deleted: its manifest is gone
+        return found
+
+
+def _absolute(spec: BatchTransform) -> BatchTransform:
+    """The spec with paths that mean the same to any process."""
+    changes: dict[str, str] = {}
+    for field in ("input", "output"):
+        path = _s3.local(getattr(spec, field))
+        if path is not None:
+            changes[field] = str(path)
+    return msgspec.structs.replace(spec, **changes)
+
+
+def _check_input(spec: BatchTransform) -> None:
+    path = _s3.local(spec.input)
+    if path is None and not _s3.is_s3(spec.input):
+        raise invalid("input", spec.input, "is not what is read here", "Use s3:// or a path.")
+    if path is not None and not path.is_file():
+        raise invalid("input", spec.input, "is not a file", f"Looked at {path}.")
+    format_of(Path(spec.input), spec.format)
+
+
+def _check_output(spec: BatchTransform) -> None:
+    path = _s3.local(spec.output)
+    if path is None:
+        if not _s3.is_s3(spec.output):
+            raise invalid("output", spec.output, "is not written here", "Use s3:// or a path.")
+        _s3.parse(spec.output, "output")
+        return
+    source = _s3.local(spec.input)
+    if source is not None and source.is_file():
+        check_paths(spec)
+    if path.exists() and not spec.overwrite and not _staged(path):
+        raise invalid(
+            "output", spec.output, "exists", "Use overwrite=True, or name another output."
+        )
+
+
+def _staged(output: Path) -> bool:
+    """Whether a batch of ours is at this output."""
+    from cloudai._core import spool
+
+    return spool.path_of(output).exists()
+
+
+def _count(spec: BatchTransform) -> int | None:
+    """The lines of a local input; None for one in S3, and for one that cannot be read."""
+    path = _s3.local(spec.input)
+    if path is None or not path.is_file():
+        return None
+    return _records(spec, path)
+
+
+def _records(spec: BatchTransform, path: Path) -> int:
+    from cloudai._core.batch_io import Source
+
+    kind = format_of(Path(spec.input), spec.format)
+    return sum(1 for _ in Source(path, kind, spec.max_payload).records())
+
+
+def _parts(spec: BatchTransform, service: Service) -> int:
+    return spec.shards if service == "transform" else 1
+
+
+def _line_of(spec: BatchTransform, service: Service) -> Any:
+    """What a record becomes on its way to the job."""
+    if service == "transform":
+        return lambda number, record: record
+
+    def line(number: int, record: Any) -> dict[str, Any]:
+        return {"recordId": f"{number:011d}", "modelInput": wire.model_input(spec, record)}
+
+    return line
+
+
+def _losses(spec: BatchTransform, service: Service) -> list[str]:
+    found: list[str] = []
+    if service == "client" and spec.shards > 1:
+        found.append(f"shards={spec.shards}: one process of this machine does the calls")
+    if service == "invocation":
+        found.append("an input of fewer than 100 lines runs on the client's side instead")
+    if service == "transform" and spec.env.keys() & {wire.PARAMS, wire.BATCH_SIZE}:
+        found.append(f"env: {wire.PARAMS} and {wire.BATCH_SIZE} are set by cloudai")
+    if service == "transform" and spec.timeout is not None:
+        found.append("timeout: a transform job is stopped by whoever looks at it after that time")
+    return found
+
+
+def _seconds(value: Any) -> float | None:
+    return None if value is None else value.timestamp()
