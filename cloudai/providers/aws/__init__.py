@@ -39,15 +39,20 @@ SPEC: Final = ProviderSpec(
         ),
     ),
     capabilities={
-        "batch": "cloudai.providers.aws.batch:AwsBatch",
-        "endpoints": "cloudai.providers.aws.endpoints:AwsEndpoints",
         "training": "cloudai.providers.aws.training:AwsTraining",
+        "endpoints": "cloudai.providers.aws.endpoints:AwsEndpoints",
+        "batch": "cloudai.providers.aws.batch:AwsBatch",
         "chat": "cloudai.providers.aws.chat:AwsChat",
         "embeddings": "cloudai.providers.aws.embeddings:AwsEmbeddings",
     },
     extras={"chat": "bedrock", "embeddings": "bedrock", "secrets": "bedrock"},
+    secrets={
+        "secretsmanager": "cloudai.providers.aws.secrets:AwsSecrets",
+        "ssm": "cloudai.providers.aws.secrets:AwsSecrets",
+    },
     gaps={
         "training:finetune": "fine-tuning as a service; run a script job instead",
+        "batch:resume": "a transform job begins anew; batches on the client's side go on",
         "chat:seed": "Bedrock's Converse has no seed; some models take one in native",
     },
 )

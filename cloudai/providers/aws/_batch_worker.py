@@ -50,13 +50,13 @@ class _Patient:
         self._adapter = adapter
         self._model = model
 
-    def create(self, request: Any, _: Call) -> Any:
+    def create(self, request: Any, call: Call) -> Any:
         return self._run("chat", partial(self._adapter.create, request))
 
-    def embed(self, request: Any, _: Call) -> Any:
+    def embed(self, request: Any, call: Call) -> Any:
         return self._run("embeddings", partial(self._adapter.embed, request))
 
-    def predict(self, id: str, request: Any, _: Call) -> Any:
+    def predict(self, id: str, request: Any, call: Call) -> Any:
         return self._run("endpoints.predict", partial(self._adapter.predict, id, request))
 
     def _run(self, operation: str, function: Any) -> Any:
@@ -142,9 +142,7 @@ def _run(
     if spec.embeddings is not None:
         size = min(size, _EMBED)
     work = msgspec.structs.replace(spec, input=source, output=output, batch_size=size)
-    result = run_batch(
-        work, transform, identity=identity, progress=progress, cancelled=asked
-    )
+    result = run_batch(work, transform, identity=identity, progress=progress, cancelled=asked)
     state.outputs = {"output": spec.output}
     if result.errors_file is not None:
         state.outputs["errors"] = spec.errors_uri

@@ -146,8 +146,9 @@ _MISSING: Final = re.compile(
 )
 _TAKEN: Final = re.compile(r"already exist|cannot create already existing", re.IGNORECASE)
 # Refused states that another try in a while may find changed.
-_STATE: Final = re.compile(r"cannot update in-progress|is in status|already in progress|in state|"
-                           r"request was rejected because the .* is in status", re.IGNORECASE)  # fmt: skip
+_STATE: Final = re.compile(
+    r"cannot update in-progress|is in status|already in progress|in state", re.IGNORECASE
+)
 _TOO_LONG: Final = re.compile(
     r"too long|too many (input )?tokens|maximum context|context length|context window|"
     r"exceeds? the (model'?s )?max(imum)?",
@@ -180,7 +181,7 @@ def make(
         "ambiguous": issubclass(kind, (ServiceUnavailable, CallTimeout, ConnectionFailed)),
     }
     if kind is InvalidRequest:
-        if _TOO_LONG.search(text) and "token" in text.lower() or "Input is too long" in text:
+        if (_TOO_LONG.search(text) and "token" in text.lower()) or "Input is too long" in text:
             numbers = _NUMBERS.search(text.replace(",", ""))
             return ContextOverflow(
                 text,

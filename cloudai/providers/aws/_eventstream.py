@@ -99,6 +99,6 @@ def exception(kind: str, payload: bytes) -> bytes:
             ":exception-type": kind,
             ":content-type": "application/json",
             ":message-type": "exception",
-        },  # fmt: skip
+        },
         payload,
     )

@@ -64,7 +64,9 @@ def image(
     config = whole.get(scope, whole)
     versions: dict[str, Any] = config["versions"]
     asked = version.strip()
-    chosen = max(versions, key=_numbers) if not asked else config["version_aliases"].get(asked, asked)
+    chosen = (
+        max(versions, key=_numbers) if not asked else config["version_aliases"].get(asked, asked)
+    )
     if chosen not in versions:
         newest = sorted(versions, key=_numbers)[-5:]
         raise invalid(
@@ -84,7 +86,10 @@ def image(
     registry = row["registries"].get(region)
     if registry is None:
         raise invalid(
-            "region", region, f"has no image of {framework}", "Use another region, or name an image."
+            "region",
+            region,
+            f"has no image of {framework}",
+            "Use another region, or name an image.",
         )
     processor = "gpu" if gpu else "cpu"
     container = row.get("container_version")

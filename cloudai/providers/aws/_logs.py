@@ -24,9 +24,7 @@ class _Cursor(msgspec.Struct, array_like=True):
 _decode: Final = msgspec.json.Decoder(_Cursor).decode
 
 
-def page(
-    session: AwsSession, group: str, prefix: str, cursor: str | None, call: Call
-) -> LogPage:
+def page(session: AwsSession, group: str, prefix: str, cursor: str | None, call: Call) -> LogPage:
     """What is new since the cursor; nothing while there is no log yet.
 
     Parameters
@@ -42,7 +40,9 @@ def page(
     streams = _streams(session, group, prefix, call)
     lines: list[LogLine] = []
     for stream in streams:
-        source = stream.removeprefix(prefix).strip("/").partition("-1")[0] if len(streams) > 1 else ""
+        source = (
+            stream.removeprefix(prefix).strip("/").partition("-1")[0] if len(streams) > 1 else ""
+        )
         lines.extend(_events(session, group, stream, source, at, call))
     if len(streams) > 1:
         lines.sort(key=lambda line: line.time or 0.0)

@@ -118,6 +118,4 @@ def image(
         )  # fmt: skip
     about: Any = _catalog.MACHINES.get(machine or "")
     gpu = about.gpu is not None if about else (machine or "").startswith(("ml.g", "ml.p"))
-    return _images.image(
-        framework, "inference", session.region, gpu=gpu, suffix=session.dns_suffix
-    )
+    return _images.image(framework, "inference", session.region, gpu=gpu, suffix=session.dns_suffix)

@@ -60,7 +60,7 @@ def write_source(
 def _archive(out: IO[bytes]) -> tarfile.TarFile:
     # Level 6 packs sources nearly as well as 9, in a third of the time.
     packed = gzip.GzipFile(filename="", fileobj=out, mode="wb", compresslevel=6, mtime=0)
-    archive = tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT)
+    archive = tarfile.TarFile(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT)
     close = archive.close
 
     def closing() -> None:
@@ -194,4 +194,6 @@ def unpack(archive: Path, target: Path) -> None:
             packed.extractall(target, filter="data")
         except tarfile.FilterError as error:
             shutil.rmtree(target, ignore_errors=True)
-            raise invalid("model", str(archive), f"holds a member that leaves it ({error})") from None
+            raise invalid(
+                "model", str(archive), f"holds a member that leaves it ({error})"
+            ) from None

@@ -60,7 +60,9 @@ class AwsSession:
         try:
             source.get_scoped_config()
         except sdk.ProfileNotFound:
-            raise unknown("profile in the AWS configuration", name, source.available_profiles)
+            raise unknown(
+                "profile in the AWS configuration", name, source.available_profiles
+            ) from None
         self._source = source
         self.region = self._find_region()
         self.endpoint_url: str | None = self.profile.get("endpoint_url")

@@ -232,9 +232,7 @@ class _Vectors:
         )
 
 
-def transform_results(
-    store: _s3.Store, base: str, folder: Path, call: Call
-) -> Iterator[Any]:
+def transform_results(store: _s3.Store, base: str, folder: Path, call: Call) -> Iterator[Any]:
     """The lines of a transform job's outputs, in order."""
     bucket, _ = _s3.parse(base)
     for key in sorted(store.keys(f"{base}/out/", call)):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -84,9 +85,7 @@ class AwsBatch:
             target = {"from": spec.input, "to": f"{made.base}/in/"}
             requests.append(NativeRequest(operation="s3:PutObject", body=target))
             if made.model:
-                requests.append(
-                    NativeRequest(operation="sagemaker:CreateModel", body=made.model)
-                )
+                requests.append(NativeRequest(operation="sagemaker:CreateModel", body=made.model))
             operation = (
                 "sagemaker:CreateTransformJob"
                 if made.service == "transform"
@@ -109,9 +108,7 @@ class AwsBatch:
         named = spec.chat if spec.chat is not None else spec.embeddings or ""
         wish = spec.native.get("aws", {}).get("service")
         if wish not in {None, "client", "bedrock"}:
-            raise invalid(
-                "native.aws.service", wish, "is no service", 'Use "client" or "bedrock".'
-            )
+            raise invalid("native.aws.service", wish, "is no service", 'Use "client" or "bedrock".')
         if named.startswith(_models.SAGEMAKER) or wish == "client":
             return "client"
         fits = lines is None or wire.MIN_RECORDS <= lines <= wire.MAX_RECORDS
@@ -187,7 +184,9 @@ class AwsBatch:
             )
         if base is None or role is None or machine is None or source is None or image is None:
             return None
-        name = endpoint_wire.named(spec.name or "", _s3.digest(source.digest, image, spec.name or ""))
+        name = endpoint_wire.named(
+            spec.name or "", _s3.digest(source.digest, image, spec.name or "")
+        )
         served = endpoint_wire.Served(
             variant=Variant(model=source.uri),
             model=name,
@@ -274,12 +273,11 @@ class AwsBatch:
         self._store.put(f"{made.base}/batch.json", msgspec.json.encode(manifest), call)
 
     def _start_transform(self, spec: BatchTransform, made: _Drafted, call: Call) -> str:
-        assert made.source is not None and spec.name is not None  # noqa: S101
+        assert made.source is not None  # noqa: S101 - _draft_transform made both
+        assert spec.name is not None  # noqa: S101
         _models_s3.upload(self._store, made.source, "model", call)
-        try:
+        with suppress(Conflict):  # an earlier try made it: its name holds its digest
             self._session.call("sagemaker", "create_model", call, **made.model)
-        except Conflict:
-            pass  # an earlier try made it: its name holds its digest
         self._keys.sending(spec.idempotency_key, spec.name)
         try:
             self._session.call("sagemaker", "create_transform_job", call, **made.job)
@@ -328,9 +326,7 @@ class AwsBatch:
 
     def _transform_status(self, id: str, call: Call) -> JobStatus:
         manifest = self._manifest(id, call)
-        found = self._session.call(
-            "sagemaker", "describe_transform_job", call, TransformJobName=id
-        )
+        found = self._session.call("sagemaker", "describe_transform_job", call, TransformJobName=id)
         native = found["TransformJobStatus"]
         state = wire.TRANSFORM_STATES.get(native, State.UNKNOWN)
         if state is State.RUNNING and "TransformStartTime" not in found:
@@ -367,9 +363,7 @@ class AwsBatch:
         return self._ended(status, manifest, "transform", self._base(id), call)
 
     def _invocation_status(self, id: str, call: Call) -> JobStatus:
-        found = self._session.call(
-            "bedrock", "get_model_invocation_job", call, jobIdentifier=id
-        )
+        found = self._session.call("bedrock", "get_model_invocation_job", call, jobIdentifier=id)
         manifest = self._manifest(found["jobName"], call)
         native = found["status"]
         state = wire.INVOCATION_STATES.get(native, State.UNKNOWN)
@@ -402,9 +396,7 @@ class AwsBatch:
             except Conflict as error:
                 if "at it" in error.message or "another" in error.message:
                     return msgspec.structs.replace(status, state=State.RUNNING)
-                result = wire.Result(
-                    state=State.FAILED, lines=manifest.lines, reason=error.message
-                )
+                result = wire.Result(state=State.FAILED, lines=manifest.lines, reason=error.message)
             self._store.put(f"{base}/result.json", msgspec.json.encode(result), call)
         total = manifest.lines + manifest.bad
         return msgspec.structs.replace(
@@ -447,13 +439,9 @@ class AwsBatch:
     def _stop(self, id: str, call: Call) -> None:
         try:
             if id.startswith("arn:"):
-                self._session.call(
-                    "bedrock", "stop_model_invocation_job", call, jobIdentifier=id
-                )
+                self._session.call("bedrock", "stop_model_invocation_job", call, jobIdentifier=id)
             else:
-                self._session.call(
-                    "sagemaker", "stop_transform_job", call, TransformJobName=id
-                )
+                self._session.call("sagemaker", "stop_transform_job", call, TransformJobName=id)
         except (Conflict, InvalidRequest):
             return  # it has ended, or is stopping already
 
@@ -486,7 +474,9 @@ class AwsBatch:
             if self.status(id, call).state.done:
                 return
             time.sleep(pause)
-        raise Conflict(f"the batch {id!r} is still stopping", provider="aws", hint="Try again later")
+        raise Conflict(
+            f"the batch {id!r} is still stopping", provider="aws", hint="Try again later"
+        )
 
     def list(self, call: Call) -> Sequence[JobStatus]:
         """The batches that cloudai made, those of this machine's workers among them."""

@@ -84,9 +84,7 @@ class AwsEndpoints:
                 NativeRequest(operation="sagemaker:CreateModel", body=body) for body in made.models
             ]
             config = made.config
-            requests.append(
-                NativeRequest(operation="sagemaker:CreateEndpointConfig", body=config)
-            )
+            requests.append(NativeRequest(operation="sagemaker:CreateEndpointConfig", body=config))
             body = wire.endpoint(spec, config["EndpointConfigName"])
             requests.append(NativeRequest(operation="sagemaker:CreateEndpoint", body=body))
             for name, low, high, rate in wire.scaling(spec):

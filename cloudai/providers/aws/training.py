@@ -45,9 +45,7 @@ class AwsTraining:
     def __init__(self, profile: Profile) -> None:
         self._session = session(profile)
         self._store = _s3.Store(self._session)
-        self._keys = _tags.Keys(
-            self._session, "training", "describe_training_job", "TrainingJob"
-        )
+        self._keys = _tags.Keys(self._session, "training", "describe_training_job", "TrainingJob")
 
     # Planning: pure, offline.
 
@@ -203,7 +201,8 @@ class AwsTraining:
         draft = common.Draft()
         body = self._draft(spec, draft)
         draft.refuse()
-        assert body is not None and spec.name is not None  # noqa: S101 - nothing was wrong
+        assert body is not None  # noqa: S101 - nothing was wrong
+        assert spec.name is not None  # noqa: S101
         base = self._base(spec)
         self._check_remote(spec, call)
         for origin, target in self._uploads(spec, base):
@@ -248,9 +247,7 @@ class AwsTraining:
         return self._keys.find(key, call)
 
     def _described(self, id: str, call: Call) -> dict[str, Any]:
-        return self._session.call(
-            "sagemaker", "describe_training_job", call, TrainingJobName=id
-        )
+        return self._session.call("sagemaker", "describe_training_job", call, TrainingJobName=id)
 
     def status(self, id: str, call: Call) -> JobStatus:
         """The snapshot; a job that has ended has its metrics, a failed one its last lines."""
@@ -358,7 +355,10 @@ def _check_input(spec: TrainingJob, name: str) -> None:
     path = _s3.local(uri)
     if path is None:
         raise invalid(
-            field, uri, "is not what SageMaker reads", "Use an s3:// URI, or a path of this machine."
+            field,
+            uri,
+            "is not what SageMaker reads",
+            "Use an s3:// URI, or a path of this machine.",
         )
     if not path.exists():
         raise invalid(field, uri, "does not exist", "Mend the path.")
@@ -375,4 +375,3 @@ def _check_output(spec: TrainingJob, name: str) -> None:
         )
     if uri is not None:
         _s3.parse(uri, f"outputs.{name}")
-

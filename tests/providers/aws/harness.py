@@ -71,9 +71,7 @@ class Injector:
     """The emulator's faults, by the suite's names."""
 
     def throttle(self, operation: str, *, times: int, retry_after: float) -> object:
-        return AWS.faults.add(
-            "throttle", MATCH[operation], times=times, retry_after=retry_after
-        )
+        return AWS.faults.add("throttle", MATCH[operation], times=times, retry_after=retry_after)
 
     def fail(self, operation: str, *, times: int) -> object:
         return AWS.faults.add("unavailable", MATCH[operation], times=times)

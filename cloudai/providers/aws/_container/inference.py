@@ -22,7 +22,8 @@ def _module(model_dir: str) -> Any:
     if not file.is_file():
         file = Path(model_dir) / "code" / HANDLER
     spec = importlib.util.spec_from_file_location("cloudai_handler", file)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} cannot be loaded")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -36,14 +37,14 @@ def model_fn(model_dir: str, context: Any = None) -> Any:
         inspect.signature(predict).bind(None, [], {})
         ask = predict
     except TypeError:
+
         def ask(model: Any, inputs: list[Any], params: dict[str, Any]) -> Any:
             return predict(model, inputs)
+
     return module.load(Path(model_dir)), ask
 
 
-def transform_fn(
-    model: Any, body: Any, content_type: str, accept: str, context: Any = None
-) -> Any:
+def transform_fn(model: Any, body: Any, content_type: str, accept: str, context: Any = None) -> Any:
     """JSON ``{"instances": […], "parameters": {…}}`` → ``{"predictions": […]}``; JSON Lines line
     by line, with the parameters of ``CLOUDAI_PARAMS``."""
     text = body.decode("utf-8") if isinstance(body, (bytes, bytearray)) else body
@@ -60,7 +61,7 @@ def transform_fn(
     try:
         answer = {"predictions": _predict(model, inputs, params)}
         return json.dumps(answer, allow_nan=False), "application/json"
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
         return json.dumps(_told(error)), "application/json"
 
 
@@ -73,14 +74,14 @@ def _lines(model: Any, inputs: list[Any], params: dict[str, Any]) -> list[Any]:
             made = _predict(model, part, params)
             json.dumps(made, allow_nan=False)
             outputs.extend(made)
-        except Exception:
+        except Exception:  # noqa: BLE001
             # One at a time, so that one bad line does not fail its neighbours.
             for one in part:
                 try:
                     made = _predict(model, [one], params)
                     json.dumps(made, allow_nan=False)
                     outputs.extend(made)
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001
                     outputs.append(_told(error))
     return outputs
 
@@ -90,12 +91,10 @@ def _predict(model: Any, inputs: list[Any], params: dict[str, Any]) -> list[Any]
     outputs = ask(loaded, inputs, params)
     outputs = outputs.tolist() if hasattr(outputs, "tolist") else list(outputs)
     if len(outputs) != len(inputs):
-        raise ValueError(
-            f"predict gave {len(outputs)} outputs for {len(inputs)} inputs"
-        )
+        raise ValueError(f"predict gave {len(outputs)} outputs for {len(inputs)} inputs")
     return [one.tolist() if hasattr(one, "tolist") else one for one in outputs]
 
 
 def _told(error: Exception) -> dict[str, Any]:
-    print(traceback.format_exc(), flush=True)
+    print(traceback.format_exc(), flush=True)  # noqa: T201 - into the endpoint's log
     return {"cloudai_error": {"type": type(error).__name__, "message": str(error)}}

@@ -43,7 +43,7 @@ def main() -> None:
         os.environ[name] = secret(reference)
     # The source came as an input of its own, which is no input of the script's.
     os.environ.pop("SM_CHANNEL_CODE", None)
-    import cloudai_bootstrap
+    import cloudai_bootstrap  # pyright: ignore[reportMissingImports] - beside it, there
 
     derived = cloudai_bootstrap.derive(os.environ)
     derived.pop("CLOUDAI_INPUT_CODE", None)

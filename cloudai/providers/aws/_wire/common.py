@@ -58,9 +58,7 @@ class Draft:
                 (ours for theirs, ours in (fields or {}).items() if path.startswith(theirs)), path
             )
             if field not in told:
-                self.wrong(
-                    InvalidRequest(f"{field}: {path} {text}", field=field, provider="aws")
-                )
+                self.wrong(InvalidRequest(f"{field}: {path} {text}", field=field, provider="aws"))
 
 
 def _violation(error: CloudAIError) -> Violation:
@@ -140,13 +138,13 @@ def merged(body: dict[str, Any], native: Mapping[str, Any]) -> dict[str, Any]:
     made = dict(body)
     for name, value in native.items():
         old = made.get(name)
-        made[name] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        made[name] = (
+            merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
     return made
 
 
-def cost(
-    machine: str, count: int, low: float, high: float, what: str
-) -> CostRange | None:
+def cost(machine: str, count: int, low: float, high: float, what: str) -> CostRange | None:
     """What machines cost for ``low`` to ``high`` seconds; None without a known price."""
     found = _catalog.MACHINES.get(machine)
     if found is None or found.price is None:

@@ -51,7 +51,7 @@ def check(request: EmbeddingRequest) -> None:
         raise UnsupportedByProvider(
             f"embeddings with {request.model}",
             provider="aws",
-            alternative="Use amazon.titan-embed-text-v2:0, cohere.embed-v4:0, or sagemaker:ENDPOINT",
+            alternative="Use amazon.titan-embed-text-v2:0, cohere.embed-v4:0 or sagemaker:NAME",
             field="model",
             value=request.model,
         )

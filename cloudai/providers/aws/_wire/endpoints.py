@@ -210,7 +210,9 @@ def check(spec: Deployment, draft: common.Draft) -> None:
         if spec.mode == "serverless" and memory is not None and memory > 6:
             draft.wrong(
                 invalid(
-                    f"{where}.resources.memory", memory, "is above the 6 GiB of serverless endpoints"
+                    f"{where}.resources.memory",
+                    memory,
+                    "is above the 6 GiB of serverless endpoints",
                 )
             )
         if spec.mode == "serverless" and variant.resources.accelerator is not None:
@@ -323,7 +325,9 @@ STATES: Final[dict[str, State]] = {
 
 def digest(spec: Deployment, parts: list[str]) -> str:
     """Of all that a config is made of, so that equal ones share a name."""
-    return _s3.digest(msgspec.json.encode([parts, spec.env, spec.mode, spec.native], order="sorted"))
+    return _s3.digest(
+        msgspec.json.encode([parts, spec.env, spec.mode, spec.native], order="sorted")
+    )
 
 
 _decode: Final = msgspec.json.decode
@@ -340,9 +344,7 @@ def predict_body(request: PredictRequest) -> bytes:
         raise invalid("inputs", request.inputs, f"cannot be sent as JSON ({error})") from None
 
 
-def prediction(
-    data: bytes, count: int, variant: str | None, request_id: str | None
-) -> Prediction:
+def prediction(data: bytes, count: int, variant: str | None, request_id: str | None) -> Prediction:
     """The container's answer."""
     try:
         answer: Any = _decode(data)

@@ -13,6 +13,8 @@ one emulated account a process too; ``start`` empties it.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import io
 import json
 import time
 import uuid
@@ -148,8 +150,6 @@ class AwsEmulator:
         ]
 
     def _record(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        import io
-
         length = int(environ.get("CONTENT_LENGTH") or 0)
         body = environ["wsgi.input"].read(length) if length else b""
         if length:
@@ -197,10 +197,8 @@ class AwsEmulator:
 
 
 def _require_moto() -> None:
-    try:
-        import moto  # noqa: F401
-    except ModuleNotFoundError:
-        raise MissingExtra("moto[server,sagemaker]", extra="testing") from None
+    if importlib.util.find_spec("moto") is None:
+        raise MissingExtra("moto[server,sagemaker]", extra="testing")
 
 
 def _empty(executor: Executor | None, region: str) -> None:
@@ -251,9 +249,7 @@ def _expired_answer(start: Callable[..., Any]) -> list[bytes]:
 
 
 @contextlib.contextmanager
-def mock_aws(
-    executor: Executor | None = None, *, region: str = "us-east-1"
-) -> Generator[World]:
+def mock_aws(executor: Executor | None = None, *, region: str = "us-east-1") -> Generator[World]:
     """moto's ``mock_aws`` with the extension: no socket, any boto3 of this process, cloudai's own
     calls included. Clients that were made before it are not mocked."""
     _require_moto()

@@ -7,6 +7,7 @@ body of the answer.
 
 from __future__ import annotations
 
+import itertools
 import re
 import uuid
 from collections.abc import Callable, Mapping
@@ -21,7 +22,16 @@ from cloudai.providers.fake.embeddings import _vector
 from cloudai.testing.emulators.aws import _stores
 from cloudai.testing.emulators.aws._runtime import Answer, error
 from cloudai.testing.emulators.aws._world import ACCOUNT, WORLD
-from cloudai.types import ChatRequest, Message, Part, ResponseSchema, Text, Tool, ToolCall, ToolResult
+from cloudai.types import (
+    ChatRequest,
+    Message,
+    Part,
+    ResponseSchema,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
 
 _WORD: Final = re.compile(r"\w+")
 
@@ -89,7 +99,7 @@ def _refusal(body: Mapping[str, Any]) -> str | None:
         return "The messages are empty."
     if turns[0]["role"] != "user":
         return "A conversation must start with a user message."
-    for before, after in zip(turns, turns[1:], strict=False):
+    for before, after in itertools.pairwise(turns):
         if before["role"] == after["role"]:
             return "Roles must alternate between user and assistant."
     speaks = any(
@@ -125,8 +135,10 @@ def _answered(model: str, body: dict[str, Any]) -> _Answered | Answer:
     spent = sum(map(_text.count_message, request.messages)) + len(system.split())
     if spent > WORLD.context:
         return error(
-            400, "ValidationException", f"prompt is too long: {spent} tokens > {WORLD.context} maximum"
-        )  # fmt: skip
+            400,
+            "ValidationException",
+            f"prompt is too long: {spent} tokens > {WORLD.context} maximum",
+        )
     custom = WORLD.chat(body) if WORLD.chat is not None else None
     if isinstance(custom, dict):
         return _Answered([], [], "end_turn", {}, body=custom)
@@ -344,8 +356,8 @@ def _state(job: dict[str, Any]) -> tuple[str, str | None]:
         job["End"] = ("Stopped", None)
         job["Ended"] = now
     elif job["Lines"] < MIN_RECORDS:
-        job["End"] = ("Failed", f"Batch job contains less records ({job['Lines']}) than the "
-                      f"required minimum of: {MIN_RECORDS}")  # fmt: skip
+        told = f"Batch job contains less records ({job['Lines']}) than the required minimum"
+        job["End"] = ("Failed", f"{told} of: {MIN_RECORDS}")
         job["Ended"] = now
     elif now < over:
         return "InProgress", None

@@ -181,7 +181,8 @@ class ProcessRun:
         if code:
             return Look(
                 status="Failed", secondary="Failed", started=started, ended=ended,
-                reason=f"AlgorithmError: ExecuteUserScriptError: , exit code: {code if code > 0 else 128 - code}",
+                reason="AlgorithmError: ExecuteUserScriptError: , exit code: "
+                f"{code if code > 0 else 128 - code}",
             )  # fmt: skip
         return Look(status="Completed", secondary="Completed", started=started, ended=ended,
                     files=_files(model))  # fmt: skip

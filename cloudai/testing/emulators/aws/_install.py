@@ -139,9 +139,7 @@ def _wrap_sts(response: Any) -> None:
         if WORLD.lifetime is not None and isinstance(result, ActionResult):
             credentials: Any = result.result
             credentials = credentials["Credentials"]
-            until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(
-                seconds=WORLD.lifetime
-            )
+            until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=WORLD.lifetime)
             key = (
                 credentials["AccessKeyId"]
                 if isinstance(credentials, dict)

@@ -31,8 +31,10 @@ def _variant(region: str, name: str, wanted: str | None) -> tuple[str, Any] | An
     variants = endpoint["Config"]["ProductionVariants"]
     if wanted is None:
         weights = [one.get("InitialVariantWeight", 1.0) for one in variants]
-        wanted = WORLD.random.choices([one["VariantName"] for one in variants], weights)[0]
-    elif wanted not in endpoint["Served"]:
+        names: list[str] = [one["VariantName"] for one in variants]
+        chosen = WORLD.random.choices(names, weights)[0]
+        return chosen, endpoint["Served"][chosen]
+    if wanted not in endpoint["Served"]:
         return error(400, "ValidationError", f"Variant {wanted} of endpoint {name} not found.")
     return wanted, endpoint["Served"][wanted]
 

@@ -13,6 +13,10 @@ class Dispatcher(DomainDispatcherApplication):
 
     def infer_service_region_host(self, environ: dict[str, Any], path: str) -> str | None:
         host = super().infer_service_region_host(environ, path)
-        if host is not None and host.startswith("api.sagemaker.") and path.startswith("/endpoints/"):
+        if (
+            host is not None
+            and host.startswith("api.sagemaker.")
+            and path.startswith("/endpoints/")
+        ):
             return f"runtime.{host.removeprefix('api.')}"
         return host

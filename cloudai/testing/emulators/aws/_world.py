@@ -158,8 +158,10 @@ class World:
     def of(self, region: str, kind: str) -> list[dict[str, Any]]:
         """The resources of a kind, the newest first."""
         found = [
-            value for (where, what, _), value in self.resources.items() if (where, what) == (region, kind)
-        ]  # fmt: skip
+            value
+            for (where, what, _), value in self.resources.items()
+            if (where, what) == (region, kind)
+        ]
         return sorted(found, key=lambda one: one["CreationTime"], reverse=True)
 
     def put(self, region: str, kind: str, name: str, value: dict[str, Any]) -> None:
@@ -175,8 +177,10 @@ class World:
     def left(self, *kinds: str) -> list[str]:
         """The ARNs of what is in the account, for tests that want nothing left."""
         return sorted(
-            value["Arn"] for (_, kind, _), value in self.resources.items() if kind in kinds or not kinds
-        )  # fmt: skip
+            value["Arn"]
+            for (_, kind, _), value in self.resources.items()
+            if kind in kinds or not kinds
+        )
 
 
 class ScriptedExecutor:
@@ -233,7 +237,11 @@ class ScriptedRun:
         end = begin + fate.running
         failed = fate.end != "Completed"
         found = self._before(now, begin)
-        if found is None and self.stopped is not None and self.stopped < min(end, begin + self.most):
+        if (
+            found is None
+            and self.stopped is not None
+            and self.stopped < min(end, begin + self.most)
+        ):
             over = self.stopped + fate.stopping
             if now < over:
                 found = Look(status="Stopping", secondary="Stopping", started=begin)
