@@ -70,6 +70,8 @@ def body(request: ChatRequest, *, modern: bool = True, stream: bool = False) -> 
     if request.temperature is not None:
         made["temperature"] = request.temperature
     if request.top_p is not None:
+        if request.top_p <= 0:
+            raise invalid("top_p", request.top_p, "is not above 0", "Leave it out, or raise it.")
         made["top_p"] = request.top_p
     if request.seed is not None:
         made["seed"] = request.seed

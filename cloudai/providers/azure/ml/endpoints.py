@@ -184,7 +184,11 @@ class AzureMLEndpoints:
     def find(self, key: str, call: Call) -> str | None:
         for item in self._workspace.listed("onlineEndpoints", call):
             if (item.get("tags") or {}).get(KEY) == key:
-                return str(item["name"])
+                path = f"onlineEndpoints/{item['name']}/deployments"
+                names = {str(one["name"]) for one in self._workspace.listed(path, call)}
+                kept = item["properties"].get("properties") or {}
+                # One whose deployments were not all asked for is deployed anew, over itself.
+                return str(item["name"]) if set(json.loads(kept[_TRAFFIC])) <= names else None
         return None
 
     def _get(self, id: str, call: Call) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -210,15 +211,18 @@ class AzureMLTraining:
         return wire.status(job, log.decode("utf-8", "replace"))
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
-        """The lines of ``user_logs/std_log.txt``. The cursor is a number of bytes."""
+        """The lines of ``user_logs/std_log.txt``. The cursor is a number of bytes. The file holds
+        no times: a line's is that at which it was there at the latest."""
         start = int(cursor or 0)
-        ended = wire.status(self._get(id, call), None).state.done
+        found = wire.status(self._get(id, call), None)
+        ended, seen = found.state.done, found.ended_at or time.time()
         fresh = self._workspace.read(ARTIFACTS, _LOG.format(id), call, start)
         if not ended:
             fresh = fresh[: fresh.rfind(b"\n") + 1]  # the last line may still grow
         lines = fresh.decode("utf-8", "replace").splitlines()
         return LogPage(
-            lines=tuple(LogLine(text=line) for line in lines), cursor=str(start + len(fresh))
+            lines=tuple(LogLine(text=line, time=seen) for line in lines),
+            cursor=str(start + len(fresh)),
         )
 
     def cancel(self, id: str, call: Call) -> None:

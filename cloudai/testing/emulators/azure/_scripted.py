@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 from typing import Any
 
@@ -48,9 +49,14 @@ class ScriptedExecutor:
 
     def embed(self, deployment: Deployed, text: str, dimensions: int) -> list[float]:
         """See ``Executor.embed``."""
-        seed = hashlib.sha256(text.encode()).digest()
-        raw = (seed * (dimensions * 2 // len(seed) + 1))[: dimensions * 2]
-        values = [v / 32768.0 for v in struct.unpack(f"<{dimensions}h", raw)]
+        # The sum of a vector for each word: texts that share words are close to each other.
+        values = [0.0] * dimensions
+        for word in re.findall(r"\w+|\W", text.lower()):
+            seed = hashlib.sha256(word.encode()).digest()
+            raw = (seed * (dimensions * 2 // len(seed) + 1))[: dimensions * 2]
+            weight = 1.0 if word.isalnum() and len(word) > 3 else 0.05
+            for at, value in enumerate(struct.unpack(f"<{dimensions}h", raw)):
+                values[at] += weight * value / 32768.0
         norm = sum(v * v for v in values) ** 0.5 or 1.0
         return [v / norm for v in values]
 
