@@ -36,6 +36,16 @@ _REGION: Final = re.compile(r"[a-z]{2,3}(-[a-z]+)+-\d\Z")
 _ROLE: Final = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):role/[\w+=,.@/-]+\Z")
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
 
+_REGIONS: Final = frozenset(
+    "af-south-1 ap-east-1 ap-northeast-1 ap-northeast-2 ap-northeast-3 ap-south-1 ap-south-2 "
+    "ap-southeast-1 ap-southeast-2 ap-southeast-3 ap-southeast-4 ca-central-1 ca-west-1 "
+    "eu-central-1 eu-central-2 eu-north-1 eu-south-1 eu-south-2 eu-west-1 eu-west-2 eu-west-3 "
+    "il-central-1 me-central-1 me-south-1 sa-east-1 us-east-1 us-east-2 us-west-1 us-west-2 "
+    "us-gov-east-1 us-gov-west-1 cn-north-1 cn-northwest-1".split()
+)
+"""Regions that are known without botocore's own list, which takes 20 MB when it is loaded. Of any
+other one that list is asked."""
+
 _SIGNING: Final = {
     "bedrock-runtime": "bedrock",
     "sagemaker-runtime": "sagemaker",
@@ -90,9 +100,12 @@ class AwsSession:
         region = self.profile.get("region") or self._source.get_config_variable("region")
         if region is None:
             self.profile.require("region", "the AWS configuration has none either")
-        known = self.regions()
-        if not isinstance(region, str) or not (region in known or _REGION.match(region)):
-            raise unknown("AWS region", str(region), known)
+        if not isinstance(region, str) or not _REGION.match(region):
+            raise unknown("AWS region", str(region), self.regions())
+        if region not in _REGIONS and self.profile.get("endpoint_url") is None:
+            known = self.regions()
+            if region not in known:
+                raise unknown("AWS region", region, known)
         return region
 
     def regions(self) -> list[str]:

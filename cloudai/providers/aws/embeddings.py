@@ -26,8 +26,8 @@ _AT_ONCE: Final = 16
 _ENDPOINT_TEXTS: Final = 32
 """Texts in one request to a SageMaker endpoint: TEI's default limit (read 2026-11)."""
 
-Part = tuple[list[list[float]], int, str | None]
-"""Vectors, tokens, and the request's id."""
+Part = tuple[bytes, int, int, int, str | None]
+"""Vectors as float32, how many, their length, tokens, and the request's id."""
 
 
 class AwsEmbeddings:
@@ -47,22 +47,25 @@ class AwsEmbeddings:
         parts = [request.texts[at : at + size] for at in range(0, len(request.texts), size)]
         one = self._endpoint if endpoint else self._bedrock
         found = self._all([lambda part=part: one(request, part, call) for part in parts])
-        vectors = [vector for part, _, _ in found for vector in part]
-        if len(vectors) != len(request.texts) or not vectors[0]:
+        count = sum(part[1] for part in found)
+        lengths = {part[2] for part in found}
+        request_id = found[0][4]
+        if count != len(request.texts) or len(lengths) != 1:
             raise ProviderError(
-                f"{request.model} gave {len(vectors)} vectors for {len(request.texts)} texts",
+                f"{request.model} gave {count} vectors of lengths {sorted(lengths)} for "
+                f"{len(request.texts)} texts",
                 provider="aws",
-                request_id=found[0][2],
+                request_id=request_id,
             )
-        tokens = sum(tokens for _, tokens, _ in found)
+        tokens = sum(part[3] for part in found)
         return EmbeddingReply(
-            data=floats(vectors),
-            dim=len(vectors[0]),
+            data=b"".join(part[0] for part in found),
+            dim=lengths.pop(),
             model=request.model,
             provider="aws",
             usage=Usage(input_tokens=tokens),
             cost=_catalog.embedding_cost(request.model, tokens),
-            request_id=found[0][2],
+            request_id=request_id,
         )
 
     def _all(self, work: list[Callable[[], Part]]) -> list[Part]:
@@ -92,7 +95,7 @@ class AwsEmbeddings:
         request_id = response.headers.get("x-amzn-RequestId")
         counted = response.headers.get("X-Amzn-Bedrock-Input-Token-Count")
         vectors, tokens = embed.reply(request.model, response.data, counted, request_id)
-        return vectors, tokens, request_id
+        return _packed(vectors, tokens, request_id)
 
     def _endpoint(self, request: EmbeddingRequest, texts: tuple[str, ...], call: Call) -> Part:
         name = request.model.removeprefix(_models.SAGEMAKER)
@@ -107,12 +110,18 @@ class AwsEmbeddings:
         )
         request_id = response.headers.get("x-amzn-RequestId")
         vectors, tokens = openai.embed_reply(response.data, request_id)
-        return vectors, tokens, request_id
+        return _packed(vectors, tokens, request_id)
 
     def close(self) -> None:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _packed(vectors: list[list[float]], tokens: int, request_id: str | None) -> Part:
+    # At once, since a list of floats takes eight times the room.
+    length = len(vectors[0]) if vectors else 0
+    return floats(vectors), len(vectors), length, tokens, request_id
 
 
 def floats(vectors: list[list[float]]) -> bytes:
