@@ -41,14 +41,20 @@ SPEC: Final = ProviderSpec(
         ),
         Key(
             name="workspace",
-            doc="an Azure ML workspace: training, endpoints and batch go there",
+            doc="an Azure ML workspace: training, endpoints and batch of models go there",
+            identity=True,
+        ),
+        Key(
+            name="compute",
+            doc="the workspace's cluster that batch endpoints run on (jobs run on serverless "
+            "compute unless native names a cluster)",
             identity=True,
         ),
     ),
     capabilities={
         "training": "cloudai.providers.azure.training:training",
         "endpoints": "cloudai.providers.azure.endpoints:endpoints",
-        "batch": "cloudai.providers.azure.batch:batch",
+        "batch": "cloudai.providers.azure.batch:AzureBatch",
         "chat": "cloudai.providers.azure.chat:AzureChat",
         "embeddings": "cloudai.providers.azure.embeddings:AzureEmbeddings",
     },

@@ -87,9 +87,9 @@ def transform_of(spec: BatchTransform, profile: Profile) -> tuple[Transform, Any
 
         made = batch_transforms.embeddings(Patient(), spec.embeddings, spec.params)
         return made, ["embeddings", spec.embeddings]
-    from cloudai.providers.azure.endpoints import AzureDeployments
+    from cloudai.providers.azure.endpoints import endpoints as endpoints_of
 
-    endpoints = AzureDeployments(profile)
+    endpoints = endpoints_of(profile)
 
     class Asking:
         """The deployment, with retries."""

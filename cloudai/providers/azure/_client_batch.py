@@ -26,7 +26,8 @@ from cloudai._core.config import Profile
 from cloudai._core.home import ensure
 from cloudai._core.secrets import Secret
 from cloudai.errors import NotFound
-from cloudai.types import BatchTransform, JobStatus, LogLine, SecretRef, State
+from cloudai.protocols import Call
+from cloudai.types import BatchTransform, JobStatus, LogLine, LogPage, SecretRef, State
 
 _PREFIX: Final = "client-"
 _GRACE: Final = 10.0
@@ -103,7 +104,7 @@ class ClientBatches:
             raise NotFound(f"there is no batch {id!r} in {self._root}", provider="azure")
         return folder
 
-    def status(self, id: str) -> JobStatus:
+    def status(self, id: str, call: Call | None = None) -> JobStatus:
         """A snapshot; a worker that died without a word has failed."""
         for process in list(_started):
             if process.poll() is not None:  # so that no dead child of ours stays behind
@@ -133,14 +134,17 @@ class ClientBatches:
             errors=found.errors,
         )
 
-    def logs(self, id: str) -> Sequence[LogLine]:
+    def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
+        """The worker's log. The cursor counts lines."""
         text = (self._folder(id) / "log").read_text("utf-8", "replace")
-        return [LogLine(text=line) for line in text.splitlines()]
+        lines = [LogLine(text=line) for line in text.splitlines()]
+        start = int(cursor or 0)
+        return LogPage(lines=tuple(lines[start:]), cursor=str(max(start, len(lines))))
 
-    def cancel(self, id: str) -> None:
+    def cancel(self, id: str, call: Call) -> None:
         (self._folder(id) / "cancel").touch()
 
-    def delete(self, id: str) -> None:
+    def delete(self, id: str, call: Call) -> None:
         """Stops the worker and removes its folder; the output stays."""
         folder = self._root / id
         if not folder.exists():

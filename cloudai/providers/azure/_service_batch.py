@@ -36,7 +36,7 @@ from cloudai.protocols import Call
 from cloudai.providers.azure import _api
 from cloudai.providers.azure._session import Session
 from cloudai.providers.azure._wire import batch as wire
-from cloudai.types import BatchTransform, JobStatus, LogLine, NativeRequest, State
+from cloudai.types import BatchTransform, JobStatus, LogLine, LogPage, NativeRequest, State
 
 logger: Final = logging.getLogger("cloudai")
 
@@ -362,8 +362,9 @@ class ServiceBatches:
 
     # -- the rest ------------------------------------------------------------------------
 
-    def logs(self, id: str, call: Call) -> list[LogLine]:
-        """The states the service's batches went through, with their times."""
+    def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
+        """The states the service's batches went through, with their times. The cursor counts
+        lines."""
         lines: list[LogLine] = []
         for batch in self._batches(id, call):
             for name in (
@@ -381,7 +382,8 @@ class ServiceBatches:
             lines.extend(
                 LogLine(text=f"{batch['id']}: {_told(problem)}") for problem in _problems(batch)
             )
-        return lines
+        start = int(cursor or 0)
+        return LogPage(lines=tuple(lines[start:]), cursor=str(max(start, len(lines))))
 
     def cancel(self, id: str, call: Call) -> None:
         for batch in self._batches(id, call):

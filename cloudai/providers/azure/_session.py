@@ -63,6 +63,11 @@ class Session:
         return found
 
     @property
+    def has_endpoint(self) -> bool:
+        """Whether the profile names an Azure OpenAI resource."""
+        return bool(self.profile.get("endpoint") or os.environ.get("AZURE_OPENAI_ENDPOINT"))
+
+    @property
     def endpoint(self) -> str:
         """The Azure OpenAI resource's address. Raises ConfigError for one that cannot be it."""
         given = self.profile.get("endpoint") or os.environ.get("AZURE_OPENAI_ENDPOINT")

@@ -1,5 +1,6 @@
 """Batch on azure: the service's batch API for chat, a worker process of ours for what it does
-not serve (embeddings, fine-tuned models, deployments); Azure ML with a ``workspace``."""
+not serve (embeddings, fine-tuned models, endpoints), and Azure ML for models with handlers where
+the profile names a ``workspace``."""
 
 from __future__ import annotations
 
@@ -26,17 +27,8 @@ _MODELS: Final = (
 )
 
 
-def batch(profile: Profile) -> Any:
-    """The batch adapter that the profile asks for."""
-    if profile.get("workspace"):
-        from cloudai.providers.azure.ml.batch import AzureMLBatch
-
-        return AzureMLBatch(profile)
-    return AzureBatch(profile)
-
-
 class AzureBatch:
-    """``Jobs[BatchTransform]`` on Azure OpenAI.
+    """``Jobs[BatchTransform]`` on Azure OpenAI, and on Azure ML.
 
     ``native={"azure": {"runner": "client"}}`` has cloudai's own worker process ask the
     deployment line by line, where it is no batch deployment.
@@ -46,6 +38,22 @@ class AzureBatch:
         self._session = session(profile)
         self.service = ServiceBatches(self._session)
         self.client = ClientBatches(profile)
+        self.ml: Any = None
+        if profile.get("workspace"):
+            from cloudai.providers.azure.ml.batch import AzureMLBatch
+
+            self.ml = AzureMLBatch(profile)
+
+    def _owner(self, id: str) -> Any:
+        """Who runs the batch of an id: each gives its own kind of ids."""
+        if self.ml is not None and id.startswith("cb-"):
+            return self.ml
+        return self.client if self.client.owns(id) else self.service
+
+    @property
+    def _serves(self) -> bool:
+        """Whether the profile names an Azure OpenAI resource; one of Azure ML alone may not."""
+        return self._session.has_endpoint
 
     def _client_side(self, spec: BatchTransform) -> str | None:
         """Why the service does not run it; None where it does."""
@@ -80,6 +88,8 @@ class AzureBatch:
 
     def plan(self, spec: BatchTransform) -> Plan:
         """Reads the input, and lists what would be sent."""
+        if spec.model is not None and self.ml is not None:
+            return self.ml.plan(spec)
         why = self._client_side(spec)
         requests: tuple[NativeRequest, ...] = ()
         violations: tuple[Violation, ...] = ()
@@ -109,6 +119,8 @@ class AzureBatch:
     def submit(self, spec: BatchTransform, call: Call) -> str:
         """Raises UnsupportedByProvider for a model with a handler, InvalidRequest for a bad
         line (``on_error="fail"``), before anything is sent."""
+        if spec.model is not None and self.ml is not None:
+            return self.ml.submit(spec, call)
         self._check(spec)
         why = self._client_side(spec)
         if why is None:
@@ -117,23 +129,31 @@ class AzureBatch:
         return self.client.submit(spec)
 
     def find(self, key: str, call: Call) -> str | None:
-        return self.client.find(key) or self.service.find(key, call)
+        found = self.client.find(key)
+        if found is None and self.ml is not None:
+            found = self.ml.find(key, call)
+        if found is None and self._serves:
+            found = self.service.find(key, call)
+        return found
 
     def status(self, id: str, call: Call) -> JobStatus:
         """A snapshot; see ``ServiceBatches.status`` for what else it does."""
-        return self.client.status(id) if self.client.owns(id) else self.service.status(id, call)
+        return self._owner(id).status(id, call)
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
-        """The service's history of the batch, or the worker's log. The cursor counts lines."""
-        lines = self.client.logs(id) if self.client.owns(id) else self.service.logs(id, call)
-        start = int(cursor or 0)
-        return LogPage(lines=tuple(lines[start:]), cursor=str(max(start, len(lines))))
+        """The service's history of the batch, or the worker's or job's log."""
+        return self._owner(id).logs(id, cursor, call)
 
     def cancel(self, id: str, call: Call) -> None:
-        self.client.cancel(id) if self.client.owns(id) else self.service.cancel(id, call)
+        self._owner(id).cancel(id, call)
 
     def delete(self, id: str, call: Call) -> None:
-        self.client.delete(id) if self.client.owns(id) else self.service.delete(id, call)
+        self._owner(id).delete(id, call)
 
     def list(self, call: Call) -> Sequence[JobStatus]:
-        return [*self.service.list(call), *self.client.list()]
+        found = [*self.client.list()]
+        if self.ml is not None:
+            found += self.ml.list(call)
+        if self._serves:
+            found += self.service.list(call)
+        return found

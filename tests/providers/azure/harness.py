@@ -62,6 +62,8 @@ class AzureHarness(Harness):
     chat_model = "smart"
     embedding_model = "embed"
     gaps: ClassVar[dict[str, str]] = {
+        "batch:resume": "Azure ML tells no progress of a batch endpoint's job, and a cancelled "
+        "one begins anew",
         "embeddings:truncate": "Azure OpenAI refuses overlong texts, and counts tokens only there",
     }
 
@@ -90,6 +92,7 @@ class AzureHarness(Harness):
         keys["api_key"] = self._azure.key
         if self._capability in {"training", "endpoints", "batch"}:
             keys["workspace"] = "lab"
+            keys["compute"] = "cluster"
         return keys
 
     def faults(self) -> AzureFaults:

@@ -34,7 +34,6 @@ from cloudai.errors import (
     InvalidRequest,
     NotFound,
     ProviderError,
-    UnsupportedByProvider,
 )
 from cloudai.protocols import Call
 from cloudai.providers.azure import _arm
@@ -67,9 +66,6 @@ _DEPLOYMENT: Final = "main"
 _LOG: Final = "ExperimentRun/dcid.{}/user_logs/std_log.txt"
 _PART: Final = 10_000
 """Lines of one part, which is what a machine takes at a time."""
-_CHAT: Final = (
-    "Azure OpenAI serves it: use a profile without workspace, or [profiles.NAME.capabilities]"
-)
 
 
 class AzureMLBatch:
@@ -81,11 +77,6 @@ class AzureMLBatch:
     # -- going out -----------------------------------------------------------------------
 
     def _check(self, spec: BatchTransform) -> None:
-        for name in ("chat", "embeddings", "endpoint"):
-            if getattr(spec, name) is not None:
-                raise UnsupportedByProvider(
-                    f"{name}= with a workspace", provider="azure", alternative=_CHAT
-                )
         _models.check(str(spec.model_uri), spec.handler, "model")
         _, output = check_paths(spec)
         if output.exists() and not spec.overwrite:
@@ -95,13 +86,16 @@ class AzureMLBatch:
                 hint="Use overwrite=True to replace it, or name another output.",
             )
 
-    @staticmethod
-    def _violations(spec: BatchTransform) -> list[Violation]:
+    def _compute(self, spec: BatchTransform) -> str | None:
+        native = spec.native.get("azure", {})
+        return native.get("compute") or self._workspace.profile.get("compute")
+
+    def _violations(self, spec: BatchTransform) -> list[Violation]:
         native = spec.native.get("azure", {})
         found: list[Violation] = []
-        if "compute" not in native:
-            mend = 'Name a cluster: native={"azure": {"compute": "…"}}.'
-            found.append(Violation("native.azure.compute", "is needed by batch endpoints.", mend))
+        if self._compute(spec) is None:
+            mend = "Name a cluster: compute in the profile, or native.azure.compute."
+            found.append(Violation("compute", "is needed by batch endpoints.", mend))
         for name in set(native) - {"compute"}:
             found.append(Violation(f"native.azure.{name}", "is not known here.", "Use compute."))
         if spec.secrets:
@@ -159,7 +153,7 @@ class AzureMLBatch:
     def _deployment(
         self, spec: BatchTransform, model: str, code: str, environment: str, location: str
     ) -> dict[str, Any]:
-        compute = spec.native["azure"]["compute"]
+        compute = self._compute(spec)
         settings = {"params": spec.params, "batch_size": spec.batch_size}
         return {
             "location": location,
@@ -207,7 +201,9 @@ class AzureMLBatch:
 
     def find(self, key: str, call: Call) -> str | None:
         id = _id(key)
-        return id if self._workspace.found(f"batchEndpoints/{id}", call) is not None else None
+        # An endpoint without its deployment was begun and not made whole.
+        path = f"batchEndpoints/{id}/deployments/{_DEPLOYMENT}"
+        return id if self._workspace.found(path, call) is not None else None
 
     # -- looking -------------------------------------------------------------------------
 
