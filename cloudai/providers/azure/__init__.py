@@ -65,6 +65,7 @@ SPEC: Final = ProviderSpec(
         "chat": "azure",
         "embeddings": "azure",
         "secrets": "azure",
+        "workspace": "azureml",
     },
     secrets={"keyvault": "cloudai.providers.azure.secrets:KeyVaultSecrets"},
     gaps={

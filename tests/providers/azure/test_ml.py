@@ -1,0 +1,242 @@
+"""Azure ML: what the conformance suite does not look at."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cloudai
+from cloudai.errors import InvalidRequest, JobTimedOut, UnsupportedByProvider
+from cloudai.providers.azure.ml import _wire as wire
+from cloudai.providers.azure.ml._machines import machine
+from cloudai.testing.emulators.azure import AzureEmulator, LocalExecutor
+from cloudai.types import Deployment, Resources, Spot, State, TrainingJob, Variant
+
+HANDLER = (
+    "import json\n"
+    "def load(place):\n    with open(f'{place}/model.json') as file:\n        return json.load(file)['scale']\n"
+    "def predict(model, inputs, params):\n    return [model * value for value in inputs]\n"
+)
+
+
+@pytest.fixture
+def azure(monkeypatch: pytest.MonkeyPatch) -> Generator[AzureEmulator]:
+    """An emulator that runs jobs and models on this machine."""
+    with AzureEmulator(LocalExecutor(), speed=20.0) as made:
+        for name, value in made.env.items():
+            monkeypatch.setenv(name, value)
+        yield made
+
+
+@pytest.fixture
+def client(azure: AzureEmulator) -> Generator[cloudai.Client]:
+    with cloudai.Client(provider="azure", workspace="lab", compute="cluster") as made:
+        yield made
+
+
+def source(folder: Path, script: str) -> str:
+    (folder / "src").mkdir()
+    (folder / "src" / "train.py").write_text(script)
+    return str(folder / "src")
+
+
+def sent(azure: AzureEmulator, part: str) -> list[Any]:
+    return [json.loads(r.body) for r in azure.requests if r.method == "PUT" and part in r.path]
+
+
+def test_what_plan_shows_is_what_is_sent(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    data = tmp_path / "data.txt"
+    data.write_text("hello")
+    spec = TrainingJob(
+        name="golden",
+        idempotency_key="k",
+        source=source(
+            tmp_path, "print(open(__import__('os').environ['CLOUDAI_INPUT_TEXT']).read())"
+        ),
+        entry="train.py",
+        inputs={"text": str(data)},
+        hyperparameters={"epochs": 3, "name": "it's"},
+        resources=Resources(accelerator="A100-80GB:1", nodes=2, nproc=1),
+        spot=Spot(require_checkpoint=False),
+        timeout=60,
+        tags={"team": "a"},
+    )
+    plan = client.training.plan(spec)
+    assert plan.ok, plan.violations
+    client.training.submit(spec)
+    (body,) = sent(azure, "/jobs/")
+    shown = plan.requests[-1].body
+    uri = body["properties"]["inputs"]["text"].pop("uri")
+    assert uri.endswith("/data.txt")
+    shown["properties"]["inputs"]["text"].pop("uri")
+    assert shown == body
+    properties = body["properties"]
+    assert properties["resources"] == {
+        "instanceCount": 2,
+        "instanceType": "Standard_NC24ads_A100_v4",
+    }
+    assert properties["queueSettings"] == {"jobTier": "Spot"}
+    assert properties["limits"]["timeout"] == "PT660S"
+    assert properties["distribution"]["processCountPerInstance"] == 1
+    assert json.loads(properties["environmentVariables"]["CLOUDAI_HPS"])["epochs"] == 3
+    assert [r.body for r in plan.requests if "/environments/" in r.operation] == sent(
+        azure, "/environments/"
+    )
+
+
+def test_the_same_source_is_uploaded_once(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    folder = source(tmp_path, "print('hello')")
+    for name in ("one", "two"):
+        job = client.training.submit(TrainingJob(name=name, source=folder, entry="train.py"))
+        assert job.wait(30).state is State.SUCCEEDED
+    assert len(sent(azure, "/codes/")) == 1
+    assert len(sent(azure, "/environments/")) == 1
+
+
+def test_a_timeout_is_no_failure(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    folder = source(tmp_path, "import time; time.sleep(60)")
+    spec = TrainingJob(source=folder, entry="train.py", timeout=0.5)
+    with pytest.raises(JobTimedOut, match=r"0\.5 s"):
+        client.training.submit(spec).wait(30)
+
+
+def test_lost_replies_make_no_duplicate(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloudai._core.retry.BASE", 0.001)
+    folder = source(tmp_path, "print('hello')")
+    for number in range(10):
+        azure.faults.add("lose_reply", "PUT /subscriptions/.*/jobs/")
+        client.training.submit(TrainingJob(name=f"job-{number}", source=folder, entry="train.py"))
+        assert len(client.training.list()) == number + 1
+
+
+@pytest.mark.parametrize(
+    ("about", "field"),
+    [
+        ({"source": "/nowhere"}, "source"),
+        ({"entry": "other.py"}, "entry"),
+        ({"inputs": {"x": "/nowhere"}}, "inputs.x"),
+        ({"inputs": {"x": "s3://bucket/x"}}, "inputs.x"),
+        ({"resources": Resources(accelerator="L4:1")}, "accelerator"),
+        ({"resources": Resources(accelerator="A100-80GB:3")}, "A100-80GB:4"),
+        ({"spot": Spot()}, "checkpoints"),
+        ({"outputs": cloudai.Outputs(model="models/x")}, "outputs.model"),
+        ({"native": {"azure": {"tier": 1}}}, "tier"),
+        ({"requirements": "nowhere.txt"}, "requirements"),
+    ],
+)
+def test_bad_specs(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path, about: dict[str, Any], field: str
+) -> None:
+    given = {"source": source(tmp_path, ""), "entry": "train.py", **about}
+    with pytest.raises(InvalidRequest, match=field):
+        client.training.submit(TrainingJob(**given))
+    assert not client.training.plan(TrainingJob(**given)).ok
+    assert not azure.requests
+
+
+def test_fine_tuning_belongs_to_azure_openai(client: cloudai.Client) -> None:
+    spec = TrainingJob(kind="finetune", base_model="gpt-4o", inputs={"train": "x"})
+    with pytest.raises(UnsupportedByProvider, match="without workspace"):
+        client.training.submit(spec)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        (Resources(), "Standard_DS3_v2"),
+        (Resources(cpus=16), "Standard_DS5_v2"),
+        (Resources(memory=100), "Standard_D32s_v3"),
+        (Resources(accelerator="A100-40GB:8"), "Standard_ND96asr_v4"),
+        (Resources(accelerator="A100-80GB:8"), "Standard_ND96amsr_A100_v4"),
+        (Resources(accelerator="H200:8"), "Standard_ND96isr_H200_v5"),
+        (Resources(accelerator="L4:1", any_of=("T4:1",)), "Standard_NC4as_T4_v3"),
+        (Resources(instance_type="Standard_X"), "Standard_X"),
+    ],
+)
+def test_machines(asked: Resources, found: str) -> None:
+    assert machine(asked) == found
+
+
+@pytest.mark.parametrize("native", [*wire.STATES, "NotResponding"])
+def test_states(native: str) -> None:
+    job = {"name": "x", "properties": {"status": native}}
+    expected = wire.STATES.get(native, State.UNKNOWN)
+    assert wire.status(job, None).state is expected
+
+
+def test_traffic_and_mirror(azure: AzureEmulator, client: cloudai.Client, tmp_path: Path) -> None:
+    handler = tmp_path / "handler.py"
+    handler.write_text(HANDLER)
+    models: list[str] = []
+    for scale in (2, 3):
+        (tmp_path / f"m{scale}").mkdir()
+        (tmp_path / f"m{scale}" / "model.json").write_text(json.dumps({"scale": scale}))
+        models.append(str(tmp_path / f"m{scale}"))
+    spec = Deployment(
+        name="numbers",
+        variants=(
+            Variant(model=models[0], name="a", weight=2),
+            Variant(model=models[1], name="b", weight=1),
+        ),
+        handler=str(handler),
+        native={"azure": {"mirror": {"v-b": 10}}},
+    )
+    endpoint = client.endpoints.deploy(spec)
+    assert {v.name: v.share for v in endpoint.status.variants} == {"a": 0.67, "b": 0.33}
+    answered = [endpoint.invoke([1]) for _ in range(30)]
+    assert {(p.variant, p.outputs[0]) for p in answered} == {("a", 2), ("b", 3)}
+    held = azure.world.ml["onlineEndpoints/numbers"]["properties"]
+    assert held["traffic"] == {"v-a": 67, "v-b": 33}
+    assert held["mirrorTraffic"] == {"v-b": 10}
+    endpoint.delete()
+
+
+def test_the_emulator_refuses_what_the_models_do_not_know(
+    azure: AzureEmulator, client: cloudai.Client
+) -> None:
+    from cloudai.providers.azure.ml._workspace import Workspace
+
+    workspace = Workspace(client.profile)
+    call = client.training._bound.caller.call()
+    body = {"properties": {"jobType": "Command", "comand": "true"}}
+    with pytest.raises(InvalidRequest, match="comand"):
+        workspace.send("PUT", "jobs/x", call, body)
+
+
+def test_a_workspace_beside_a_resource(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    azure.deploy("smart")
+    lines = tmp_path / "in.jsonl"
+    lines.write_text('"hello"\n')
+    job = client.batch.submit(
+        cloudai.BatchTransform(chat="smart", input=str(lines), output=str(tmp_path / "out.jsonl"))
+    )
+    assert job.wait(30).state is State.SUCCEEDED
+    assert job.native_id.startswith("batch-")
+    assert client.chat.create("hi", model="smart").text == "echo: hi"
+
+
+def test_no_heavy_sdk_is_loaded(connect: Callable[..., cloudai.Client]) -> None:
+    import subprocess
+
+    code = (
+        "import sys, cloudai.providers.azure.ml.training, cloudai.providers.azure.ml.endpoints, "
+        "cloudai.providers.azure.ml.batch\n"
+        "print([m for m in ('azure.ai.ml', 'torch', 'numpy', 'openai') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
