@@ -1,0 +1,233 @@
+"""Endpoints on SageMaker: plans, modes, rollouts, scaling, what is left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from cloudai import Client, Deployment
+from cloudai.errors import Conflict, EndpointError, HandlerError, InvalidRequest
+from cloudai.protocols import Call
+from cloudai.testing.emulators.aws import BUCKET, AwsEmulator, ScriptedExecutor
+from cloudai.types import PredictRequest, Resources, Rollout, SecretRef, State, Variant
+
+HANDLER = "def load(d):\n    return 0\n\n\ndef predict(m, inputs, params):\n    return inputs\n"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(b"w")
+    (folder / "handler.py").write_text(HANDLER)
+    return str(folder)
+
+
+def spec(model: str, **about: Any) -> Deployment:
+    variants = about.pop("variants", (Variant(model=model),))
+    given = {"name": "house", "variants": variants, "framework": "pytorch==2.6", **about}
+    return Deployment(**given)
+
+
+def nothing_left(aws: AwsEmulator) -> bool:
+    return aws.world.left("Model", "EndpointConfig", "Endpoint") == []
+
+
+def test_what_plan_shows_is_what_is_sent(aws: AwsEmulator, client: Client, model: str) -> None:
+    wanted = spec(
+        model,
+        idempotency_key="k",
+        env={"MODE": "fast"},
+        tags={"team": "vision"},
+        variants=(
+            Variant(model=model, name="old", weight=3.0, resources=Resources(
+                instance_type="ml.m5.xlarge"), min=1, max=4, target=2.0),
+            Variant(model=model, name="new", weight=1.0, resources=Resources(accelerator="L4:1")),
+        ),
+    )  # fmt: skip
+    before = len(aws.requests)
+    plan = client.endpoints.plan(wanted)
+    assert len(aws.requests) == before, "plan asked somebody"
+    assert plan.ok, plan.violations
+    client.endpoints.deploy(wanted)
+    planned = [r for r in plan.requests if r.operation.startswith("sagemaker:")]
+    sent = [
+        one
+        for one in aws.requests
+        if one.operation in {"CreateModel", "CreateEndpointConfig", "CreateEndpoint"}
+    ]
+    assert [one.body for one in sent] == [json.dumps(r.body).encode() for r in planned]
+    golden = Path(__file__).parent / "golden" / "endpoints.json"
+    assert [_named(one.json) for one in sent] == json.loads(golden.read_text())
+
+
+def _named(body: Any) -> Any:
+    """The request without digests, which change with the files that are packed."""
+    import re
+
+    return json.loads(re.sub(r"-[0-9a-f]{12}\b", "-DIGEST", json.dumps(body)))
+
+
+def test_scaling_is_set_up_once_in_service(aws: AwsEmulator, client: Client, model: str) -> None:
+    variant = Variant(model=model, min=1, max=4, target=2.5)
+    endpoint = client.endpoints.deploy(spec(model, variants=(variant,)))
+    scaling = boto3.client("application-autoscaling", endpoint_url=aws.url)
+    (target,) = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+    assert (target["MinCapacity"], target["MaxCapacity"]) == (1, 4)
+    assert target["ResourceId"] == "endpoint/house/variant/main"
+    (policy,) = scaling.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"]
+    assert policy["TargetTrackingScalingPolicyConfiguration"]["TargetValue"] == 150.0
+    endpoint.delete()
+    left = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+    assert left == []
+    assert nothing_left(aws)
+
+
+def test_serverless(aws: AwsEmulator, client: Client, model: str) -> None:
+    variant = Variant(model=model, resources=Resources(memory=3), max=5)
+    endpoint = client.endpoints.deploy(spec(model, mode="serverless", variants=(variant,)))
+    (sent,) = aws.sent("CreateEndpointConfig")
+    assert sent.json["ProductionVariants"][0]["ServerlessConfig"] == {
+        "MemorySizeInMB": 3072, "MaxConcurrency": 5,
+    }  # fmt: skip
+    assert endpoint.predict([1, 2]) == [1, 2]
+    endpoint.delete()
+    assert nothing_left(aws)
+
+
+def test_asynchronous(aws: AwsEmulator, client: Client, model: str) -> None:
+    endpoint = client.endpoints.deploy(spec(model, mode="async"))
+    assert endpoint.predict([{"a": 1}, 2]) == [{"a": 1}, 2]
+    (sent,) = aws.sent("/async-invocations")
+    assert sent.headers["x-amzn-sagemaker-inputlocation"].startswith(f"s3://{BUCKET}/")
+    aws.world.executor = ScriptedExecutor(invoke=lambda body, kind: (500, b"it broke"))
+    endpoint.delete()
+    again = client.endpoints.deploy(spec(model, mode="async", name="second"))
+    with pytest.raises(HandlerError, match="it broke"):
+        again.predict([1])
+    again.delete()
+    assert nothing_left(aws)
+    s3 = boto3.client("s3", endpoint_url=aws.url)
+    assert s3.list_objects_v2(Bucket=BUCKET)["KeyCount"] == 0
+
+
+@pytest.mark.parametrize(
+    ("rollout", "routing"),
+    [
+        (Rollout(), {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 0}),
+        (
+            Rollout(kind="canary", percent=20, bake=60),
+            {"Type": "CANARY", "WaitIntervalInSeconds": 60,
+             "CanarySize": {"Type": "CAPACITY_PERCENT", "Value": 20}},
+        ),
+        (
+            Rollout(kind="linear", percent=25, bake=30),
+            {"Type": "LINEAR", "WaitIntervalInSeconds": 30,
+             "LinearStepSize": {"Type": "CAPACITY_PERCENT", "Value": 25}},
+        ),
+    ],
+    ids=["all", "canary", "linear"],
+)  # fmt: skip
+def test_rollouts(
+    aws: AwsEmulator, client: Client, model: str, rollout: Rollout, routing: Any
+) -> None:
+    endpoint = client.endpoints.deploy(spec(model))
+    endpoint.update(spec(model, env={"V": "2"}, rollout=rollout))
+    (sent,) = aws.sent("UpdateEndpoint")
+    policy = sent.json["DeploymentConfig"]["BlueGreenUpdatePolicy"]
+    assert policy["TrafficRoutingConfiguration"] == routing
+    # What was replaced is gone, what serves is there.
+    assert len(aws.world.left("Model")) == len(aws.world.left("EndpointConfig")) == 1
+    endpoint.delete()
+    assert nothing_left(aws)
+
+
+def test_an_alarm_rolls_back_and_is_told(aws: AwsEmulator, client: Client, model: str) -> None:
+    endpoint = client.endpoints.deploy(spec(model))
+    before = aws.world.left("EndpointConfig")
+    aws.world.alarms.add("errors-high")
+    rollout = Rollout(kind="canary", alarms=("errors-high",))
+    with pytest.raises(EndpointError, match="rolled back"):
+        endpoint.update(spec(model, env={"V": "2"}, rollout=rollout))
+    assert endpoint.status.state is State.RUNNING
+    assert aws.world.left("EndpointConfig") == before
+    endpoint.delete()
+    assert nothing_left(aws)
+
+
+def test_an_update_that_changes_nothing_sends_nothing(
+    aws: AwsEmulator, client: Client, model: str
+) -> None:
+    endpoint = client.endpoints.deploy(spec(model))
+    endpoint.update(spec(model))
+    assert aws.sent("UpdateEndpoint") == []
+
+
+def test_an_endpoint_that_is_coming_up(aws: AwsEmulator, client: Client, model: str) -> None:
+    aws.world.endpoint_seconds = 1000.0
+    endpoint = client.endpoints.deploy(spec(model), wait=False)
+    assert endpoint.status.state is State.STARTING
+    aws.world.advance(2000)
+    assert endpoint.wait(10).state is State.RUNNING
+
+
+def test_a_response_stream(aws: AwsEmulator, client: Client, model: str) -> None:
+    client.endpoints.deploy(spec(model))
+    adapter = client._engine.bound("endpoints").adapter
+    request = PredictRequest(inputs=tuple(range(100)))
+    pieces = list(adapter.stream("house", request, Call()))
+    assert len(pieces) > 1
+    assert json.loads(b"".join(pieces)) == {"predictions": list(range(100))}
+
+
+def test_a_container_that_fails(aws: AwsEmulator, client: Client, model: str) -> None:
+    aws.world.executor = ScriptedExecutor(invoke=lambda body, kind: (503, b"out of memory"))
+    endpoint = client.endpoints.deploy(spec(model))
+    with pytest.raises(HandlerError, match="out of memory"):
+        endpoint.predict([1])
+
+
+def test_a_failed_deploy_leaves_nothing(aws: AwsEmulator, client: Client, model: str) -> None:
+    client.endpoints.deploy(spec(model)).delete()
+    boto3.client("sagemaker", endpoint_url=aws.url)
+    client.endpoints.deploy(spec(model, name="other"))
+    with pytest.raises(Conflict):
+        client.endpoints.deploy(spec(model, name="other", env={"A": "1"}))
+    assert len(aws.world.left("Model")) == 1
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "instance": ({"variants": (Variant(model="m", resources=Resources(
+        instance_type="ml.nope")),)}, "instance_type"),
+    "scale-without-target": ({"variants": (Variant(model="m", max=3),)}, "target"),
+    "zero": ({"variants": (Variant(model="m", min=0),)}, "serverless"),
+    "memory": ({"mode": "serverless", "variants": (
+        Variant(model="m", resources=Resources(memory=10)),)}, "6 GiB"),
+    "gpu": ({"mode": "serverless", "variants": (
+        Variant(model="m", resources=Resources(accelerator="L4:1")),)}, "accelerator"),
+    "secrets": ({"secrets": {"K": SecretRef(store="ssm", name="x")}}, "secrets"),
+    "tensorflow": ({"framework": "tensorflow==2.19"}, "framework"),
+    "remote-model": ({"variants": (Variant(model=f"s3://{BUCKET}/none/model.tar.gz"),)}, "model"),
+    "other-cloud": ({"variants": (Variant(model="gs://x/y"),)}, "model"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_before_anything_is_made(
+    aws: AwsEmulator, client: Client, model: str, case: str
+) -> None:
+    about, word = BAD[case]
+    variants = tuple(
+        Variant(**{**{f: getattr(v, f) for f in v.__struct_fields__},
+                   "model": model if v.model == "m" else v.model})
+        for v in about.get("variants", (Variant(model=model),))
+    )  # fmt: skip
+    with pytest.raises(InvalidRequest) as caught:
+        client.endpoints.deploy(spec(model, **{**about, "variants": variants}))
+    assert word in str(caught.value)
+    assert nothing_left(aws)
+    assert client.resources() == []
