@@ -27,6 +27,7 @@ from cloudai._core.home import ensure
 from cloudai._core.secrets import Secret
 from cloudai.errors import NotFound
 from cloudai.protocols import Call
+from cloudai.providers.azure._assemble import absolute
 from cloudai.types import BatchTransform, JobStatus, LogLine, LogPage, SecretRef, State
 
 _PREFIX: Final = "client-"
@@ -74,12 +75,7 @@ class ClientBatches:
         folder = ensure(self._root / id)
         if (folder / "state.json").exists() and alive(folder):
             return id
-        absolute = msgspec.structs.replace(
-            spec,
-            input=str(Path(spec.input.removeprefix("file://")).expanduser().absolute()),
-            output=str(Path(spec.output.removeprefix("file://")).expanduser().absolute()),
-        )
-        (folder / "spec.json").write_bytes(msgspec.json.encode(absolute))
+        (folder / "spec.json").write_bytes(msgspec.json.encode(absolute(spec)))
         (folder / "cancel").unlink(missing_ok=True)
         write(folder, Progress(created=time.time()))
         plain, secret = split(self._profile)

@@ -8,32 +8,27 @@ quota, and put the output together. Whoever sees the end first does that, under 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 from msgspec.structs import replace
 
-from cloudai._core.batch_io import Source, format_of
 from cloudai._core.batch_transforms import chat_request, messages
-from cloudai._core.runner import BatchResult, check_paths, run_batch
-from cloudai._core.spool import exclusive
+from cloudai._core.runner import check_paths
 from cloudai.errors import (
     CloudAIError,
     Conflict,
-    HandlerError,
     InvalidRequest,
     NotFound,
     QuotaExceeded,
 )
 from cloudai.protocols import Call
 from cloudai.providers.azure import _api
+from cloudai.providers.azure._assemble import Lookup, absolute, mark, publish, records
 from cloudai.providers.azure._session import Session
 from cloudai.providers.azure._wire import batch as wire
 from cloudai.types import BatchTransform, JobStatus, LogLine, LogPage, NativeRequest, State
@@ -88,7 +83,7 @@ class ServiceBatches:
     def submit(self, spec: BatchTransform, call: Call) -> str:
         """Uploads all parts, and asks for as many batches as the quota takes; ``status`` asks
         for the rest."""
-        spec = replace(spec, input=_absolute(spec.input), output=_absolute(spec.output))
+        spec = absolute(spec)
         id = wire.group_id(spec.idempotency_key or "")
         with tempfile.TemporaryDirectory(prefix="cloudai-") as folder:
             parts, lines = self._parts(spec, Path(folder))
@@ -127,7 +122,7 @@ class ServiceBatches:
         file: Any = None
         index = -1
         try:
-            for index, (number, record) in enumerate(_records(spec, source)):
+            for index, (number, record) in enumerate(records(spec)):
                 try:
                     if isinstance(record, InvalidRequest):
                         raise record
@@ -291,7 +286,7 @@ class ServiceBatches:
             if failed:
                 return self._snapshot(id, spec, batches, State.FAILED, reason=failed)
         try:
-            result = self._put_together(id, spec, batches, call)
+            result = publish(spec, id, lambda _: _Answers(self._session, spec, batches, call))
         except Conflict:
             reason = "another process is putting the output together"
             return self._snapshot(id, spec, batches, State.RUNNING, reason=reason)
@@ -324,41 +319,6 @@ class ServiceBatches:
                 except InvalidRequest as error:
                     return f"record {index + 1}: {error.message}"
         return None
-
-    def _put_together(
-        self, id: str, spec: BatchTransform, batches: list[dict[str, Any]], call: Call
-    ) -> BatchResult | CloudAIError:
-        output = Path(spec.output)
-        marker = output.with_name(f".{output.name}.{id}")
-        with exclusive(marker):
-            if marker.exists() and output.exists():
-                return msgspec.json.decode(marker.read_bytes(), type=BatchResult, dec_hook=_path)
-            if output.exists() and not spec.overwrite:
-                return Conflict(f"the output {output} exists")
-            # Beside the output, so that it is moved there in one step.
-            folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-            try:
-                here = replace(
-                    spec,
-                    output=str(folder / output.name),
-                    concurrency=1,
-                    batch_size=1000,
-                    overwrite=True,
-                )
-                made = run_batch(here, _Answers(self._session, spec, batches, call))
-                errors_file = Path(spec.errors_uri) if made.errors_file is not None else None
-                result = replace(made, output=output, errors_file=errors_file)
-                # The mark goes first: with no output beside it, it counts for nothing.
-                output.unlink(missing_ok=True)
-                marker.write_bytes(msgspec.json.encode(result, enc_hook=str))
-                if made.errors_file is not None and errors_file is not None:
-                    os.replace(made.errors_file, errors_file)
-                os.replace(made.output, output)
-                return result
-            except (InvalidRequest, HandlerError) as error:
-                return error
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
 
     # -- the rest ------------------------------------------------------------------------
 
@@ -402,8 +362,7 @@ class ServiceBatches:
                 if batch.get(name):
                     _api.delete_file(self._session, str(batch[name]), call)
         if batches:
-            output = Path(wire.spec_of(batches[0]).output)
-            output.with_name(f".{output.name}.{id}").unlink(missing_ok=True)
+            mark(wire.spec_of(batches[0]), id).unlink(missing_ok=True)
         self._members.pop(id, None)
 
     def list(self, call: Call) -> Sequence[JobStatus]:
@@ -436,51 +395,27 @@ class ServiceBatches:
         return found
 
 
-class _Answers:
-    """The transform that looks each record's answer up, as if it were made now.
-
-    The runner calls it from one thread, in the records' order, and halves what it refuses; so
-    one place in the answers is enough. It holds one part's answers at a time.
-    """
+class _Answers(Lookup):
+    """Looks answers up in the batches' files, holding one part's at a time."""
 
     def __init__(
         self, session: Session, spec: BatchTransform, batches: list[dict[str, Any]], call: Call
     ) -> None:
+        super().__init__(spec)
         self._session = session
         self._model = spec.chat or ""
         self._call = call
         self._batches = iter(batches)
         self._found: dict[int, bytes] = {}
         self._more = True
-        # Records that are no JSON never come here; they have numbers all the same.
-        self._numbers = [
-            index
-            for index, (_, record) in enumerate(_records(spec, Path(spec.input)))
-            if not isinstance(record, InvalidRequest)
-        ]
-        self._place = 0
 
-    def __call__(self, records: list[Any]) -> list[Any]:
-        numbers = self._numbers[self._place : self._place + len(records)]
-        try:
-            made = [
-                self._one(index, record) for index, record in zip(numbers, records, strict=True)
-            ]
-        except InvalidRequest:
-            if len(records) == 1:
-                self._place += 1
-                self._found.pop(numbers[0], None)
-            raise
-        self._place += len(records)
-        for index in numbers:
-            self._found.pop(index, None)
-        return made
-
-    def _one(self, index: int, record: Any) -> Any:
+    def answer(self, index: int, record: Any) -> Any:
         messages(record)  # a record that was not sent tells its own error
         while index not in self._found and self._more:
             batch = next(self._batches, None)
             self._more = batch is not None
+            # What is before this record has been asked for.
+            self._found = {n: raw for n, raw in self._found.items() if n > index - 2000}
             for name in ("output_file_id", "error_file_id"):
                 if batch is not None and batch.get(name):
                     content = _api.content(self._session, str(batch[name]), self._call)
@@ -488,24 +423,6 @@ class _Answers:
         if index not in self._found:
             raise InvalidRequest("the service gave no answer", provider="azure")
         return wire.outcome(self._found[index], self._model)
-
-
-def _records(spec: BatchTransform, source: Path) -> Iterator[tuple[int, Any]]:
-    """Each record with its line; in place of one that cannot be read, its error."""
-    reader = Source(source, format_of(source, spec.format), spec.max_payload)
-    for number, raw in reader.records():
-        try:
-            yield number, reader.decode(raw)
-        except InvalidRequest as error:
-            yield number, error
-
-
-def _path(kind: type, value: Any) -> Any:
-    return kind(value)
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path.removeprefix("file://")).expanduser().absolute())
 
 
 def _problems(batch: dict[str, Any]) -> list[dict[str, Any]]:

@@ -19,7 +19,8 @@ from cloudai.types import Deployment, Resources, Spot, State, TrainingJob, Varia
 
 HANDLER = (
     "import json\n"
-    "def load(place):\n    with open(f'{place}/model.json') as file:\n        return json.load(file)['scale']\n"
+    "def load(place):\n    with open(f'{place}/model.json') as file:\n"
+    "        return json.load(file)['scale']\n"
     "def predict(model, inputs, params):\n    return [model * value for value in inputs]\n"
 )
 

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,10 +19,8 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from cloudai._core.batch_io import Source, format_of
 from cloudai._core.config import Profile
-from cloudai._core.runner import BatchResult, check_paths, run_batch
-from cloudai._core.spool import exclusive
+from cloudai._core.runner import check_paths
 from cloudai.errors import (
     CallTimeout,
     CloudAIError,
@@ -37,6 +32,7 @@ from cloudai.errors import (
 )
 from cloudai.protocols import Call
 from cloudai.providers.azure import _arm
+from cloudai.providers.azure._assemble import Lookup, absolute, mark, publish, records
 from cloudai.providers.azure.ml import _models
 from cloudai.providers.azure.ml._wire import KEY, NAME, STATES
 from cloudai.providers.azure.ml._workspace import (
@@ -177,11 +173,7 @@ class AzureMLBatch:
         up. Raises InvalidRequest for a bad line (``on_error="fail"``) before that."""
         self._check(spec)
         refuse(self._violations(spec))
-        spec = replace(
-            spec,
-            input=str(Path(spec.input.removeprefix("file://")).expanduser().absolute()),
-            output=str(Path(spec.output.removeprefix("file://")).expanduser().absolute()),
-        )
+        spec = absolute(spec)
         workspace = self._workspace
         with _models.scratch() as folder:
             files, lines = _parts(spec, Path(folder))
@@ -241,7 +233,7 @@ class AzureMLBatch:
             reason = self._why(id, call) if state is State.FAILED else None
             return self._snapshot(id, spec, kept, state, native, reason=reason)
         try:
-            result = self._put_together(id, spec, call)
+            result = publish(spec, id, lambda folder: self._answers(id, spec, folder, call))
         except Conflict:
             reason = "another process is putting the output together"
             return self._snapshot(id, spec, kept, State.RUNNING, native, reason=reason)
@@ -303,39 +295,9 @@ class AzureMLBatch:
         lines = log.decode("utf-8", "replace").splitlines()
         return lines[-1] if lines else "the service gave no reason"
 
-    def _put_together(
-        self, id: str, spec: BatchTransform, call: Call
-    ) -> BatchResult | CloudAIError:
-        output = Path(spec.output)
-        marker = output.with_name(f".{output.name}.{id}")
-        with exclusive(marker):
-            if marker.exists() and output.exists():
-                return msgspec.json.decode(marker.read_bytes(), type=BatchResult, dec_hook=_path)
-            if output.exists() and not spec.overwrite:
-                return InvalidRequest(f"the output {output} exists", field="output")
-            folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-            try:
-                self._workspace.download(DATA, f"cloudai/{id}", folder / "parts", call)
-                here = replace(
-                    spec,
-                    output=str(folder / output.name),
-                    concurrency=1,
-                    batch_size=1000,
-                    overwrite=True,
-                )
-                made = run_batch(here, _Answers(spec, folder / "parts"))
-                errors_file = Path(spec.errors_uri) if made.errors_file is not None else None
-                result = replace(made, output=output, errors_file=errors_file)
-                output.unlink(missing_ok=True)
-                marker.write_bytes(msgspec.json.encode(result, enc_hook=str))
-                if made.errors_file is not None and errors_file is not None:
-                    os.replace(made.errors_file, errors_file)
-                os.replace(made.output, output)
-                return result
-            except (InvalidRequest, HandlerError, ProviderError) as error:
-                return error
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+    def _answers(self, id: str, spec: BatchTransform, folder: Path, call: Call) -> _Answers:
+        self._workspace.download(DATA, f"cloudai/{id}", folder, call)
+        return _Answers(spec, folder)
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
         """The job's log. The cursor is a number of bytes."""
@@ -375,8 +337,7 @@ class AzureMLBatch:
                 self._workspace.send("DELETE", f"jobs/{id}-run", call)
         self._workspace.send("DELETE", f"batchEndpoints/{id}", call)
         spec = msgspec.json.decode(item["properties"]["properties"][_SPEC], type=BatchTransform)
-        output = Path(spec.output)
-        output.with_name(f".{output.name}.{id}").unlink(missing_ok=True)
+        mark(spec, id).unlink(missing_ok=True)
 
     def list(self, call: Call) -> Sequence[JobStatus]:
         """The batches that were made through cloudai; none of them is gone on with."""
@@ -393,56 +354,36 @@ class AzureMLBatch:
         return found
 
 
-class _Answers:
-    """The transform that looks each record's output up. The runner calls it from one thread, in
-    the records' order, and halves what it refuses."""
+class _Answers(Lookup):
+    """Looks outputs up in the parts that the scoring script wrote."""
 
     def __init__(self, spec: BatchTransform, folder: Path) -> None:
+        super().__init__(spec)
         self._found: dict[int, dict[str, Any]] = {}
         for part in sorted(folder.glob("*.jsonl")):
             for line in part.read_bytes().splitlines():
                 row = msgspec.json.decode(line)
                 self._found[row["line"]] = row
-        source = Source(
-            Path(spec.input), format_of(Path(spec.input), spec.format), spec.max_payload
-        )
-        self._numbers: list[int] = []
-        for index, (_, raw) in enumerate(source.records()):
-            with suppress(InvalidRequest):
-                source.decode(raw)
-                self._numbers.append(index)
-        self._place = 0
 
-    def __call__(self, records: list[Any]) -> list[Any]:
-        numbers = self._numbers[self._place : self._place + len(records)]
-        made: list[Any] = []
-        for index in numbers:
-            row = self._found.get(index)
-            if row is None:
-                raise ProviderError(f"record {index + 1} has no output", provider="azure")
-            if "error" in row:
-                if len(records) == 1:
-                    self._place += 1
-                told = row["error"]
-                raise HandlerError(f"{told['type']}: {told['message']}", provider="azure")
-            made.append(row["output"])
-        self._place += len(records)
-        return made
+    def answer(self, index: int, record: Any) -> Any:
+        row = self._found.get(index)
+        if row is None:
+            raise ProviderError(f"record {index + 1} has no output", provider="azure")
+        if "error" in row:
+            told = row["error"]
+            raise HandlerError(f"{told['type']}: {told['message']}", provider="azure")
+        return row["output"]
 
 
 def _parts(spec: BatchTransform, folder: Path) -> tuple[Files, int]:
     """The input in numbered parts, and the number of its records."""
-    path = Path(spec.input)
-    source = Source(path, format_of(path, spec.format), spec.max_payload)
     rows: list[bytes] = []
     index = -1
-    for index, (number, raw) in enumerate(source.records()):
-        try:
-            value = source.decode(raw)
-        except InvalidRequest as error:
+    for index, (number, value) in enumerate(records(spec)):
+        if isinstance(value, InvalidRequest):
             if spec.on_error == "fail":
-                error.message = f"line {number} of {path.name}: {error.message}"
-                raise
+                value.message = f"line {number} of {Path(spec.input).name}: {value.message}"
+                raise value
             continue
         rows.append(msgspec.json.encode({"line": index, "value": value}) + b"\n")
     each = max(1, min(_PART, -(-len(rows) // spec.shards)))
@@ -457,7 +398,3 @@ def _parts(spec: BatchTransform, folder: Path) -> tuple[Files, int]:
 def _id(key: str) -> str:
     """A batch endpoint's name: at most 32 characters, unique in its region."""
     return f"cb-{hashlib.sha256(key.encode()).hexdigest()[:25]}"
-
-
-def _path(kind: type, value: Any) -> Any:
-    return kind(value)
