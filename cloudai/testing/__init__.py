@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from cloudai.testing.fake import FakeScript as FakeScript
     from cloudai.testing.network import NetworkBlocked as NetworkBlocked
     from cloudai.testing.network import block_network as block_network
+    from cloudai.testing.record import Recorder as Recorder
 
 _HOMES = {
     "FakeScript": "cloudai.testing.fake",
     "NetworkBlocked": "cloudai.testing.network",
     "block_network": "cloudai.testing.network",
+    "Recorder": "cloudai.testing.record",
 }
 
 

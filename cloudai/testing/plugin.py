@@ -6,7 +6,8 @@ pytest here, and does nothing unless one of its fixtures or suites is used.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import re
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -14,6 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     from cloudai.testing.fake import FakeScript
+    from cloudai.testing.record import Recorder
 
 RESULT: Final = "cloudai-conformance"
 """The property of a conformance test's report that says what it tested."""
@@ -46,8 +48,40 @@ def fake_cloudai(
     return FakeScript(home)
 
 
+@pytest.fixture
+def cloudai_cassette(request: pytest.FixtureRequest) -> Generator[Callable[..., Recorder]]:
+    """Makes recorders of this test: ``recorder = cloudai_cassette("https://api.openai.com")``
+    plays ``cassettes/<module>/<test>.yaml`` beside the test's file, and ``recorder.url`` is the
+    SDK's endpoint. Run pytest with ``--cloudai-record`` to record it anew. Further arguments
+    are the recorder's."""
+    from contextlib import ExitStack
+
+    from cloudai.testing.record import Recorder
+
+    folder = request.path.parent / "cassettes" / request.path.stem
+    stem = re.sub(r"[^\w.-]+", "-", request.node.name).strip("-")
+    with ExitStack() as stack:
+        made = 0
+
+        def make(upstream: str, **about: Any) -> Recorder:
+            nonlocal made
+            made += 1
+            name = stem if made == 1 else f"{stem}-{made}"
+            mode = "record" if request.config.getoption("--cloudai-record") else "play"
+            about = {"mode": mode, **about}
+            return stack.enter_context(Recorder(folder / f"{name}.yaml", upstream, **about))
+
+        yield make
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.getgroup("cloudai").addoption(
+    group = parser.getgroup("cloudai")
+    group.addoption(
+        "--cloudai-record",
+        action="store_true",
+        help="record the cassettes of the cloudai_cassette fixture anew, from the real services",
+    )
+    group.addoption(
         "--cloudai-conformance",
         metavar="FILE",
         default=None,
