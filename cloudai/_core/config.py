@@ -60,7 +60,12 @@ class Profile:
         self.timeout: float = _number(name, settings, "timeout", DEFAULT_TIMEOUT)
         self.retries: int = int(_number(name, settings, "retries", DEFAULT_RETRIES))
         self._settings = dict(settings)
-        self._explicit = dict(explicit or {})
+        # Without the secrets: they are in the settings, wrapped.
+        self._explicit = {
+            name: value
+            for name, value in (explicit or {}).items()
+            if (key := spec.key(name)) is None or key.kind != "secret"
+        }
         self._secrets = secrets or SecretCache(fetch_plain)
         self._shared: dict[Any, Any] = {}
         self._lock = threading.RLock()
