@@ -114,9 +114,7 @@ class Raw:
         self._threads = ThreadPoolExecutor(64)
 
     def chat(self) -> None:
-        found = self._client.converse(
-            modelId=MODEL, messages=self._messages, system=self._system
-        )
+        found = self._client.converse(modelId=MODEL, messages=self._messages, system=self._system)
         assert found["output"]["message"]["content"][0]["text"] == TEXT
 
     async def achat(self) -> None:

@@ -54,7 +54,6 @@ class ClientBatches:
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
         self._root = profile.home / "aws" / "batch"
-        self._started: list[subprocess.Popen[bytes]] = []
 
     def _id(self, key: str) -> str:
         return f"{PREFIX}{_s3.digest(key)}"
@@ -88,7 +87,7 @@ class ClientBatches:
                 stderr=log,
                 start_new_session=True,  # it outlives us, and our Ctrl-C
             )
-        self._started.append(worker)
+        _started.append(worker)
         return id
 
     def _unfinished(self, spec: BatchTransform) -> str | None:
@@ -117,7 +116,7 @@ class ClientBatches:
     def status(self, id: str) -> JobStatus:
         """A snapshot; a worker that died without a word has failed."""
         # So that no dead child of ours stays behind.
-        self._started = [process for process in self._started if process.poll() is None]
+        _started[:] = [process for process in _started if process.poll() is None]
         folder = self._folder(id)
         here = alive(folder)
         found = read(folder)
@@ -172,6 +171,10 @@ class ClientBatches:
             return []
         found = sorted(path.parent.name for path in self._root.glob("*/state.json"))
         return [self.status(id) for id in found]
+
+
+_started: Final[list[subprocess.Popen[bytes]]] = []
+"""Of the process, since a worker outlives the client that started it."""
 
 
 def _spec(folder: Path) -> BatchTransform:

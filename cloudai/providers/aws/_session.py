@@ -7,6 +7,7 @@ pool, since a botocore client spends half a millisecond on each call. SDK retrie
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -28,23 +29,13 @@ from cloudai._core.registry import unknown
 from cloudai._version import __version__
 from cloudai.errors import AuthenticationError, CloudAIError, ConfigError
 from cloudai.protocols import Call
-from cloudai.providers.aws import _errors, _transport
+from cloudai.providers.aws import _catalog, _errors, _transport
 
 T = TypeVar("T")
 
 _REGION: Final = re.compile(r"[a-z]{2,3}(-[a-z]+)+-\d\Z")
 _ROLE: Final = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):role/[\w+=,.@/-]+\Z")
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
-
-_REGIONS: Final = frozenset(
-    "af-south-1 ap-east-1 ap-northeast-1 ap-northeast-2 ap-northeast-3 ap-south-1 ap-south-2 "
-    "ap-southeast-1 ap-southeast-2 ap-southeast-3 ap-southeast-4 ca-central-1 ca-west-1 "
-    "eu-central-1 eu-central-2 eu-north-1 eu-south-1 eu-south-2 eu-west-1 eu-west-2 eu-west-3 "
-    "il-central-1 me-central-1 me-south-1 sa-east-1 us-east-1 us-east-2 us-west-1 us-west-2 "
-    "us-gov-east-1 us-gov-west-1 cn-north-1 cn-northwest-1".split()
-)
-"""Regions that are known without botocore's own list, which takes 20 MB when it is loaded. Of any
-other one that list is asked."""
 
 _SIGNING: Final = {
     "bedrock-runtime": "bedrock",
@@ -93,8 +84,6 @@ class AwsSession:
             self._botocore = source
         self._boto3 = boto3.Session(botocore_session=self._botocore, region_name=self.region)
         self._emitter = self._botocore.get_component("event_emitter")
-        self._token: str | None = None
-        self._token_read = False
 
     def _find_region(self) -> str:
         region = self.profile.get("region") or self._source.get_config_variable("region")
@@ -102,7 +91,7 @@ class AwsSession:
             self.profile.require("region", "the AWS configuration has none either")
         if not isinstance(region, str) or not _REGION.match(region):
             raise unknown("AWS region", str(region), self.regions())
-        if region not in _REGIONS and self.profile.get("endpoint_url") is None:
+        if region not in _catalog.REGIONS and self.profile.get("endpoint_url") is None:
             known = self.regions()
             if region not in known:
                 raise unknown("AWS region", region, known)
@@ -282,22 +271,15 @@ class AwsSession:
         self, service: str, url: str, body: bytes, headers: Mapping[str, str]
     ) -> dict[str, str]:
         if service == "bedrock-runtime":
-            token = self._bearer()
-            if token is not None:
+            # Bedrock's API key goes before credentials, as it does in the SDKs.
+            token = os.environ.get("AWS_BEARER_TOKEN_BEDROCK")
+            if token:
                 return {**headers, "User-Agent": _AGENT, "Authorization": f"Bearer {token}"}
         request = AWSRequest("POST", url, dict(headers), body)
         SigV4Auth(self._frozen(), _SIGNING[service], self.region).add_auth(request)
         made: dict[str, str] = dict(request.headers.items())
         made["User-Agent"] = _AGENT
         return made
-
-    def _bearer(self) -> str | None:
-        """Bedrock's API key (AWS_BEARER_TOKEN_BEDROCK), which goes before credentials."""
-        if not self._token_read:
-            found = self._botocore.get_auth_token(signing_name="bedrock")
-            self._token = found.get_frozen_token().token if found is not None else None
-            self._token_read = True
-        return self._token
 
     # What jobs need of the profile.
 

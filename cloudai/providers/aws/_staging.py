@@ -31,7 +31,7 @@ from cloudai.protocols import Call
 from cloudai.providers.aws import _s3
 from cloudai.providers.aws._wire import batch as wire
 from cloudai.providers.aws._wire import converse_reply, embed
-from cloudai.providers.aws._wire.endpoints import handler_error
+from cloudai.providers.aws._wire.predict import handler_error
 from cloudai.types import BatchTransform, ChatReply, ChatRequest, EmbeddingReply, EmbeddingRequest
 
 _CHUNK: Final = 512

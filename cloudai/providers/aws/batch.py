@@ -8,54 +8,36 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
 from cloudai._core import wait
-from cloudai._core.batch_io import format_of
 from cloudai._core.config import Profile
-from cloudai._core.runner import check_paths
 from cloudai.errors import (
     CloudAIError,
     Conflict,
     InvalidRequest,
     NotFound,
-    UnsupportedByProvider,
 )
 from cloudai.protocols import Call
-from cloudai.providers.aws import _logs, _models, _models_s3, _s3, _staging, _tags
+from cloudai.providers.aws import _logs, _models_s3, _s3, _staging, _tags
+from cloudai.providers.aws._batch_plan import Drafted, Planner, Service, records
 from cloudai.providers.aws._client_batch import PREFIX, ClientBatches
 from cloudai.providers.aws._session import session
 from cloudai.providers.aws._wire import batch as wire
 from cloudai.providers.aws._wire import common
-from cloudai.providers.aws._wire import endpoints as endpoint_wire
 from cloudai.types import (
     BatchTransform,
-    Deployment,
     JobStatus,
     LogPage,
     NativeRequest,
     Plan,
     State,
-    Variant,
 )
-from cloudai.types._base import invalid
-
-Service = Literal["transform", "invocation", "client"]
 
 _GROUP: Final = "/aws/sagemaker/TransformJobs"
 _TAIL: Final = 20
-
-
-class _Drafted(msgspec.Struct):
-    """A batch, planned: who runs it, and with which requests."""
-
-    service: Service
-    base: str
-    job: dict[str, Any] = {}
-    model: dict[str, Any] = {}
-    source: _models_s3.Source | None = None
 
 
 class AwsBatch:
@@ -66,6 +48,7 @@ class AwsBatch:
     def __init__(self, profile: Profile) -> None:
         self._session = session(profile)
         self._store = _s3.Store(self._session)
+        self._planner = Planner(self._session)
         self._client = ClientBatches(profile)
         self._keys = _tags.Keys(
             self._session, "transform", "describe_transform_job", "TransformJob"
@@ -76,7 +59,7 @@ class AwsBatch:
     def plan(self, spec: BatchTransform) -> Plan:
         """The requests, what would be refused, what is lost."""
         draft = common.Draft()
-        made = self._draft(spec, draft, None)
+        made = self._planner.draft(spec, draft, None)
         requests: list[NativeRequest] = []
         if made is not None and made.service == "client":
             body = {"input": spec.input, "output": spec.output}
@@ -100,118 +83,6 @@ class AwsBatch:
             losses=tuple(draft.losses),
         )
 
-    def _service(self, spec: BatchTransform, lines: int | None) -> Service:
-        if spec.endpoint is not None:
-            return "client"
-        if spec.model is not None:
-            return "transform" if lines != 0 else "client"
-        named = spec.chat if spec.chat is not None else spec.embeddings or ""
-        wish = spec.native.get("aws", {}).get("service")
-        if wish not in {None, "client", "bedrock"}:
-            raise invalid("native.aws.service", wish, "is no service", 'Use "client" or "bedrock".')
-        if named.startswith(_models.SAGEMAKER) or wish == "client":
-            return "client"
-        fits = lines is None or wire.MIN_RECORDS <= lines <= wire.MAX_RECORDS
-        if wish == "bedrock" and not fits:
-            raise invalid(
-                "input",
-                spec.input,
-                f"has {lines} lines, and Bedrock's jobs take {wire.MIN_RECORDS} to "
-                f"{wire.MAX_RECORDS}",
-                'Leave native["aws"]["service"] out: it then runs on the client\'s side.',
-            )
-        has_role = self._session.profile.get("role") is not None
-        return "invocation" if fits and (has_role or wish == "bedrock") else "client"
-
-    def _draft(
-        self, spec: BatchTransform, draft: common.Draft, lines: int | None
-    ) -> _Drafted | None:
-        """``lines`` is None while nobody has counted them."""
-        if lines is None:
-            lines = draft.attempt(lambda: _count(spec))
-        draft.attempt(lambda: _check_input(spec))
-        draft.attempt(lambda: _check_output(spec))
-        draft.attempt(lambda: wire.check_params(spec))
-        service: Service | None = draft.attempt(lambda: self._service(spec, lines))
-        if service is None:
-            return None
-        draft.losses += _losses(spec, service)
-        if service == "client":
-            if spec.model is not None:
-                self._draft_transform(spec, draft)
-            return _Drafted("client", "")
-        if service == "transform":
-            return self._draft_transform(spec, draft)
-        base = draft.attempt(lambda: self._base(wire.invocation_name(spec)))
-        role = draft.attempt(self._session.role)
-        if base is None or role is None:
-            return None
-        body = wire.invocation(spec, role, base)
-        operation = self._session.model("bedrock").operation_model("CreateModelInvocationJob")
-        draft.check(operation.input_shape, body, wire.FIELDS)
-        return _Drafted("invocation", base, body)
-
-    def _draft_transform(self, spec: BatchTransform, draft: common.Draft) -> _Drafted | None:
-        service = self._session.model("sagemaker")
-        base = draft.attempt(lambda: self._base(spec.name or ""))
-        role = draft.attempt(self._session.role)
-        vpc = draft.attempt(self._session.vpc)
-        types = service.shape_for("TransformInstanceType")
-        machines = draft.attempt(lambda: common.machines(spec.resources, types))
-        source = draft.attempt(
-            lambda: _models_s3.source(
-                spec.model_uri or "", spec.handler, spec.requirements, spec.image, base or ""
-            )
-        )
-        machine = machines[0] if machines else None
-        image = draft.attempt(
-            lambda: _models_s3.image(
-                self._session,
-                spec.image,
-                spec.framework,
-                machine,
-                source is None or source.code is not None,
-            )
-        )
-        if spec.secrets:
-            draft.wrong(
-                UnsupportedByProvider(
-                    "secrets for a transform job's container",
-                    provider="aws",
-                    alternative="Have load() fetch them from Secrets Manager or SSM",
-                    field="secrets",
-                )
-            )
-        if base is None or role is None or machine is None or source is None or image is None:
-            return None
-        name = endpoint_wire.named(
-            spec.name or "", _s3.digest(source.digest, image, spec.name or "")
-        )
-        served = endpoint_wire.Served(
-            variant=Variant(model=source.uri),
-            model=name,
-            data=source.target or source.uri,
-            image=image,
-            machine=machine,
-        )
-        place = endpoint_wire.Place(role=role, base=base, vpc=vpc)
-        native = spec.native.get("aws", {}).get("CreateModel", {})
-        as_endpoint = Deployment(
-            name=spec.name or "",
-            variants=(served.variant,),
-            env=spec.env,
-            tags=spec.tags,
-            native={"aws": {"CreateModel": native}},
-        )
-        model = endpoint_wire.model(as_endpoint, served, place, code=source.code is not None)
-        job = wire.transform(spec, name, machine, base)
-        draft.check(service.operation_model("CreateModel").input_shape, model, wire.FIELDS)
-        draft.check(service.operation_model("CreateTransformJob").input_shape, job, wire.FIELDS)
-        return _Drafted("transform", base, job, model, source)
-
-    def _base(self, name: str) -> str:
-        return f"s3://{self._session.bucket()}/cloudai/{name}"
-
     # Doing.
 
     def submit(self, spec: BatchTransform, call: Call) -> str:
@@ -219,15 +90,15 @@ class AwsBatch:
         name, a model invocation job's ARN, or ``client-…``."""
         spec = _absolute(spec)
         draft = common.Draft()
-        self._draft(spec, draft, None if _s3.local(spec.input) else 1)
+        self._planner.draft(spec, draft, None if _s3.local(spec.input) else 1)
         draft.refuse()
         self._check_remote(spec, call)
         with tempfile.TemporaryDirectory(prefix="cloudai-") as name:
             folder = Path(name)
             path = _staging.fetch(self._store, spec, folder, call)
-            lines = _records(spec, path)
+            lines = records(spec, path)
             draft = common.Draft()
-            made = self._draft(spec, draft, lines)
+            made = self._planner.draft(spec, draft, lines)
             draft.refuse()
             assert made is not None  # noqa: S101 - nothing was wrong
             if made.service == "client":
@@ -254,7 +125,7 @@ class AwsBatch:
             )
 
     def _upload(
-        self, spec: BatchTransform, made: _Drafted, prepared: _staging.Prepared, call: Call
+        self, spec: BatchTransform, made: Drafted, prepared: _staging.Prepared, call: Call
     ) -> None:
         self._store.check_bucket(self._session.bucket(), "bucket", call)
         original = f"{made.base}/original/{prepared.input.name}"
@@ -272,7 +143,7 @@ class AwsBatch:
         )
         self._store.put(f"{made.base}/batch.json", msgspec.json.encode(manifest), call)
 
-    def _start_transform(self, spec: BatchTransform, made: _Drafted, call: Call) -> str:
+    def _start_transform(self, spec: BatchTransform, made: Drafted, call: Call) -> str:
         assert made.source is not None  # noqa: S101 - _draft_transform made both
         assert spec.name is not None  # noqa: S101
         _models_s3.upload(self._store, made.source, "model", call)
@@ -307,7 +178,7 @@ class AwsBatch:
         return next((row["jobArn"] for row in rows["invocationJobSummaries"]), None)
 
     def _manifest(self, name: str, call: Call) -> wire.Manifest:
-        data = self._store.get(f"{self._base(name)}/batch.json", call)
+        data = self._store.get(f"{self._planner.base(name)}/batch.json", call)
         if data is None:
             raise NotFound(
                 f"there is no batch {name!r}",
@@ -360,7 +231,7 @@ class AwsBatch:
             return msgspec.structs.replace(status, log_tail=tail)
         if state is not State.SUCCEEDED:
             return status
-        return self._ended(status, manifest, "transform", self._base(id), call)
+        return self._ended(status, manifest, "transform", self._planner.base(id), call)
 
     def _invocation_status(self, id: str, call: Call) -> JobStatus:
         found = self._session.call("bedrock", "get_model_invocation_job", call, jobIdentifier=id)
@@ -381,7 +252,7 @@ class AwsBatch:
         )
         if state is not State.SUCCEEDED:
             return status
-        return self._ended(status, manifest, "invocation", self._base(manifest.name), call)
+        return self._ended(status, manifest, "invocation", self._planner.base(manifest.name), call)
 
     def _ended(
         self, status: JobStatus, manifest: wire.Manifest, service: Service, base: str, call: Call
@@ -467,7 +338,7 @@ class AwsBatch:
         manifest = self._manifest(name, call)
         if manifest.model is not None:
             self._forget_model(manifest.model, call)
-        self._store.delete_under(f"{self._base(name)}/", call)
+        self._store.delete_under(f"{self._planner.base(name)}/", call)
 
     def _until_ended(self, id: str, call: Call) -> None:
         for pause in wait.intervals(remote=True, timeout=call.remaining()):
@@ -512,53 +383,6 @@ def _absolute(spec: BatchTransform) -> BatchTransform:
     return msgspec.structs.replace(spec, **changes)
 
 
-def _check_input(spec: BatchTransform) -> None:
-    path = _s3.local(spec.input)
-    if path is None and not _s3.is_s3(spec.input):
-        raise invalid("input", spec.input, "is not what is read here", "Use s3:// or a path.")
-    if path is not None and not path.is_file():
-        raise invalid("input", spec.input, "is not a file", f"Looked at {path}.")
-    format_of(Path(spec.input), spec.format)
-
-
-def _check_output(spec: BatchTransform) -> None:
-    path = _s3.local(spec.output)
-    if path is None:
-        if not _s3.is_s3(spec.output):
-            raise invalid("output", spec.output, "is not written here", "Use s3:// or a path.")
-        _s3.parse(spec.output, "output")
-        return
-    source = _s3.local(spec.input)
-    if source is not None and source.is_file():
-        check_paths(spec)
-    if path.exists() and not spec.overwrite and not _staged(path):
-        raise invalid(
-            "output", spec.output, "exists", "Use overwrite=True, or name another output."
-        )
-
-
-def _staged(output: Path) -> bool:
-    """Whether a batch of ours is at this output."""
-    from cloudai._core import spool
-
-    return spool.path_of(output).exists()
-
-
-def _count(spec: BatchTransform) -> int | None:
-    """The lines of a local input; None for one in S3, and for one that cannot be read."""
-    path = _s3.local(spec.input)
-    if path is None or not path.is_file():
-        return None
-    return _records(spec, path)
-
-
-def _records(spec: BatchTransform, path: Path) -> int:
-    from cloudai._core.batch_io import Source
-
-    kind = format_of(Path(spec.input), spec.format)
-    return sum(1 for _ in Source(path, kind, spec.max_payload).records())
-
-
 def _parts(spec: BatchTransform, service: Service) -> int:
     return spec.shards if service == "transform" else 1
 
@@ -572,19 +396,6 @@ def _line_of(spec: BatchTransform, service: Service) -> Any:
         return {"recordId": f"{number:011d}", "modelInput": wire.model_input(spec, record)}
 
     return line
-
-
-def _losses(spec: BatchTransform, service: Service) -> list[str]:
-    found: list[str] = []
-    if service == "client" and spec.shards > 1:
-        found.append(f"shards={spec.shards}: one process of this machine does the calls")
-    if service == "invocation":
-        found.append("an input of fewer than 100 lines runs on the client's side instead")
-    if service == "transform" and spec.env.keys() & {wire.PARAMS, wire.BATCH_SIZE}:
-        found.append(f"env: {wire.PARAMS} and {wire.BATCH_SIZE} are set by cloudai")
-    if service == "transform" and spec.timeout is not None:
-        found.append("timeout: a transform job is stopped by whoever looks at it after that time")
-    return found
 
 
 def _seconds(value: Any) -> float | None:

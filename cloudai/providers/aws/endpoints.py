@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 from urllib.parse import quote
@@ -17,16 +16,16 @@ from cloudai.errors import (
     CloudAIError,
     Conflict,
     EndpointError,
-    HandlerError,
     InvalidRequest,
     NotFound,
-    WaitTimeout,
 )
 from cloudai.protocols import Call
 from cloudai.providers.aws import _logs, _models_s3, _s3, _tags
+from cloudai.providers.aws._endpoint_plan import Drafted, Planner
+from cloudai.providers.aws._later import later
 from cloudai.providers.aws._pieces import pieces
 from cloudai.providers.aws._session import session
-from cloudai.providers.aws._wire import common, openai
+from cloudai.providers.aws._wire import common, openai, predict
 from cloudai.providers.aws._wire import endpoints as wire
 from cloudai.types import (
     Deployment,
@@ -37,19 +36,10 @@ from cloudai.types import (
     Prediction,
     PredictRequest,
     State,
-    VariantStatus,
 )
 
 _JSON: Final = {"Content-Type": "application/json", "Accept": "application/json"}
 _TAIL: Final = 20
-
-
-class _Drafted(msgspec.Struct):
-    """The requests of a deployment, in order, and what is uploaded first."""
-
-    sources: list[tuple[str, _models_s3.Source]]
-    models: list[dict[str, Any]]
-    config: dict[str, Any]
 
 
 class AwsEndpoints:
@@ -60,6 +50,7 @@ class AwsEndpoints:
     def __init__(self, profile: Profile) -> None:
         self._session = session(profile)
         self._store = _s3.Store(self._session)
+        self._planner = Planner(self._session)
         self._keys = _tags.Keys(self._session, "endpoint", "describe_endpoint", "Endpoint")
         self._lock = threading.Lock()
         self._configs: dict[str, dict[str, Any]] = {}
@@ -72,7 +63,7 @@ class AwsEndpoints:
     def plan(self, spec: Deployment) -> Plan:
         """The requests, what SageMaker would refuse, what is lost."""
         draft = common.Draft()
-        made = self._draft(spec, draft)
+        made = self._planner.draft(spec, draft)
         requests: list[NativeRequest] = []
         cost = None
         if made is not None:
@@ -110,83 +101,12 @@ class AwsEndpoints:
             cost=cost,
         )
 
-    def _base(self, spec: Deployment) -> str:
-        return f"s3://{self._session.bucket()}/cloudai/{spec.name}"
-
-    def _draft(self, spec: Deployment, draft: common.Draft) -> _Drafted | None:
-        service = self._session.model("sagemaker")
-        config_shape = service.operation_model("CreateEndpointConfig").input_shape
-        model_shape = service.operation_model("CreateModel").input_shape
-        types = service.shape_for("ProductionVariantInstanceType")
-        role = draft.attempt(self._session.role)
-        base = draft.attempt(lambda: self._base(spec))
-        vpc = draft.attempt(self._session.vpc)
-        wire.check(spec, draft)
-        served: list[wire.Served] = []
-        sources: list[tuple[str, _models_s3.Source]] = []
-        for variant in spec.variants:
-            where = f"variants.{variant.name}"
-            machine = None
-            if spec.mode != "serverless":
-                found = draft.attempt(
-                    lambda variant=variant, where=where: common.machines(
-                        variant.resources, types, f"{where}.resources"
-                    )
-                )
-                machine = found[0] if found else None
-            handler = variant.handler or spec.handler
-            source = draft.attempt(
-                lambda variant=variant, handler=handler, where=where: _models_s3.source(
-                    variant.uri, handler, spec.requirements, spec.image, base or "",
-                    f"{where}.model",
-                )
-            )  # fmt: skip
-            image = draft.attempt(
-                lambda machine=machine, source=source: _models_s3.image(
-                    self._session,
-                    spec.image,
-                    spec.framework,
-                    machine,
-                    source is None or source.code is not None,
-                )
-            )
-            if source is None or image is None or (machine is None and spec.mode != "serverless"):
-                continue
-            digest = _s3.digest(source.digest, image, wire.digest(spec, []))
-            served.append(
-                wire.Served(
-                    variant=variant,
-                    model=wire.named(f"{spec.name}-{variant.name}", digest),
-                    data=source.target or source.uri,
-                    image=image,
-                    machine=machine,
-                )
-            )
-            sources.append((where, source))
-        if role is None or base is None or len(served) < len(spec.variants):
-            return None
-        place = wire.Place(
-            role=role, base=base, kms_key=self._session.profile.get("kms_key"), vpc=vpc
-        )
-        models = [
-            wire.model(spec, one, place, code=source.code is not None)
-            for one, (_, source) in zip(served, sources, strict=True)
-        ]
-        plain = wire.config(spec, served, place, "x")
-        untagged = {name: value for name, value in plain.items() if name != "Tags"}
-        digest = _s3.digest(msgspec.json.encode(untagged))
-        config = {**plain, "EndpointConfigName": wire.named(spec.name, digest)}
-        for body in models:
-            draft.check(model_shape, body, wire.FIELDS)
-        draft.check(config_shape, config, wire.FIELDS)
-        return _Drafted(sources, models, config)
-
     # Doing.
 
     def deploy(self, spec: Deployment, call: Call) -> str:
         """Uploads, creates the models, the config and the endpoint. Its id is its name."""
         draft = common.Draft()
-        made = self._draft(spec, draft)
+        made = self._planner.draft(spec, draft)
         draft.refuse()
         assert made is not None  # noqa: S101 - nothing was wrong
         self._refuse_taken(spec, call)
@@ -214,7 +134,7 @@ class AwsEndpoints:
         taken = Conflict(f"there is an endpoint {spec.name!r} already", provider="aws")
         self._keys.adopt(taken, spec.idempotency_key, spec.name, call)
 
-    def _prepare(self, made: _Drafted, call: Call) -> None:
+    def _prepare(self, made: Drafted, call: Call) -> None:
         """Uploads, and creates models and config; those that are there already are the same
         ones, since their names hold their digests."""
         for where, source in made.sources:
@@ -229,7 +149,7 @@ class AwsEndpoints:
         except Conflict:
             return
 
-    def _discard(self, made: _Drafted, call: Call) -> None:
+    def _discard(self, made: Drafted, call: Call) -> None:
         self._gone(
             "delete_endpoint_config", call, EndpointConfigName=made.config["EndpointConfigName"]
         )
@@ -277,37 +197,14 @@ class AwsEndpoints:
         return found
 
     def _snapshot(self, described: dict[str, Any], call: Call) -> EndpointStatus:
-        status = described["EndpointStatus"]
-        rows = described.get("ProductionVariants", ())
-        total = sum(row.get("CurrentWeight", 1.0) for row in rows) or 1.0
-        models = {}
+        models: dict[str, str] = {}
         try:
             config = self._config(described["EndpointConfigName"], call)
             models = {row["VariantName"]: row["ModelName"] for row in config["ProductionVariants"]}
         except NotFound:
             pass  # somebody deleted the config under the endpoint; it serves all the same
-        name = described["EndpointName"]
         base, prefix = self._session.base("sagemaker-runtime")
-        created = described.get("CreationTime")
-        return EndpointStatus(
-            id=name,
-            name=name,
-            state=wire.STATES.get(status, State.UNKNOWN),
-            url=f"{base}{prefix}/endpoints/{quote(name)}/invocations",
-            variants=tuple(
-                VariantStatus(
-                    name=row["VariantName"],
-                    model=models.get(row["VariantName"], ""),
-                    share=row.get("CurrentWeight", 1.0) / total,
-                    version=models.get(row["VariantName"], "").rpartition("-")[2] or None,
-                    ready=row.get("CurrentInstanceCount", 0),
-                )
-                for row in rows
-            ),
-            reason=described.get("FailureReason"),
-            native_state=status,
-            created_at=created.timestamp() if created is not None else None,
-        )
+        return wire.snapshot(described, models, f"{base}{prefix}")
 
     def _settle(self, id: str, config: str, arn: str, call: Call) -> None:
         """What is left to do once an endpoint is in service."""
@@ -352,10 +249,10 @@ class AwsEndpoints:
 
     def predict(self, id: str, request: PredictRequest, call: Call) -> Prediction:
         """Raises HandlerError where the endpoint's own code failed; NotFound."""
-        body = wire.predict_body(request)
+        body = predict.predict_body(request)
         output = self._mode(id, call)
         if output is not None:
-            return self._later(id, request, body, call)
+            return later(self._session, self._store, id, len(request.inputs), body, call)
         headers = dict(_JSON)
         if request.variant is not None:
             headers["X-Amzn-SageMaker-Target-Variant"] = request.variant
@@ -372,7 +269,7 @@ class AwsEndpoints:
             self._modes.pop(id, None)
             raise
         found = response.headers
-        return wire.prediction(
+        return predict.prediction(
             response.data,
             len(request.inputs),
             found.get("x-Amzn-Invoked-Production-Variant"),
@@ -388,7 +285,7 @@ class AwsEndpoints:
             "sagemaker-runtime",
             "InvokeEndpointWithResponseStream",
             f"/endpoints/{quote(id, safe='')}/invocations-response-stream",
-            wire.predict_body(request),
+            predict.predict_body(request),
             headers,
             call,
             stream=True,
@@ -404,51 +301,13 @@ class AwsEndpoints:
             self._modes[id] = later["OutputConfig"]["S3OutputPath"] if later else None
         return self._modes[id]
 
-    def _later(self, id: str, request: PredictRequest, body: bytes, call: Call) -> Prediction:
-        """Asks an asynchronous endpoint, and waits for its result in S3."""
-        number = uuid.uuid4().hex
-        source = f"s3://{self._session.bucket()}/cloudai/{id}/async/in/{number}.json"
-        self._store.put(source, body, call)
-        response = self._session.send(
-            "sagemaker-runtime",
-            "InvokeEndpointAsync",
-            f"/endpoints/{quote(id, safe='')}/async-invocations",
-            b"",
-            {
-                "X-Amzn-SageMaker-InputLocation": source,
-                "X-Amzn-SageMaker-Content-Type": "application/json",
-                "X-Amzn-SageMaker-Accept": "application/json",
-            },
-            call,
-        )
-        output = response.headers["X-Amzn-SageMaker-OutputLocation"]
-        failed = response.headers.get("X-Amzn-SageMaker-FailureLocation")
-        request_id = response.headers.get("x-amzn-RequestId")
-        for pause in wait.intervals(remote=True, timeout=call.remaining()):
-            data = self._store.get(output, call)
-            if data is not None:
-                return wire.prediction(data, len(request.inputs), None, request_id)
-            trouble = self._store.get(failed, call) if failed else None
-            if trouble is not None:
-                raise HandlerError(
-                    f"the endpoint failed: {trouble[:500].decode('utf-8', 'replace')}",
-                    provider="aws",
-                    request_id=request_id,
-                )
-            time.sleep(pause)
-        raise WaitTimeout(
-            f"the asynchronous endpoint {id!r} gave no result in time",
-            provider="aws",
-            hint=f"It will lie at {output}",
-        )
-
     # Changing.
 
     def update(self, id: str, spec: Deployment, call: Call) -> None:
         """Puts other variants behind the endpoint, by the spec's rollout. What they replace is
         removed once the endpoint is seen in service again."""
         draft = common.Draft()
-        made = self._draft(spec, draft)
+        made = self._planner.draft(spec, draft)
         draft.refuse()
         assert made is not None  # noqa: S101 - nothing was wrong
         described = self._described(id, call)

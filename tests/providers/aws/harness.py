@@ -4,15 +4,13 @@ run on this machine."""
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import boto3
 
 from cloudai.testing.conformance import Harness
-from cloudai.testing.emulators.aws import BUCKET, ROLE, AwsEmulator
-from cloudai.testing.emulators.aws._execute import LocalExecutor
+from cloudai.testing.emulators.aws import BUCKET, ROLE, AwsEmulator, LocalExecutor
 
 AWS = AwsEmulator()
 """One a process, as moto's account is; emptied for each test."""
@@ -43,8 +41,7 @@ class AwsHarness(Harness):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        AWS._executor = LocalExecutor(folder / "emulated")
-        AWS.start()
+        AWS.start(LocalExecutor(folder / "emulated"))
         AWS.faults.clear()
         os.environ.update({k: v for k, v in AWS.env.items() if k != "AWS_ENDPOINT_URL"})
 
@@ -85,4 +82,3 @@ class Injector:
 
 
 HARNESS = AwsHarness
-assert re.match(r"arn:aws:iam::\d{12}:role/", ROLE)

@@ -60,9 +60,7 @@ def test_the_codes_of_getting_a_parameter_are_mapped() -> None:
         ("", "", 429, RateLimited),
     ],
 )
-def test_what_a_code_means(
-    code: str, message: str, status: int, kind: type[Exception]
-) -> None:
+def test_what_a_code_means(code: str, message: str, status: int, kind: type[Exception]) -> None:
     error = _errors.make(code, message, status=status, request_id="r-1", retry_after=2.0)
     assert type(error) is kind
     assert (error.provider, error.request_id, error.retry_after) == ("aws", "r-1", 2.0)
@@ -70,7 +68,9 @@ def test_what_a_code_means(
 
 
 def test_an_overflow_names_both_numbers() -> None:
-    error = _errors.make("ValidationException", "prompt is too long: 215,000 tokens > 200000 maximum")
+    error = _errors.make(
+        "ValidationException", "prompt is too long: 215,000 tokens > 200000 maximum"
+    )
     assert isinstance(error, ContextOverflow)
     assert (error.tokens, error.limit) == (215000, 200000)
 

@@ -106,9 +106,7 @@ ENDS: list[tuple[str, Fate, dict[str, Any], type[CloudAIError], State, str]] = [
 
 
 @pytest.mark.parametrize("case", ENDS, ids=lambda case: case[0])
-def test_ends_are_told_apart(
-    aws: AwsEmulator, client: Client, source: str, case: Any
-) -> None:
+def test_ends_are_told_apart(aws: AwsEmulator, client: Client, source: str, case: Any) -> None:
     _, fate, about, kind, state, word = case
     aws.world.executor = ScriptedExecutor([fate])
     handle = client.training.submit(job(source, **about))
@@ -170,9 +168,6 @@ def test_lost_replies_make_no_second_job(aws: AwsEmulator, keys: Any, source: st
     # Each was created by one request that took effect; what went out again was adopted.
     assert len(aws.sent("CreateTrainingJob")) >= 100
     client.close()
-
-
-
 
 
 def test_a_key_from_another_process_is_found_by_its_tag(

@@ -5,13 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 
-from cloudai.errors import HandlerError, ProviderError, UnsupportedByProvider
+from cloudai.errors import UnsupportedByProvider
 from cloudai.providers.aws import _s3
 from cloudai.providers.aws._wire import common
-from cloudai.types import Deployment, Prediction, PredictRequest, State, Variant
+from cloudai.types import (
+    Deployment,
+    EndpointStatus,
+    State,
+    Variant,
+    VariantStatus,
+)
 from cloudai.types._base import invalid
 
 ENDPOINT_TAG: Final = "cloudai:endpoint"
@@ -323,60 +330,37 @@ STATES: Final[dict[str, State]] = {
 }
 
 
+def snapshot(described: Mapping[str, Any], models: Mapping[str, str], base: str) -> EndpointStatus:
+    """The snapshot that DescribeEndpoint gives. ``models``: variants → names of their Models;
+    ``base``: where SageMaker's runtime answers."""
+    status = described["EndpointStatus"]
+    rows = described.get("ProductionVariants", ())
+    total = sum(row.get("CurrentWeight", 1.0) for row in rows) or 1.0
+    name = described["EndpointName"]
+    created = described.get("CreationTime")
+    return EndpointStatus(
+        id=name,
+        name=name,
+        state=STATES.get(status, State.UNKNOWN),
+        url=f"{base}/endpoints/{quote(name)}/invocations",
+        variants=tuple(
+            VariantStatus(
+                name=row["VariantName"],
+                model=models.get(row["VariantName"], ""),
+                share=row.get("CurrentWeight", 1.0) / total,
+                version=models.get(row["VariantName"], "").rpartition("-")[2] or None,
+                ready=row.get("CurrentInstanceCount", 0),
+            )
+            for row in rows
+        ),
+        reason=described.get("FailureReason"),
+        native_state=status,
+        created_at=created.timestamp() if created is not None else None,
+    )
+
+
 def digest(spec: Deployment, parts: list[str]) -> str:
     """Of all that a config is made of, so that equal ones share a name."""
     return _s3.digest(
         msgspec.json.encode([parts, spec.env, spec.mode, spec.native], order="sorted")
-    )
-
-
-_decode: Final = msgspec.json.decode
-
-
-def predict_body(request: PredictRequest) -> bytes:
-    """The body of InvokeEndpoint."""
-    made: dict[str, Any] = {"instances": request.inputs}
-    if request.params:
-        made["parameters"] = request.params
-    try:
-        return msgspec.json.encode(made)
-    except (TypeError, ValueError) as error:
-        raise invalid("inputs", request.inputs, f"cannot be sent as JSON ({error})") from None
-
-
-def prediction(data: bytes, count: int, variant: str | None, request_id: str | None) -> Prediction:
-    """The container's answer."""
-    try:
-        answer: Any = _decode(data)
-    except msgspec.DecodeError as error:
-        raise ProviderError(
-            f"the endpoint's answer is not JSON ({error})", provider="aws", request_id=request_id
-        ) from None
-    failed = handler_error(answer, request_id)
-    if failed is not None:
-        raise failed
-    outputs: Any = answer
-    if isinstance(answer, dict):
-        outputs = answer.get("predictions", answer.get("outputs"))
-    if not isinstance(outputs, list) or len(outputs) != count:
-        got = f"{len(outputs)} outputs" if isinstance(outputs, list) else "no list of outputs"
-        raise HandlerError(
-            f"the endpoint gave {got} for {count} inputs",
-            code="WrongLength",
-            provider="aws",
-            request_id=request_id,
-        )
-    return Prediction(outputs=outputs, variant=variant, request_id=request_id)
-
-
-def handler_error(answer: Any, request_id: str | None = None) -> HandlerError | None:
-    """What ``_container/inference.py`` tells of a handler that failed."""
-    told = answer.get("cloudai_error") if isinstance(answer, dict) else None
-    if not isinstance(told, dict):
-        return None
-    return HandlerError(
-        f"predict raised {told.get('type')}: {told.get('message')}",
-        code=str(told.get("type")),
-        provider="aws",
-        request_id=request_id,
     )

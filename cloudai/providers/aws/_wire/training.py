@@ -80,8 +80,7 @@ def request(spec: TrainingJob, place: Place) -> dict[str, Any]:
     }
     if spec.hyperparameters:
         body["HyperParameters"] = {
-            name: msgspec.json.encode(value).decode()
-            for name, value in spec.hyperparameters.items()
+            name: _hyperparameter(value, spec.kind) for name, value in spec.hyperparameters.items()
         }
     channels = [_channel(name, spec, place.base) for name in spec.inputs]
     if spec.kind == "script":
@@ -112,6 +111,14 @@ def request(spec: TrainingJob, place: Place) -> dict[str, Any]:
         body["VpcConfig"] = place.vpc
     body["Tags"] = common.tags(spec.tags, spec.idempotency_key, spec.name or "", "training")
     return common.merged(body, spec.native.get("aws", {}))
+
+
+def _hyperparameter(value: Any, kind: str) -> str:
+    # As JSON a script gets the value with its type; a container of one's own (SageMaker's built-in
+    # algorithms, say) wants a text bare.
+    if kind == "container" and isinstance(value, str):
+        return value
+    return msgspec.json.encode(value).decode()
 
 
 def _resources(spec: TrainingJob, place: Place) -> dict[str, Any]:

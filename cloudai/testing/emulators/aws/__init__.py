@@ -26,6 +26,7 @@ import msgspec
 from cloudai.errors import MissingExtra
 from cloudai.testing.emulators._faults import Faults
 from cloudai.testing.emulators._server import EmulatorServer
+from cloudai.testing.emulators.aws._execute import LocalExecutor
 from cloudai.testing.emulators.aws._world import (
     ACCOUNT,
     WORLD,
@@ -45,6 +46,7 @@ __all__ = [
     "AwsEmulator",
     "Executor",
     "Fate",
+    "LocalExecutor",
     "Look",
     "Recorded",
     "Run",
@@ -141,6 +143,10 @@ class AwsEmulator:
             "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
         }
 
+    def keys(self) -> dict[str, str]:
+        """The keys of an aws profile that works on it; the credentials are in ``env``."""
+        return {"region": self.region, "endpoint_url": self.url, "role": ROLE, "bucket": BUCKET}
+
     def sent(self, operation: str) -> list[Recorded]:
         """The requests of one operation of SageMaker, or whose path ends so."""
         return [
@@ -177,8 +183,10 @@ class AwsEmulator:
         key = authorization.partition("Credential=")[2].partition("/")[0]
         return time.time() > WORLD.expiries.get(key, float("inf"))
 
-    def start(self) -> AwsEmulator:
-        """Empties the account, puts the bucket there, and begins to serve."""
+    def start(self, executor: Executor | None = None) -> AwsEmulator:
+        """Empties the account, puts the bucket there, and begins to serve; harmless when it
+        serves already. ``executor`` takes the place of the one it was made with."""
+        self._executor = executor or self._executor
         _empty(self._executor, self.region)
         self.requests.clear()
         self._server.start()

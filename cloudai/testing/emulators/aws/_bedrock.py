@@ -1,4 +1,4 @@
-"""Bedrock: Converse, ConverseStream, InvokeModel, and model invocation jobs.
+"""Bedrock: Converse, ConverseStream, InvokeModel.
 
 No model runs. What is answered follows from the request, by the rules of the fake provider; or
 ``world.chat`` answers: a callable that gets the request's body and gives a text, or the whole
@@ -12,16 +12,14 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Final
-from urllib.parse import unquote
 
 import msgspec
 
 from cloudai.providers.aws import _eventstream
 from cloudai.providers.fake import _text
 from cloudai.providers.fake.embeddings import _vector
-from cloudai.testing.emulators.aws import _stores
 from cloudai.testing.emulators.aws._runtime import Answer, error
-from cloudai.testing.emulators.aws._world import ACCOUNT, WORLD
+from cloudai.testing.emulators.aws._world import WORLD
 from cloudai.types import (
     ChatRequest,
     Message,
@@ -300,194 +298,8 @@ def invoke_model(region: str, path: str, headers: Any, body: bytes, query: Any) 
     }, msgspec.json.encode(answer)  # fmt: skip
 
 
-# Model invocation jobs.
-
-MIN_RECORDS: Final = 100
-"""Records that a job has to have at least (Bedrock quotas, read 2026-11)."""
-
-
-def create_model_invocation_job(
-    region: str, path: str, headers: Any, body: bytes, query: Any
-) -> Answer:
-    from cloudai.testing.emulators.aws._install import refuse
-
-    asked = msgspec.json.decode(body)
-    refuse("bedrock", "CreateModelInvocationJob", asked)
-    token = asked.get("clientRequestToken")
-    with WORLD.lock:
-        for one in WORLD.of(region, "InvocationJob"):
-            if token is not None and one.get("clientRequestToken") == token:
-                return _json({"jobArn": one["Arn"]})
-            if one["jobName"] == asked["jobName"]:
-                return error(400, "ConflictException", "The job name is in use.")
-        source = asked["inputDataConfig"]["s3InputDataConfig"]["s3Uri"]
-        files = _stores.under(source)
-        lines = sum(len(data.splitlines()) for data in files.values())
-        if not files:
-            return error(400, "ValidationException", f"Could not find the input at {source}.")
-        arn = f"arn:aws:bedrock:{region}:{ACCOUNT}:model-invocation-job/{uuid.uuid4().hex[:12]}"
-        made = {
-            **asked,
-            "Arn": arn,
-            "jobArn": arn,
-            "Tags": [{"Key": t["key"], "Value": t["value"]} for t in asked.get("tags", ())],
-            "CreationTime": WORLD.now(),
-            "Fate": getattr(WORLD.executor, "default", None),
-            "Lines": lines,
-        }
-        if hasattr(WORLD.executor, "_fate"):
-            made["Fate"] = WORLD.executor._fate()  # type: ignore[attr-defined]
-        WORLD.put(region, "InvocationJob", arn, made)
-    return _json({"jobArn": arn})
-
-
-def _json(value: Any) -> Answer:
-    return 200, {"Content-Type": "application/json"}, msgspec.json.encode(value)
-
-
-def _state(job: dict[str, Any]) -> tuple[str, str | None]:
-    """Status and message; the output is written at the end."""
-    if "End" in job:
-        return job["End"]
-    fate = job["Fate"]
-    now = WORLD.now()
-    over = job["CreationTime"] + (fate.starting + fate.running if fate else 0.0)
-    if "Stopped" in job:
-        job["End"] = ("Stopped", None)
-        job["Ended"] = now
-    elif job["Lines"] < MIN_RECORDS:
-        told = f"Batch job contains less records ({job['Lines']}) than the required minimum"
-        job["End"] = ("Failed", f"{told} of: {MIN_RECORDS}")
-        job["Ended"] = now
-    elif now < over:
-        return "InProgress", None
-    elif fate is not None and fate.end not in {"Completed", "PartiallyCompleted"}:
-        job["End"] = ("Expired" if fate.end == "Expired" else "Failed", fate.reason or fate.end)
-        job["Ended"] = over
-    else:
-        job["End"] = _finish(job)
-        job["Ended"] = over
-    return job["End"]
-
-
-def _finish(job: dict[str, Any]) -> tuple[str, str | None]:
-    source = job["inputDataConfig"]["s3InputDataConfig"]["s3Uri"]
-    base = job["outputDataConfig"]["s3OutputDataConfig"]["s3Uri"].rstrip("/")
-    number = job["Arn"].rpartition("/")[2]
-    good = bad = 0
-    for key, data in _stores.under(source).items():
-        lines: list[bytes] = []
-        for line in data.splitlines():
-            record = msgspec.json.decode(line)
-            asked = record["modelInput"]
-            if job.get("modelInvocationType") == "Converse":
-                made: Any = converse_body(job["modelId"], asked)
-            else:
-                found = invoke_body(job["modelId"], asked)
-                made = found[0] if len(found) == 2 else found
-            if isinstance(made, tuple):
-                told = msgspec.json.decode(made[2])["message"]
-                record["error"] = {"errorCode": made[0], "errorMessage": told}
-                bad += 1
-            else:
-                record["modelOutput"] = made
-                good += 1
-            lines.append(msgspec.json.encode(record))
-        WORLD.random.shuffle(lines)  # the real service keeps no order
-        name = key.rpartition("/")[2]
-        _stores.write(f"{base}/{number}/{name}.out", b"".join(line + b"\n" for line in lines))
-    job["Counts"] = (good, bad)
-    return ("PartiallyCompleted" if bad else "Completed"), None
-
-
-def _job(region: str, path: str) -> dict[str, Any] | None:
-    name = unquote(path).removeprefix("/model-invocation-job/").removesuffix("/stop")
-    return WORLD.get(region, "InvocationJob", name) or next(
-        (one for one in WORLD.of(region, "InvocationJob") if one["Arn"].endswith(f"/{name}")), None
-    )
-
-
-def _missing() -> Answer:
-    return error(404, "ResourceNotFoundException", "The provided job could not be found.")
-
-
-def _described(job: dict[str, Any]) -> dict[str, Any]:
-    status, message = _state(job)
-    good, bad = job.get("Counts", (0, 0))
-    made = {
-        name: job[name]
-        for name in (
-            "jobArn", "jobName", "modelId", "clientRequestToken", "roleArn", "inputDataConfig",
-            "outputDataConfig", "modelInvocationType", "timeoutDurationInHours",
-        )
-        if name in job
-    }  # fmt: skip
-    made |= {"status": status, "submitTime": _iso(job["CreationTime"])}
-    made |= {"totalRecordCount": job["Lines"], "processedRecordCount": good + bad}
-    made |= {"successRecordCount": good, "errorRecordCount": bad}
-    if message:
-        made["message"] = message
-    if "Ended" in job:
-        made["endTime"] = _iso(job["Ended"])
-    return made
-
-
-def _iso(at: float) -> str:
-    wall = WORLD.wall(at)
-    assert wall is not None  # noqa: S101
-    return wall.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def get_model_invocation_job(
-    region: str, path: str, headers: Any, body: bytes, query: Any
-) -> Answer:
-    with WORLD.lock:
-        job = _job(region, path)
-        return _missing() if job is None else _json(_described(job))
-
-
-def stop_model_invocation_job(
-    region: str, path: str, headers: Any, body: bytes, query: Any
-) -> Answer:
-    with WORLD.lock:
-        job = _job(region, path)
-        if job is None:
-            return _missing()
-        status, _ = _state(job)
-        if status not in {"Submitted", "InProgress", "Validating", "Scheduled"}:
-            return error(400, "ConflictException", f"The job is in status {status}.")
-        job["Stopped"] = WORLD.now()
-        return _json({})
-
-
-def list_model_invocation_jobs(
-    region: str, path: str, headers: Any, body: bytes, query: Any
-) -> Answer:
-    word = str(query.get("nameContains", [""])[0]) if query else ""
-    with WORLD.lock:
-        found = [
-            _described(one) for one in WORLD.of(region, "InvocationJob") if word in one["jobName"]
-        ]
-    return _json({"invocationJobSummaries": found})
-
-
-def list_tags_for_resource(region: str, path: str, headers: Any, body: bytes, query: Any) -> Answer:
-    arn = msgspec.json.decode(body)["resourceARN"]
-    found = WORLD.by_arn(arn)
-    if found is None:
-        return _missing()
-    return _json({"tags": [{"key": t["Key"], "value": t["Value"]} for t in found["Tags"]]})
-
-
 RUNTIME: Final[dict[str, Callable[..., Answer]]] = {
     "Converse": converse,
     "ConverseStream": converse_stream,
     "InvokeModel": invoke_model,
-}
-CONTROL: Final[dict[str, Callable[..., Answer]]] = {
-    "CreateModelInvocationJob": create_model_invocation_job,
-    "GetModelInvocationJob": get_model_invocation_job,
-    "StopModelInvocationJob": stop_model_invocation_job,
-    "ListModelInvocationJobs": list_model_invocation_jobs,
-    "ListTagsForResource": list_tags_for_resource,
 }

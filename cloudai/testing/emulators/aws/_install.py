@@ -17,7 +17,7 @@ import msgspec
 from moto.core.responses import ActionResult
 
 from cloudai.providers.aws import _limits
-from cloudai.testing.emulators.aws import _bedrock, _runtime, _sagemaker
+from cloudai.testing.emulators.aws import _bedrock, _invocation, _runtime, _sagemaker, _transform
 from cloudai.testing.emulators.aws._world import WORLD, Refused
 
 _lock: Final = threading.Lock()
@@ -83,11 +83,11 @@ def install() -> None:
         from moto.sts.responses import TokenResponse
 
         known: Any = SageMakerResponse
-        for name, function in _sagemaker.OPERATIONS.items():
+        for name, function in {**_sagemaker.OPERATIONS, **_transform.OPERATIONS}.items():
             setattr(known, _snake(name), _json_operation(name, function))
         for service, response, operations in (
             ("bedrock-runtime", BedrockRuntimeResponse, _bedrock.RUNTIME),
-            ("bedrock", BedrockResponse, _bedrock.CONTROL),
+            ("bedrock", BedrockResponse, _invocation.OPERATIONS),
             ("sagemaker-runtime", SageMakerRuntimeResponse, _runtime.OPERATIONS),
         ):
             for name, function in operations.items():

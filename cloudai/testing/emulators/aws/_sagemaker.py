@@ -27,7 +27,7 @@ def _arn(region: str, kind: str, name: str) -> str:
     return f"arn:aws:sagemaker:{region}:{ACCOUNT}:{_ARN[kind]}/{name}"
 
 
-def _new(region: str, kind: str, parameters: dict[str, Any]) -> dict[str, Any]:
+def new(region: str, kind: str, parameters: dict[str, Any]) -> dict[str, Any]:
     """Puts a resource of this kind into the account; its parameters are its description."""
     name = parameters[f"{kind}Name"]
     if WORLD.get(region, kind, name) is not None:
@@ -48,7 +48,7 @@ def _new(region: str, kind: str, parameters: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _found(region: str, kind: str, name: str) -> dict[str, Any]:
+def existing(region: str, kind: str, name: str) -> dict[str, Any]:
     found = WORLD.get(region, kind, name)
     if found is None:
         if kind.endswith("Job"):
@@ -57,7 +57,7 @@ def _found(region: str, kind: str, name: str) -> dict[str, Any]:
     return found
 
 
-def _must_exist(uri: str, what: str) -> None:
+def must_exist(uri: str, what: str) -> None:
     bucket, _ = _stores.split(uri)
     if not _stores.has_bucket(bucket):
         raise invalid(f"{what}: the bucket of {uri} does not exist")
@@ -83,15 +83,15 @@ def create_training_job(region: str, parameters: dict[str, Any]) -> Any:
         if source is not None and not _stores.under(source["S3Uri"]):
             raise invalid(f"No S3 objects found under S3 URL {source['S3Uri']!r} given in input "
                           "data source.")  # fmt: skip
-    _must_exist(parameters["OutputDataConfig"]["S3OutputPath"], "OutputDataConfig")
-    made = _new(region, "TrainingJob", parameters)
+    must_exist(parameters["OutputDataConfig"]["S3OutputPath"], "OutputDataConfig")
+    made = new(region, "TrainingJob", parameters)
     key = (region, "TrainingJob", parameters["TrainingJobName"])
     WORLD.runs[key] = WORLD.executor.train({**parameters}, WORLD)
     return {"TrainingJobArn": made["Arn"]}
 
 
 def _look(region: str, name: str) -> tuple[dict[str, Any], Look]:
-    job = _found(region, "TrainingJob", name)
+    job = existing(region, "TrainingJob", name)
     if "Ended" in job:
         return job, job["Ended"]
     look: Look = WORLD.runs[(region, "TrainingJob", name)].look(WORLD.now())
@@ -170,11 +170,11 @@ def delete_training_job(region: str, parameters: dict[str, Any]) -> Any:
 
 def list_training_jobs(region: str, parameters: dict[str, Any]) -> Any:
     found: list[dict[str, Any]] = []
-    for one in _listed(region, "TrainingJob", parameters):
+    for one in listed(region, "TrainingJob", parameters):
         job, look = _look(region, one["TrainingJobName"])
         found.append(
             {
-                **_summary(job, "TrainingJob"),
+                **summary(job, "TrainingJob"),
                 "TrainingJobStatus": look.status,
                 "SecondaryStatus": look.secondary,
                 "TrainingEndTime": WORLD.wall(look.ended),
@@ -183,12 +183,12 @@ def list_training_jobs(region: str, parameters: dict[str, Any]) -> Any:
     return {"TrainingJobSummaries": found}
 
 
-def _listed(region: str, kind: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+def listed(region: str, kind: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
     word = parameters.get("NameContains", "")
     return [one for one in WORLD.of(region, kind) if word.lower() in one[f"{kind}Name"].lower()]
 
 
-def _summary(value: dict[str, Any], kind: str) -> dict[str, Any]:
+def summary(value: dict[str, Any], kind: str) -> dict[str, Any]:
     names = (f"{kind}Name", f"{kind}Arn", "CreationTime", "LastModifiedTime")
     return {name: value[name] for name in names if name in value}
 
@@ -217,24 +217,24 @@ def create_model(region: str, parameters: dict[str, Any]) -> Any:
         source = container.get("ModelDataSource", {}).get("S3DataSource")
         if source is not None and not _stores.under(source["S3Uri"]):
             raise invalid(f"Could not find model data at {source['S3Uri']}.")
-    return {"ModelArn": _new(region, "Model", parameters)["Arn"]}
+    return {"ModelArn": new(region, "Model", parameters)["Arn"]}
 
 
 def create_endpoint_config(region: str, parameters: dict[str, Any]) -> Any:
     for variant in parameters.get("ProductionVariants", []):
-        _found(region, "Model", variant["ModelName"])
+        existing(region, "Model", variant["ModelName"])
         if ("ServerlessConfig" in variant) == ("InstanceType" in variant):
             raise invalid("Exactly one of ServerlessConfig and InstanceType has to be given")
         if "InstanceType" in variant and "InitialInstanceCount" not in variant:
             raise invalid("InitialInstanceCount is required with InstanceType")
-    made = _new(region, "EndpointConfig", parameters)
+    made = new(region, "EndpointConfig", parameters)
     return {"EndpointConfigArn": made["Arn"]}
 
 
 def _describe(kind: str) -> Callable[[str, dict[str, Any]], Any]:
     def describe(region: str, parameters: dict[str, Any]) -> Any:
-        found = _found(region, kind, parameters[f"{kind}Name"])
-        return {key: value for key, value in found.items() if key not in {"Arn", "Tags"}}
+        one = existing(region, kind, parameters[f"{kind}Name"])
+        return {key: value for key, value in one.items() if key not in {"Arn", "Tags"}}
 
     return describe
 
@@ -242,7 +242,7 @@ def _describe(kind: str) -> Callable[[str, dict[str, Any]], Any]:
 def _delete(kind: str) -> Callable[[str, dict[str, Any]], Any]:
     def delete(region: str, parameters: dict[str, Any]) -> Any:
         name = parameters[f"{kind}Name"]
-        _found(region, kind, name)
+        existing(region, kind, name)
         WORLD.drop(region, kind, name)
 
     return delete
@@ -250,7 +250,7 @@ def _delete(kind: str) -> Callable[[str, dict[str, Any]], Any]:
 
 def _list(kind: str) -> Callable[[str, dict[str, Any]], Any]:
     def list_(region: str, parameters: dict[str, Any]) -> Any:
-        found = [_summary(one, kind) for one in _listed(region, kind, parameters)]
+        found = [summary(one, kind) for one in listed(region, kind, parameters)]
         return {f"{kind}s": found}
 
     return list_
@@ -260,8 +260,8 @@ def _list(kind: str) -> Callable[[str, dict[str, Any]], Any]:
 
 
 def create_endpoint(region: str, parameters: dict[str, Any]) -> Any:
-    config = _found(region, "EndpointConfig", parameters["EndpointConfigName"])
-    made = _new(region, "Endpoint", parameters)
+    config = existing(region, "EndpointConfig", parameters["EndpointConfigName"])
+    made = new(region, "Endpoint", parameters)
     made["Config"] = config
     made["Ready"] = WORLD.now() + WORLD.endpoint_seconds
     made["EndpointStatus"] = "Creating"
@@ -272,7 +272,7 @@ def create_endpoint(region: str, parameters: dict[str, Any]) -> Any:
 def _serve(region: str, config: dict[str, Any]) -> dict[str, Any]:
     served: dict[str, Any] = {}
     for variant in config["ProductionVariants"]:
-        model = _found(region, "Model", variant["ModelName"])
+        model = existing(region, "Model", variant["ModelName"])
         container = model.get("PrimaryContainer") or model["Containers"][0]
         served[variant["VariantName"]] = WORLD.executor.serve(container, WORLD)
     return served
@@ -312,7 +312,7 @@ def _settle(region: str, endpoint: dict[str, Any]) -> None:
 
 
 def describe_endpoint(region: str, parameters: dict[str, Any]) -> Any:
-    endpoint = _found(region, "Endpoint", parameters["EndpointName"])
+    endpoint = existing(region, "Endpoint", parameters["EndpointName"])
     _settle(region, endpoint)
     config = endpoint["Config"]
     up = endpoint["EndpointStatus"] != "Creating"
@@ -340,11 +340,11 @@ def describe_endpoint(region: str, parameters: dict[str, Any]) -> Any:
 
 
 def update_endpoint(region: str, parameters: dict[str, Any]) -> Any:
-    endpoint = _found(region, "Endpoint", parameters["EndpointName"])
+    endpoint = existing(region, "Endpoint", parameters["EndpointName"])
     _settle(region, endpoint)
     if endpoint["EndpointStatus"] != "InService":
         raise invalid(f'Cannot update in-progress endpoint "{endpoint["Arn"]}".')
-    config = _found(region, "EndpointConfig", parameters["EndpointConfigName"])
+    config = existing(region, "EndpointConfig", parameters["EndpointConfigName"])
     deployment = parameters.get("DeploymentConfig", {})
     alarms = deployment.get("AutoRollbackConfiguration", {}).get("Alarms", [])
     names = {alarm["AlarmName"] for alarm in alarms}
@@ -357,7 +357,7 @@ def update_endpoint(region: str, parameters: dict[str, Any]) -> Any:
 
 def delete_endpoint(region: str, parameters: dict[str, Any]) -> Any:
     name = parameters["EndpointName"]
-    endpoint = _found(region, "Endpoint", name)
+    endpoint = existing(region, "Endpoint", name)
     _settle(region, endpoint)
     if endpoint["EndpointStatus"] == "Updating":
         raise invalid(f'Cannot update in-progress endpoint "{endpoint["Arn"]}".')
@@ -366,131 +366,10 @@ def delete_endpoint(region: str, parameters: dict[str, Any]) -> Any:
 
 def list_endpoints(region: str, parameters: dict[str, Any]) -> Any:
     found: list[dict[str, Any]] = []
-    for one in _listed(region, "Endpoint", parameters):
+    for one in listed(region, "Endpoint", parameters):
         _settle(region, one)
-        found.append({**_summary(one, "Endpoint"), "EndpointStatus": one["EndpointStatus"]})
+        found.append({**summary(one, "Endpoint"), "EndpointStatus": one["EndpointStatus"]})
     return {"Endpoints": found}
-
-
-# Batch transform.
-
-
-def create_transform_job(region: str, parameters: dict[str, Any]) -> Any:
-    model = _found(region, "Model", parameters["ModelName"])
-    source = parameters["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"]
-    if not _stores.under(source):
-        raise invalid(f"No S3 objects found under S3 URL {source!r}")
-    _must_exist(parameters["TransformOutput"]["S3OutputPath"], "TransformOutput")
-    made = _new(region, "TransformJob", parameters)
-    container = {**(model.get("PrimaryContainer") or model["Containers"][0])}
-    container["Environment"] = {
-        **container.get("Environment", {}),
-        **parameters.get("Environment", {}),
-    }
-    fate, served = WORLD.executor.transform({**parameters, "Container": container}, WORLD)
-    made["Fate"], made["Served"], made["Began"] = fate, served, WORLD.now()
-    return {"TransformJobArn": made["Arn"]}
-
-
-def _transform(job: dict[str, Any]) -> tuple[str, float | None, str | None]:
-    """Status, end and reason; the output is written at the end."""
-    if "End" in job:
-        return job["End"]
-    fate = job["Fate"]
-    now, begin = WORLD.now(), job["Began"]
-    over = begin + fate.starting + fate.running
-    stopped = job.get("Stopped")
-    if stopped is not None:
-        if now < stopped + fate.stopping:
-            return "Stopping", None, None
-        job["End"] = ("Stopped", stopped + fate.stopping, None)
-    elif now < over:
-        return "InProgress", None, None
-    elif fate.end != "Completed":
-        words = fate.reason or "ClientError: See job logs for more information"
-        job["End"] = ("Failed", over, words)
-    else:
-        job["End"] = _transformed(job, over)
-    return job["End"]
-
-
-def _transformed(job: dict[str, Any], over: float) -> tuple[str, float, str | None]:
-    served = job["Served"]
-    problem = served.problem()
-    if problem is not None:
-        return "Failed", over, f"AlgorithmError: See job logs for more information. {problem}"
-    source = job["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"]
-    kind = job["TransformInput"].get("ContentType", "application/json")
-    target = job["TransformOutput"]["S3OutputPath"].rstrip("/")
-    limit = job.get("MaxPayloadInMB", 6) * 1024 * 1024
-    for key, data in _stores.under(source).items():
-        parts: list[bytes] = []
-        for record in _records(job, data, limit):
-            if len(record) > limit:
-                return "Failed", over, "ClientError: the payload is over MaxPayloadInMB"
-            status, _, answer = served.invoke(record, kind, kind)
-            if status >= 400:
-                return "Failed", over, f"ClientError: {status}, {answer[:300].decode()}"
-            parts.append(answer.rstrip(b"\n"))
-        line = job["TransformOutput"].get("AssembleWith") == "Line"
-        made = b"".join(part + b"\n" for part in parts) if line else b"".join(parts)
-        _stores.write(f"{target}/{key.rpartition('/')[2]}.out", made)
-    return "Completed", over, None
-
-
-def _records(job: dict[str, Any], data: bytes, limit: int) -> list[bytes]:
-    """The input as it is cut for the container, by SplitType and BatchStrategy."""
-    if job["TransformInput"].get("SplitType", "None") != "Line":
-        return [data]
-    lines = [line for line in data.split(b"\n") if line]
-    if job.get("BatchStrategy") == "SingleRecord":
-        return lines
-    made: list[bytes] = []
-    batch = b""
-    for line in lines:
-        if batch and len(batch) + len(line) + 1 > limit:
-            made.append(batch)
-            batch = b""
-        batch += line + b"\n"
-    return [*made, batch] if batch else made
-
-
-def describe_transform_job(region: str, parameters: dict[str, Any]) -> Any:
-    job = _found(region, "TransformJob", parameters["TransformJobName"])
-    status, ended, reason = _transform(job)
-    hidden = {"Arn", "Tags", "Fate", "Served", "Began", "Stopped", "End", "LastModifiedTime"}
-    made = {key: value for key, value in job.items() if key not in hidden}
-    made["TransformJobStatus"] = status
-    if status != "InProgress" or WORLD.now() >= job["Began"] + job["Fate"].starting:
-        made["TransformStartTime"] = WORLD.wall(job["Began"] + job["Fate"].starting)
-    if ended is not None:
-        made["TransformEndTime"] = WORLD.wall(ended)
-    if reason is not None:
-        made["FailureReason"] = reason
-    return made
-
-
-def stop_transform_job(region: str, parameters: dict[str, Any]) -> Any:
-    job = _found(region, "TransformJob", parameters["TransformJobName"])
-    status, _, _ = _transform(job)
-    if status != "InProgress":
-        raise invalid(f"The request was rejected because the transform job is in status {status}.")
-    job["Stopped"] = WORLD.now()
-
-
-def list_transform_jobs(region: str, parameters: dict[str, Any]) -> Any:
-    found: list[dict[str, Any]] = []
-    for one in _listed(region, "TransformJob", parameters):
-        status, ended, reason = _transform(one)
-        found.append(
-            {
-                **_summary(one, "TransformJob"),
-                "TransformJobStatus": status,
-                "TransformEndTime": WORLD.wall(ended),
-                **({"FailureReason": reason} if reason else {}),
-            }
-        )
-    return {"TransformJobSummaries": found}
 
 
 # Tags.
@@ -549,10 +428,6 @@ OPERATIONS: Final[dict[str, Callable[[str, dict[str, Any]], Any]]] = {
     "UpdateEndpoint": update_endpoint,
     "DeleteEndpoint": delete_endpoint,
     "ListEndpoints": list_endpoints,
-    "CreateTransformJob": create_transform_job,
-    "DescribeTransformJob": describe_transform_job,
-    "StopTransformJob": stop_transform_job,
-    "ListTransformJobs": list_transform_jobs,
     "ListTags": list_tags,
     "AddTags": add_tags,
 }

@@ -1,0 +1,99 @@
+"""The requests of a deployment: pure, but for local files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from cloudai.providers.aws import _models_s3, _s3
+from cloudai.providers.aws._session import AwsSession
+from cloudai.providers.aws._wire import common
+from cloudai.providers.aws._wire import endpoints as wire
+from cloudai.types import Deployment
+
+
+class Drafted(msgspec.Struct):
+    """The requests of a deployment, in order, and what is uploaded first."""
+
+    sources: list[tuple[str, _models_s3.Source]]
+    models: list[dict[str, Any]]
+    config: dict[str, Any]
+
+
+class Planner:
+    """Plans deployments for a session."""
+
+    def __init__(self, session: AwsSession) -> None:
+        self._session = session
+
+    def _base(self, spec: Deployment) -> str:
+        return f"s3://{self._session.bucket()}/cloudai/{spec.name}"
+
+    def draft(self, spec: Deployment, draft: common.Draft) -> Drafted | None:
+        service = self._session.model("sagemaker")
+        config_shape = service.operation_model("CreateEndpointConfig").input_shape
+        model_shape = service.operation_model("CreateModel").input_shape
+        types = service.shape_for("ProductionVariantInstanceType")
+        role = draft.attempt(self._session.role)
+        base = draft.attempt(lambda: self._base(spec))
+        vpc = draft.attempt(self._session.vpc)
+        wire.check(spec, draft)
+        served: list[wire.Served] = []
+        sources: list[tuple[str, _models_s3.Source]] = []
+        for variant in spec.variants:
+            where = f"variants.{variant.name}"
+            machine = None
+            if spec.mode != "serverless":
+                found = draft.attempt(
+                    lambda variant=variant, where=where: common.machines(
+                        variant.resources, types, f"{where}.resources"
+                    )
+                )
+                machine = found[0] if found else None
+            handler = variant.handler or spec.handler
+            source = draft.attempt(
+                lambda variant=variant, handler=handler, where=where: _models_s3.source(
+                    variant.uri, handler, spec.requirements, spec.image, base or "",
+                    f"{where}.model",
+                )
+            )  # fmt: skip
+            image = draft.attempt(
+                lambda machine=machine, source=source: _models_s3.image(
+                    self._session,
+                    spec.image,
+                    spec.framework,
+                    machine,
+                    source is None or source.code is not None,
+                )
+            )
+            if source is None or image is None or (machine is None and spec.mode != "serverless"):
+                continue
+            digest = _s3.digest(source.digest, image, wire.digest(spec, []))
+            served.append(
+                wire.Served(
+                    variant=variant,
+                    model=wire.named(f"{spec.name}-{variant.name}", digest),
+                    data=source.target or source.uri,
+                    image=image,
+                    machine=machine,
+                )
+            )
+            sources.append((where, source))
+        if role is None or base is None or len(served) < len(spec.variants):
+            return None
+        place = wire.Place(
+            role=role, base=base, kms_key=self._session.profile.get("kms_key"), vpc=vpc
+        )
+        models = [
+            wire.model(spec, one, place, code=source.code is not None)
+            for one, (_, source) in zip(served, sources, strict=True)
+        ]
+        plain = wire.config(spec, served, place, "x")
+        untagged = {name: value for name, value in plain.items() if name != "Tags"}
+        digest = _s3.digest(msgspec.json.encode(untagged))
+        config = {**plain, "EndpointConfigName": wire.named(spec.name, digest)}
+        for body in models:
+            draft.check(model_shape, body, wire.FIELDS)
+        draft.check(config_shape, config, wire.FIELDS)
+        return Drafted(sources, models, config)
