@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 GROUPS: dict[str, dict[str, str]] = {
     "Work": {
@@ -30,7 +31,6 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "This machine": {
         "serve": "Serve a model directory over HTTP, in the foreground.",
-        "package": "Write a Dockerfile and Kubernetes manifests for a model directory.",
         "local setup": "Bring the embedded chat and embedding models.",
         "providers": "Show which provider can do what.",
         "version": "Print the version.",
@@ -52,13 +52,14 @@ HOMES: dict[str, str] = {
     "wait": "jobs",
     "cancel": "jobs",
     "serve": "serving",
-    "package": "serving",
     "local setup": "about",
     "providers": "about",
     "version": "about",
 }
 """The module of ``cloudai.cli`` that each command is in."""
 
+OPTIONS = ("--profile", "-p", "--provider", "--config", "--set")
+FLAGS = ("--json",)
 COMPLETION = ("--install-completion", "--show-completion")
 
 
@@ -100,22 +101,37 @@ def overview() -> str:
 
 
 def _split(given: list[str]) -> tuple[str, list[str]]:
-    """The command's name, of one word or two, and its arguments."""
+    """The command's name, of one word or two, and its arguments. Common options may also stand
+    before the command."""
+    front: list[str] = []
+    while given and given[0].partition("=")[0] in (*FLAGS, *OPTIONS):
+        count = 1 if given[0] in FLAGS or "=" in given[0] else 2
+        front, given = front + given[:count], given[count:]
+    if not given:
+        _refuse("a command is missing. Try: cloudai --help")
+    name, rest = _named(given)
+    return name, front + rest
+
+
+def _named(given: list[str]) -> tuple[str, list[str]]:
     if " ".join(given[:2]) in HOMES:
         return " ".join(given[:2]), given[2:]
     if given[0] in HOMES:
         return given[0], given[1:]
+    if given[0].startswith("-"):
+        _refuse(f"there is no option {given[0]!r} before a command. Try: cloudai --help")
+    if given[0] == "local" and given[1:] in (["--help"], ["-h"]):
+        return "local setup", given[1:]
     from cloudai._core.registry import unknown
+
+    wanted = " ".join(given[:2]) if given[0] == "local" else given[0]
+    _refuse(str(unknown("command", wanted, HOMES)))
+
+
+def _refuse(problem: str) -> NoReturn:
     from cloudai.cli.exits import USAGE
 
-    if given[0].startswith("-"):
-        text = f"{given[0]}: options follow the command. Try: cloudai --help"
-    elif given[0] == "local" and len(given) > 1 and given[1] in {"--help", "-h"}:
-        return "local setup", given[1:]
-    else:
-        wanted = " ".join(given[:2]) if given[0] == "local" else given[0]
-        text = str(unknown("command", wanted, HOMES))
-    sys.stderr.write(f"cloudai: {text}\n")
+    sys.stderr.write(f"cloudai: {problem}\n")
     sys.exit(USAGE)
 
 

@@ -30,7 +30,10 @@ def providers(
         typer.Option(metavar="FILE", help="Put the Markdown between its markers in a file."),
     ] = None,
 ) -> None:
-    """Show which provider can do what. Loads no SDK."""
+    """Show which provider can do what.
+
+    Loads no SDK.
+    """
     found: list[registry.ProviderSpec] = []
     for name in registry.names():
         try:

@@ -71,9 +71,10 @@ def batch(
         bool, typer.Option("--wait/--detach", help="Wait for its end, or print its handle.")
     ] = True,
 ) -> int:
-    """Transform a file, line by line, in the input's order.
+    """Transform a file, line by line.
 
-    One that was killed goes on where it was when it is submitted again.
+    The output is in the input's order. One that was killed goes on where it was when it is
+    submitted again.
     """
     options: dict[str, Any] = {
         "input": input,

@@ -52,7 +52,7 @@ def chat(
         ),
     ] = None,
 ) -> int:
-    """Talk to a chat model.
+    """Talk to a chat model; interactive without a text.
 
     With a text, or one piped in, it answers once. Else it is a conversation.
     """

@@ -40,9 +40,10 @@ def embed(
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds, retries included.")] = None,
 ) -> None:
-    """Turn texts into vectors: a line of JSON for each, in their order.
+    """Turn texts into vectors.
 
-    On a terminal only the first numbers of each are shown.
+    It prints a line of JSON for each, in their order. On a terminal only the first numbers of each
+    are shown.
     """
     if output is not None and not output.endswith(".npy"):
         raise invalid("--output", output, "does not end in .npy")

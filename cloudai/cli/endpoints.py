@@ -142,9 +142,10 @@ def predict(
     variant: Annotated[str | None, typer.Option(help="Ask this variant, past the weights.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds, retries included.")] = None,
 ) -> None:
-    """Ask an endpoint: one line of JSON for each input, in their order.
+    """Ask an endpoint.
 
-    Without inputs they are read from stdin, one line of JSON each.
+    It prints one line of JSON for each input, in their order. Without inputs they are read from
+    stdin, one line of JSON each.
     """
     values = [typed(text) for text in inputs or ()]
     if file is not None or not values:

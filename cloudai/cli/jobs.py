@@ -46,7 +46,10 @@ def logs(
         str | None, typer.Option(help="Only lines this young, such as 90s, 10m, 2h, 1d.")
     ] = None,
 ) -> None:
-    """Print a log; -f follows it. Ctrl-C leaves the job alone."""
+    """Print a log; -f follows it.
+
+    Ctrl-C leaves the job alone.
+    """
     handle = session.client.attach(uri)
     start = None if since is None else time.time() - _seconds(since)
     lines = (
@@ -84,7 +87,10 @@ def cancel(
     uris: Handles,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end.")] = False,
 ) -> int:
-    """Ask jobs to stop; harmless for one that has ended."""
+    """Ask jobs to stop.
+
+    Harmless for one that has ended.
+    """
 
     def stop(handle: Any) -> Any:
         if isinstance(handle, Endpoint):

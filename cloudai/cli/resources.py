@@ -27,9 +27,9 @@ def ls(
         bool, typer.Option("--refresh", help="Ask the providers how each one stands.")
     ] = False,
 ) -> None:
-    """List all that was created from here and is not removed, the oldest first.
+    """List all that was created from here and is not removed.
 
-    It reads the ledger, so the states are those that were last seen.
+    The oldest comes first. It reads the ledger, so the states are those that were last seen.
     """
     entries = _entries(session, kind)
     states = {id(entry): str(entry.state) for entry in entries}
@@ -67,9 +67,10 @@ def destroy(
     kind: KindOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> int:
-    """Remove jobs and endpoints at their provider, with all that they left there.
+    """Remove jobs and endpoints at their provider.
 
-    A job that runs is stopped. Asks first on a terminal; elsewhere --yes has to be given.
+    All that they left there goes too. A job that runs is stopped. Asks first on a terminal;
+    elsewhere --yes has to be given.
     """
     if everything == bool(uris):
         raise InvalidRequest("give handles, or --all", field="uri")

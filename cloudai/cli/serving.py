@@ -24,10 +24,10 @@ def serve(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0.")] = None,
     max_batch: Annotated[int | None, typer.Option(help="Inputs in one call of predict.")] = None,
 ) -> None:
-    """Serve a model directory over HTTP, in the foreground, until ctrl-C.
+    """Serve a model directory over HTTP, in the foreground.
 
-    It writes its own log to stderr. Callers have to send the token in CLOUDAI_SERVER_TOKEN, if
-    that is set.
+    Ctrl-C ends it. It writes its own log to stderr. Callers have to send the token in
+    CLOUDAI_SERVER_TOKEN, if that is set.
     """
     arguments = [sys.executable, "-m", "cloudai.server", "--model", f"model={model}"]
     for name, value in (
