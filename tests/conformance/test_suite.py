@@ -278,6 +278,26 @@ def test_the_table(tmp_path: Path) -> None:
     assert file.read_text() == text
 
 
+def test_the_report_command(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(THIRD_PARTY)
+    (tmp_path / "pytest.ini").write_text(INI)
+    module = [sys.executable, "-m", "cloudai.testing.conformance", "report", "test_it.py"]
+    done = subprocess.run(
+        [*module, "--only", "test_text or test_stop", "--write", "table.md"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "parrot    chat        async   1       1" in done.stdout
+    assert (
+        "| parrot | chat | stop | gap: a parrot does not stop |"
+        in (tmp_path / "table.md").read_text()
+    )
+
+
 PLUGIN = """
 import socket, subprocess, sys
 import cloudai, pytest
