@@ -25,12 +25,69 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-WORDS = (
-    "time year people way day man thing woman life child world school state family student group "
-    "country problem hand part place case week company system program question work government "
-    "number night point home water room mother area money story fact month lot right study book "
-    "eye job word business issue side kind head house service friend father power hour game line"
-).split()
+WORDS = [
+    "time",
+    "year",
+    "people",
+    "way",
+    "day",
+    "man",
+    "thing",
+    "woman",
+    "life",
+    "child",
+    "world",
+    "school",
+    "state",
+    "family",
+    "student",
+    "group",
+    "country",
+    "problem",
+    "hand",
+    "part",
+    "place",
+    "case",
+    "week",
+    "company",
+    "system",
+    "program",
+    "question",
+    "work",
+    "government",
+    "number",
+    "night",
+    "point",
+    "home",
+    "water",
+    "room",
+    "mother",
+    "area",
+    "money",
+    "story",
+    "fact",
+    "month",
+    "lot",
+    "right",
+    "study",
+    "book",
+    "eye",
+    "job",
+    "word",
+    "business",
+    "issue",
+    "side",
+    "kind",
+    "head",
+    "house",
+    "service",
+    "friend",
+    "father",
+    "power",
+    "hour",
+    "game",
+    "line",
+]
 
 CEILING = """
 import json, sys, time
@@ -51,6 +108,18 @@ else:
 work()
 print("ready", flush=True)
 sys.stdin.readline()
+# One input at a time, in the first process alone: what concurrency 1 is compared with.
+alone = []
+if asked["alone"]:
+    for value in inputs[:200]:
+        begin = time.perf_counter()
+        if asked["handler"]:
+            handler.predict([value])
+        else:
+            encoder.encode_ids(encoder.tokenize([value]))
+        alone.append(time.perf_counter() - begin)
+    print(sorted(alone)[len(alone) // 2], flush=True)
+    sys.exit()
 done, begin = 0, time.perf_counter()
 while time.perf_counter() - begin < asked["seconds"]:
     work()
@@ -69,7 +138,9 @@ def texts(count: int, seed: int = 7) -> list[str]:
 def ceiling(model: str, inputs: list[Any], cores: int, seconds: float, **about: Any) -> float:
     """Inputs a second of ``cores`` processes of one thread each."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    asked = json.dumps({"model": model, "inputs": inputs, "seconds": seconds, **about})
+    asked = json.dumps(
+        {"model": model, "inputs": inputs, "seconds": seconds, "alone": seconds == 0, **about}
+    )
     running = [
         subprocess.Popen(
             [sys.executable, "-c", CEILING, asked],
@@ -160,13 +231,13 @@ def main() -> None:
     if not options.access_log:
         arguments.append("--no-access-log")
     ceilings: list[float] = []
+    alone: list[float] = []
     rates: dict[int, list[dict[str, Any]]] = {1: [], 16: [], 64: []}
     Server.workers = cores
     for _ in range(options.rounds):
-        ceilings.append(
-            ceiling(model, inputs[:512], cores, options.seconds,
-                    dtype=options.dtype, handler=bool(options.inputs))
-        )  # fmt: skip
+        about = {"dtype": options.dtype, "handler": bool(options.inputs)}
+        alone.append(ceiling(model, inputs[:512], 1, 0, **about) * 1e3)
+        ceilings.append(ceiling(model, inputs[:512], cores, options.seconds, **about))
         server = Server(model, *arguments)
         try:
             server.load(bodies, 64, 2.0)  # warm
@@ -176,6 +247,7 @@ def main() -> None:
             server.stop()
     top = statistics.median(ceilings)
     print(f"cores {cores}, {options.dtype}; ceiling {top:.0f}/s, of {[round(c) for c in ceilings]}")
+    print(f"one input alone, without a server: p50 {statistics.median(alone):.2f} ms")
     for concurrency, found in rates.items():
         rate = statistics.median(one["rps"] for one in found)
         print(

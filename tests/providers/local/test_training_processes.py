@@ -97,9 +97,7 @@ for name in names:
 
 
 @pytest.mark.slow
-def test_twenty_clients_killed_at_random_moments(
-    training: LocalTraining, tmp_path: Path
-) -> None:
+def test_twenty_clients_killed_at_random_moments(training: LocalTraining, tmp_path: Path) -> None:
     source = script(
         tmp_path / "src",
         """
