@@ -82,6 +82,7 @@ class App:
         self._on_event = on_event
         self.started = time.time()
         self._token = token.encode() if token is not None else None
+        self._loopback = config.host in {"127.0.0.1", "::1", "localhost"}
         self._open = OPEN_ROUTES
         self._table = table(os.environ)
         self._find = find
@@ -96,8 +97,9 @@ class App:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1000})
             return
-        loop = asyncio.get_running_loop()
-        request = Request(scope, receive, self.models.config.limits, loop.time())
+        begun = time.perf_counter()  # the loop's own clock ticks in milliseconds
+        started = asyncio.get_running_loop().time()
+        request = Request(scope, receive, self.models.config.limits, started)
         route = "other"
         try:
             route, handler = self._find(self._table, request)
@@ -107,7 +109,7 @@ class App:
         except (Gone, asyncio.CancelledError):
             if not request.gone():
                 raise
-            self._finish(request, route, 499, loop.time())
+            self._finish(request, route, 499, time.perf_counter() - begun)
             return
         except Exception as error:  # noqa: BLE001 (every error is an answer; ours are logged)
             response = _error_response(request, error)
@@ -128,7 +130,7 @@ class App:
             async for piece in response.stream:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
-        self._finish(request, route, response.status, loop.time())
+        self._finish(request, route, response.status, time.perf_counter() - begun)
 
     async def infer(
         self, request: Request, model: ServedModel, items: Sequence[Item]
@@ -156,8 +158,17 @@ class App:
         self.count(model, variant, items, results, request)
         for result in results:
             if result.status != 200:
-                raise ResultError(result)
+                raise self.error_of(result, request)
         return results
+
+    def error_of(self, result: Result, request: Request) -> ResultError:
+        """A worker's error. A handler's traceback goes to callers on this machine only; others
+        get its first line, without the file's path, and the log keeps the rest."""
+        if result.error_type == "HandlerError" and not self._loopback:
+            log("handler_error", level="error", id=request.id, error=result.error)
+            first = result.error.partition("\n")[0]
+            result.error = first.partition(".py: ")[2] or first
+        return ResultError(result)
 
     def variant(self, request: Request, model: ServedModel) -> Variant:
         """The variant that answers this request."""
@@ -243,9 +254,8 @@ class App:
         self.metrics.batch_size.observe(items, model, variant)
         self.metrics.batch_seconds.observe(seconds, model, variant)
 
-    def _finish(self, request: Request, route: str, status: int, now: float) -> None:
+    def _finish(self, request: Request, route: str, status: int, seconds: float) -> None:
         self.metrics.requests.add(1, route, str(status))
-        seconds = now - request.started
         if request.model:
             self.metrics.latency.observe(seconds, request.model, request.variant)
         if self.models.config.access_log:

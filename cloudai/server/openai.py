@@ -128,9 +128,7 @@ async def _stream(app: App, request: Request, model: ServedModel, item: Item) ->
         result = future.result()
         app.count(model, variant, [item], [result], request)
         if result.status != 200:
-            from cloudai.server.app import ResultError
-
-            raise ResultError(result)
+            raise app.error_of(result, request)
         return Response(b"data: [DONE]\n\n", content_type=b"text/event-stream")
 
     async def events() -> AsyncIterator[bytes]:

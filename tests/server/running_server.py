@@ -1,0 +1,102 @@
+"""A server as a real process over loopback, and a client of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ECHO = """
+import os, time
+
+INPUT_SCHEMA = {"type": "number"}
+OUTPUT_SCHEMA = {"type": "number"}
+
+def load(model_dir):
+    return 2
+
+def predict(model, inputs, params):
+    if "sleep" in params:
+        time.sleep(params["sleep"])
+    if params.get("count"):
+        return [len(inputs) for _ in inputs]
+    if "die" in inputs:
+        os.kill(os.getpid(), 9)
+    if params.get("pid"):
+        return [os.getpid() for _ in inputs]
+    if params.get("echo"):
+        return inputs
+    if params.get("confidence"):
+        return [{"label": "a", "confidence": x} for x in inputs]
+    if any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in inputs):
+        raise ValueError("not a number")
+    return [x * model for x in inputs]
+"""
+
+
+class Running:
+    """A server process and a client of it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self.log = log
+        self.port = 0
+        self.http = httpx.Client(timeout=30)
+
+    def wait(self, path: str = "/ping", seconds: float = 30.0) -> None:
+        end = time.monotonic() + seconds
+        while not self.port:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
+            for event in self.events("listening"):
+                self.port = int(event["url"].rpartition(":")[2])
+                scheme = event["url"].partition(":")[0]
+                self.http.base_url = httpx.URL(f"{scheme}://127.0.0.1:{self.port}")
+            time.sleep(0.02)
+        while self.http.get(path).status_code != 200:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.02)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        lines = self.log.read_text().splitlines()
+        told = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        return [event for event in told if event["event"] == name]
+
+    def predict(self, *inputs: Any, headers: dict[str, str] | None = None, **params: Any) -> Any:
+        body = {"inputs": inputs, "params": params}
+        return self.http.post("/predict", json=body, headers=headers)
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.terminate()
+        code = self.process.wait(30)
+        self.http.close()
+        return code
+
+
+Start = Callable[..., Running]
+
+
+def model(folder: Path, source: str = ECHO) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "handler.py").write_text(source)
+    return folder
+
+
+def launch(log: Path, *arguments: str, env: dict[str, str] | None = None) -> Running:
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cloudai.server", "--port", "0", *arguments],
+            stdout=file,
+            stderr=file,
+            env={**os.environ, **(env or {})},
+        )
+    return Running(process, log)
