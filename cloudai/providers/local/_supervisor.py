@@ -366,6 +366,9 @@ class Supervisor:
                     return False
                 time.sleep(0.01)
             else:
+                # For whoever looks into the folder; the lock is what tells that we live.
+                os.truncate(self._lock_file, 0)
+                os.write(self._lock_file, f"{os.getpid()}\n".encode())
                 return True
         return False
 

@@ -68,16 +68,9 @@ def text(adapter: Any, id: str) -> list[str]:
 
 
 def supervisor(home: Path, id: str) -> int:
-    """The supervisor's process id: it bears the home and the id in its arguments."""
-    return until(lambda: _supervisor(home, id), f"the supervisor of {id}")
-
-
-def _supervisor(home: Path, id: str) -> int:
-    for process in psutil.process_iter(["cmdline"]):
-        line = process.info["cmdline"] or []
-        if line[-2:] == [str(home), id] and any("_supervisor" in part for part in line):
-            return process.pid
-    return 0
+    """The supervisor's process id, as its lock file tells it."""
+    lock = home / "jobs" / id / "lock"
+    return int(until(lambda: lock.exists() and lock.read_text(), f"the supervisor of {id}"))
 
 
 def gone(pid: int) -> bool:
