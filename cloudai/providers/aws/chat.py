@@ -33,6 +33,7 @@ class AwsChat:
 
     def __init__(self, profile: Profile) -> None:
         self._session = session(profile)
+        self._session.base("bedrock-runtime")  # made here, not on the first call's time
 
     def create(self, request: ChatRequest, call: Call) -> ChatReply:
         """Raises NotFound for an unknown model; InvalidRequest before anything is sent."""

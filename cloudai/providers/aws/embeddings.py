@@ -35,6 +35,7 @@ class AwsEmbeddings:
 
     def __init__(self, profile: Profile) -> None:
         self._session = session(profile)
+        self._session.base("bedrock-runtime")  # made here, not on the first call's time
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
 

@@ -123,10 +123,7 @@ def test_golden_openai_format() -> None:
             {"messages": (Message("user", (Image(data=b"x", media_type="image/bmp"),)),)},
             "media_type",
         ),
-        (
-            {"messages": REQUESTS["tools"].messages, "tools": (TOOL,), "tool_choice": "none"},
-            "tool_choice",
-        ),
+        ({"top_p": 0.0}, "top_p"),
     ],
 )
 def test_what_is_refused_before_it_is_sent(about: dict[str, Any], field: str) -> None:
@@ -134,6 +131,19 @@ def test_what_is_refused_before_it_is_sent(about: dict[str, Any], field: str) ->
     with pytest.raises(InvalidRequest) as caught:
         converse.body(ChatRequest(**given))
     assert field in str(caught.value)
+
+
+def test_tools_that_are_off_after_calls_are_told_as_text() -> None:
+    asked = ChatRequest(
+        model=CLAUDE, messages=REQUESTS["tools"].messages, tools=(TOOL,), tool_choice="none"
+    )
+    body = converse.body(asked)
+    assert "toolConfig" not in body
+    assert "toolUse" not in json.dumps(body)
+    assert "toolResult" not in json.dumps(body)
+    assert [turn["role"] for turn in body["messages"]] == ["user", "assistant", "user"]
+    assert 'weather with {\\"city\\":\\"Oslo' in json.dumps(body)
+    assert "failed and answered: no such city" in json.dumps(body)
 
 
 def _reply(content: list[Any], **more: Any) -> bytes:

@@ -73,7 +73,10 @@ def body(request: ChatRequest) -> dict[str, Any]:
     """The request's body."""
     made: dict[str, Any] = {}
     system: list[dict[str, Any]] = []
-    made["messages"] = _messages(request.messages, system)
+    messages = request.messages
+    if request.tool_choice == "none" and _speaks_of_tools(messages):
+        messages = tuple(_told(message) for message in messages)
+    made["messages"] = _messages(messages, system)
     if system:
         made["system"] = system
     config = _inference(request)
@@ -124,6 +127,8 @@ def _inference(request: ChatRequest) -> dict[str, Any]:
         raise invalid(
             "temperature", request.temperature, "is above 1, Bedrock's limit", "Use 0 to 1."
         )
+    if request.top_p is not None and request.top_p <= 0:
+        raise invalid("top_p", request.top_p, "is not above 0", "Use a number above 0, to 1.")
     found: dict[str, Any] = {}
     if request.max_tokens is not None:
         found["maxTokens"] = request.max_tokens
@@ -141,14 +146,7 @@ def _tools(request: ChatRequest) -> dict[str, Any] | None:
     choice = request.tool_choice
     offered = request.tools
     if choice == "none":
-        if _speaks_of_tools(request.messages):
-            raise UnsupportedByProvider(
-                'tool_choice="none" after tool calls',
-                provider="aws",
-                alternative="Converse wants the tools named while the conversation holds calls of "
-                'them: leave tool_choice at "auto", and say in the prompt not to call any.',
-            )
-        offered = ()
+        offered = ()  # what was called before is told as text: see _told
     made: list[dict[str, Any]] = []
     for index, tool in enumerate(offered):
         if not _TOOL_NAME.match(tool.name):
@@ -194,6 +192,26 @@ def _speaks_of_tools(messages: tuple[Message, ...]) -> bool:
         if not isinstance(message.content, str)
         for part in message.content
     )
+
+
+def _told(message: Message) -> Message:
+    """The message with its tool calls and results as text. Converse wants the tools offered
+    while there are blocks of them, and has no way to say that none may be called."""
+    if isinstance(message.content, str):
+        return message
+    parts: list[Part | CachePoint] = []
+    for part in message.content:
+        match part:
+            case ToolCall():
+                parts.append(Text(f"[I called the tool {part.name} with {part.arguments}]"))
+            case ToolResult():
+                said = part.content
+                text = said if isinstance(said, str) else encode(said).decode()
+                failed = " failed and" if part.error else ""
+                parts.append(Text(f"[The tool{failed} answered: {text}]"))
+            case _:
+                parts.append(part)
+    return Message(message.role, tuple(parts), message.name)
 
 
 def _messages(messages: tuple[Message, ...], system: list[dict[str, Any]]) -> list[dict[str, Any]]:
