@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from cloudai._core.batch_chunk import Transform
 from cloudai._core.registry import unknown
 from cloudai.errors import HandlerError, InvalidRequest
 from cloudai.protocols import Call, Embeddings
@@ -35,8 +36,6 @@ CHAT_PARAMS: Final = (
     "native",
 )
 EMBEDDING_PARAMS: Final = ("dimensions", "truncate", "task", "native")
-
-Transform = Callable[[list[Any]], list[Any]]
 
 
 class Predicts(Protocol):

@@ -8,7 +8,6 @@ call again for what it kept: no line is lost, none is doubled.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 import queue
@@ -17,35 +16,29 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Final, Protocol, TypeAlias
+from typing import IO, Protocol
 
 import msgspec
 
-from cloudai._core.batch_io import Raw, Source, format_of, write_csv, write_jsonl
+from cloudai._core.batch_chunk import PER_RECORD, WRONG_LENGTH, ChunkWork, Item, Transform
+from cloudai._core.batch_io import Source, format_of, write_csv, write_jsonl
 from cloudai._core.disk import disk_errors, sync_folder
-from cloudai._core.handler import jsonable
 from cloudai._core.spool import Chunk, Spool, exclusive
 from cloudai.errors import (
-    CloudAIError,
     Conflict,
-    ContentFiltered,
-    HandlerError,
-    InvalidRequest,
     JobCancelled,
 )
 from cloudai.types import JSON, BatchTransform, State
 from cloudai.types._base import invalid
 
-Transform: TypeAlias = Callable[[list[Any]], list[Any]]
-"""Takes decoded records, gives one JSON value for each, in their order."""
-
-PER_RECORD: Final = (InvalidRequest, HandlerError, ContentFiltered)
-"""Errors that one record can cause. Any other ends the run, whatever ``on_error`` says, and the
-run can be gone on with."""
-
-WRONG_LENGTH: Final = "WrongLength"
-"""The code of the HandlerError for a handler that breaks its contract. No record is to blame,
-so it ends the run too."""
+__all__ = [
+    "PER_RECORD",
+    "WRONG_LENGTH",
+    "BatchResult",
+    "Transform",
+    "check_paths",
+    "run_batch",
+]
 
 
 class Cancelled(Protocol):
@@ -72,18 +65,6 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def state(self) -> State:
         return State.PARTIAL if self.errors else State.SUCCEEDED
-
-
-class _Failed:
-    """In place of a record's output: why there is none."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: CloudAIError) -> None:
-        self.error = error
-
-
-Item: TypeAlias = tuple[int, Raw]
 
 
 def run_batch(
@@ -169,7 +150,6 @@ class _Run:
         published: Callable[[BatchResult], None] | None,
     ) -> None:
         self.spec = spec
-        self.transform = transform
         self.identity = identity
         self.concurrency = concurrency
         self.progress = progress
@@ -177,8 +157,7 @@ class _Run:
         self.published = published
         source, self.output = check_paths(spec)
         self.source = Source(source, format_of(source, spec.format), spec.max_payload)
-        self.encoder = msgspec.json.Encoder(enc_hook=jsonable)
-        self.plain = spec.join == "none" and spec.key is None
+        self.work = ChunkWork(spec, self.source, transform)
         self.done = self.errors = 0
         self.total: int | None = None
 
@@ -242,7 +221,7 @@ class _Run:
         if self.concurrency == 1:
             for first, items in chunks:
                 self._check_cancelled()
-                self._keep(spool, [self._work(first, items)])
+                self._keep(spool, [self.work.run(first, items)])
             return
         ended: queue.SimpleQueue[Future[Chunk]] = queue.SimpleQueue()
         under_way = 0
@@ -271,7 +250,7 @@ class _Run:
             try:
                 for first, items in chunks:
                     self._check_cancelled()
-                    pool.submit(self._work, first, items).add_done_callback(ended.put)
+                    pool.submit(self.work.run, first, items).add_done_callback(ended.put)
                     under_way += 1
                     # Twice as many as can run, so that no thread waits for the next chunk.
                     collect(block=under_way >= 2 * self.concurrency)
@@ -328,112 +307,6 @@ class _Run:
                 hint="Submit it again to go on from there.",
             )
 
-    def _work(self, first: int, items: list[Item]) -> Chunk:
-        """Transforms a chunk. In a worker thread."""
-        decode = self.source.decode
-        outcomes: list[Any] = [None] * len(items)
-        values: list[Any] = []
-        places: list[int] = []
-        for place, (_, raw) in enumerate(items):
-            try:
-                values.append(decode(raw))
-                places.append(place)
-            except InvalidRequest as error:
-                outcomes[place] = self._failed(items[place], error)
-        numbered = [items[place] for place in places]
-        if len(values) == len(items):
-            outcomes = self._call(numbered, values)
-            if self.plain:
-                with suppress(TypeError, InvalidRequest):  # told per record below
-                    if not any(isinstance(outcome, _Failed) for outcome in outcomes):
-                        lines = self.encoder.encode_lines(outcomes)
-                        return Chunk(first, len(items), lines, 0, b"")
-        elif values:
-            for place, outcome in zip(places, self._call(numbered, values), strict=True):
-                outcomes[place] = outcome
-        return self._encode(first, items, outcomes)
-
-    def _call(self, items: list[Item], values: list[Any]) -> list[Any]:
-        """The outputs. When the transform refuses the records, they are halved until the one
-        that is to blame stands alone, so that it does not fail its neighbours."""
-        try:
-            outputs = self.transform(values)
-        except PER_RECORD as error:
-            if error.code == WRONG_LENGTH:
-                raise
-            if len(items) == 1:
-                return [self._failed(items[0], error)]
-            half = len(items) // 2
-            return [
-                *self._call(items[:half], values[:half]),
-                *self._call(items[half:], values[half:]),
-            ]
-        if len(outputs) != len(values):
-            raise HandlerError(
-                f"the transform gave {len(outputs)} outputs for {len(values)} inputs",
-                code=WRONG_LENGTH,
-                hint="Return one output for each input, in their order.",
-            )
-        return outputs
-
-    def _failed(self, item: Item, error: CloudAIError) -> _Failed:
-        if self.spec.on_error != "fail":
-            return _Failed(error)
-        told = copy.copy(error)
-        told.message = f"line {item[0]} of {self.source.path.name}: {error.message}"
-        told.args = (told.message,)
-        raise told from error
-
-    def _encode(self, first: int, items: list[Item], outcomes: list[Any]) -> Chunk:
-        lines: list[bytes] = []
-        bad: list[bytes] = []
-        for item, outcome in zip(items, outcomes, strict=True):
-            if not isinstance(outcome, _Failed):
-                try:
-                    lines.append(self._line(item, outcome))
-                    continue
-                except (TypeError, InvalidRequest) as error:
-                    problem = error if isinstance(error, InvalidRequest) else _not_json(error)
-                    outcome = self._failed(item, problem)
-            failed = outcome.error
-            lines.append(self._line(item, None, lenient=True))
-            bad.append(
-                self.encoder.encode(
-                    {
-                        "line": item[0],
-                        "input": self.source.as_read(item[1]),
-                        "error": {"type": type(failed).__name__, "message": str(failed)},
-                    }
-                )
-            )
-        return Chunk(
-            first, len(items), b"\n".join(lines) + b"\n", len(bad), b"".join(b + b"\n" for b in bad)
-        )
-
-    def _line(self, item: Item, output: Any, lenient: bool = False) -> bytes:
-        """One line of the output.
-
-        Parameters
-        ----------
-        lenient: True for a failed record, whose key may be what it lacks.
-        """
-        if self.plain:
-            return self.encoder.encode(output)
-        made: dict[str, Any] = {}
-        value = self.source.as_read(item[1])
-        key = self.spec.key
-        if key is not None:
-            if isinstance(value, dict) and key in value:
-                made["key"] = value[key]
-            elif lenient:
-                made["key"] = None
-            else:
-                raise invalid("key", key, "is not a field of this record", "Add it, or drop key.")
-        if self.spec.join == "input":
-            made["input"] = value
-        made["output"] = output
-        return self.encoder.encode(made)
-
     # -- the output ----------------------------------------------------------------------
 
     @property
@@ -477,7 +350,3 @@ class _Run:
                 part.unlink()
             raise
         return part
-
-
-def _not_json(error: TypeError) -> HandlerError:
-    return HandlerError(f"the output cannot be held by JSON: {error}", code="BadOutput")

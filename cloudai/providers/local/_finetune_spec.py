@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloudai._core.config import Profile
-from cloudai.errors import CloudAIError, UnsupportedByProvider
+from cloudai.errors import CloudAIError, ConfigError, InvalidRequest, UnsupportedByProvider
+from cloudai.providers.local import _models
 from cloudai.types import TrainingJob
 from cloudai.types._base import invalid
 
-SCRIPT: Final = str(Path(__file__).with_name("_finetune.py"))
+MODULE: Final = "cloudai.providers.local._finetune"
 
 HYPERPARAMETERS: Final = (
     "n_epochs",
@@ -29,14 +30,27 @@ METRICS: Final = [
 
 
 def arguments(spec: TrainingJob, profile: Profile) -> list[str]:
-    """The script's arguments; the hyperparameters travel in CLOUDAI_HPS."""
+    """The worker's arguments; the hyperparameters travel in CLOUDAI_HPS."""
+    base = str(spec.base_model)
+    path = Path(base).expanduser()
+    if path.exists():  # relative to where the client is, not to the job
+        base = str(path.absolute())
     device = profile.get("device")
-    return ["--base-model", str(spec.base_model), *(["--device", device] if device else [])]
+    place = ["--base-model", base, "--home", str(profile.home)]
+    return [*place, *(["--device", device] if device else [])]
 
 
-def problems(spec: TrainingJob) -> list[CloudAIError]:
+def problems(spec: TrainingJob, profile: Profile) -> list[CloudAIError]:
     """What of a fine-tuning job cannot be done here."""
     found: list[CloudAIError] = []
+    try:
+        _models.find("chat", str(spec.base_model), home=profile.home)
+    except ConfigError as error:
+        found.append(
+            InvalidRequest(
+                error.message, field="base_model", value=spec.base_model, hint=error.hint
+            )
+        )
     if spec.method != "supervised":
         found.append(
             UnsupportedByProvider(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -14,7 +13,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
@@ -23,13 +22,12 @@ import msgspec
 from cloudai._core.config import Profile
 from cloudai._core.disk import disk_errors
 from cloudai._core.home import ensure
-from cloudai._core.secrets import fetch_plain
-from cloudai.errors import CloudAIError, InvalidRequest, NotFound, UnsupportedByProvider
+from cloudai.errors import CloudAIError, NotFound
 from cloudai.protocols import Call
-from cloudai.providers.local import _hardware, _logs, _processes
+from cloudai.providers.local import _lock, _logs, _processes
+from cloudai.providers.local._checks import PROVIDER
 from cloudai.providers.local._store import ENDED, MEND, Store
 from cloudai.types import (
-    Accelerator,
     BatchTransform,
     CostRange,
     JobStatus,
@@ -38,29 +36,33 @@ from cloudai.types import (
     MetricPoint,
     NativeRequest,
     Plan,
-    SecretRef,
     State,
     TrainingJob,
     Violation,
 )
-from cloudai.types._base import invalid, shorten
+from cloudai.types._base import invalid
 
 SpecT = TypeVar("SpecT", TrainingJob, BatchTransform)
 
-PROVIDER: Final = "local"
 SPAWN_SECONDS: Final = 10.0
 """A supervisor that has not taken its lock after this long is started again."""
 SPAWNS: Final = 3
 GRACE: Final = 10.0
 """Seconds from SIGTERM to SIGKILL."""
 DELETE_GRACE: Final = 1.0
+STOP_SECONDS: Final = 10.0
+LOST: Final = "the supervisor died (killed, or the machine was restarted); its processes were ended"
 
 ROOT: Final = str(Path(__file__).parents[3])
-# -P leaves the folder it is started in off the path; cloudai may run from a checkout.
-_START: Final = (
-    "import sys; sys.path.append({root!r}); "
-    "from cloudai.providers.local._supervisor import main; main()"
-)
+
+
+def module_command(module: str) -> list[str]:
+    """Python's arguments that run a module's ``main``. -P leaves the folder it is started in off
+    the path; cloudai itself may come from a checkout."""
+    return ["-P", "-c", f"import sys; sys.path.append({ROOT!r}); from {module} import main; main()"]
+
+
+_SUPERVISOR: Final = "cloudai.providers.local._supervisor"
 
 
 class LocalJobs(ABC, Generic[SpecT]):
@@ -274,7 +276,7 @@ class LocalJobs(ABC, Generic[SpecT]):
         """Starts the job's supervisor, apart from this process: the shell in between ends at
         once, so that no zombie stays here, and a session of its own keeps ^C away from it."""
         folder = self._store.folder(id)
-        start = [sys.executable, "-P", "-c", _START.format(root=ROOT), str(self.home), id]
+        start = [sys.executable, *module_command(_SUPERVISOR), str(self.home), id]
         with disk_errors(folder, MEND), open(folder / "supervisor.log", "ab") as log:
             subprocess.run(
                 ["/bin/sh", "-c", '"$@" &', "sh", *start],
@@ -293,18 +295,8 @@ class LocalJobs(ABC, Generic[SpecT]):
     # -- where a job stands --------------------------------------------------------------
 
     def _alive(self, id: str) -> bool:
-        """Whether the job's supervisor lives: it holds the lock."""
-        try:
-            file = os.open(self._store.folder(id) / "lock", os.O_RDWR)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(file)
-        return False
+        """Whether the job's supervisor lives."""
+        return _lock.held(self._store.folder(id) / "lock")
 
     def _settled(self, row: sqlite3.Row) -> sqlite3.Row:
         """The row, made true: a job whose supervisor is gone is started or ended."""
@@ -331,7 +323,7 @@ class LocalJobs(ABC, Generic[SpecT]):
 
     def _bury(self, id: str) -> None:
         """Ends a job whose supervisor died: its processes first, then its state."""
-        with self._own(id) as own:
+        with _lock.taken(self._store.folder(id) / "lock") as own:
             row = self._store.row(id)
             if not own or row["state"] in ENDED:
                 return
@@ -355,30 +347,12 @@ class LocalJobs(ABC, Generic[SpecT]):
                 log_tail=json.dumps(_logs.tail(folder)),
             )
 
-    @contextmanager
-    def _own(self, id: str) -> Any:
-        """Holds the job's lock, as a supervisor would; gives False where another holds it."""
-        try:
-            file = os.open(self._store.folder(id) / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        except FileNotFoundError:
-            yield False
-            return
-        try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
-        finally:
-            os.close(file)
-
     def _stop(self, id: str, grace: float) -> None:
         """Asks the supervisor to end the job; a job that nobody supervises ends here."""
         row = self._settled(self._store.row(id, self.kind))
         if row["state"] in ENDED:
             return
-        with self._own(id) as own:
+        with _lock.taken(self._store.folder(id) / "lock") as own:
             if own and self._store.change(
                 id,
                 only_from=["QUEUED"],
@@ -418,114 +392,3 @@ class LocalJobs(ABC, Generic[SpecT]):
             log_tail=tuple(json.loads(row["log_tail"])),
             cost=0.0,
         )
-
-    # -- checks that both kinds share ----------------------------------------------------
-
-    def _check_platform(self, image: str | None) -> list[CloudAIError]:
-        problems: list[CloudAIError] = []
-        if os.name != "posix":
-            problems.append(
-                UnsupportedByProvider(
-                    "a job on Windows",
-                    provider=PROVIDER,
-                    alternative="Run it under WSL, or on a cloud's profile.",
-                    field="kind",
-                )
-            )
-        if image is not None:
-            problems.append(
-                UnsupportedByProvider(
-                    "a container image",
-                    provider=PROVIDER,
-                    alternative="Leave `image` out: the script runs in this Python, with "
-                    "`requirements` installed.",
-                    field="image",
-                    value=image,
-                )
-            )
-        return problems
-
-    def _check_gpus(self, spec: SpecT) -> list[CloudAIError]:
-        """An accelerator that this machine lacks. Nothing smaller is taken in its place."""
-        asked = spec.resources.accelerator
-        if asked is None or self._gpus(spec) is not None:
-            return []
-        here = _hardware.gpus(self.device)
-        candidates = sorted({gpu.name for gpu in here})
-        return [
-            invalid(
-                "resources.accelerator",
-                asked,
-                f"is not here: this machine has {_hardware.describe(here)}"
-                + (f" under device={self.device!r}" if self.device else ""),
-                f"Leave it out to use {', '.join(candidates) or 'the CPU'}, or use a profile of "
-                "aws, azure or vertex.",
-            )
-        ]
-
-    def _gpus(self, spec: SpecT) -> list[int] | None:
-        """The indices of GPUs that satisfy the spec; None where none were asked for or found.
-        An empty list hides all GPUs, for device="cpu"."""
-        resources = spec.resources
-        if resources.accelerator is None:
-            if self.device == "cpu":
-                return []
-            return [gpu.index for gpu in _hardware.gpus(self.device)] if self.device else None
-        here = _hardware.gpus(self.device)
-        for text in (resources.accelerator, *resources.any_of):
-            asked = Accelerator.parse(text)
-            found = _hardware.matching(asked, here)
-            if len(found) >= asked.count:
-                return [gpu.index for gpu in found[: asked.count]]
-        return None
-
-    def _check_secrets(self, secrets: dict[str, SecretRef]) -> list[CloudAIError]:
-        """A reference into this machine that leads nowhere is found before the start; a vault
-        is asked only where the job runs."""
-        problems: list[CloudAIError] = []
-        for name, reference in secrets.items():
-            if reference.store in {"env", "file"}:
-                try:
-                    fetch_plain(reference)
-                except NotFound as error:
-                    problems.append(
-                        InvalidRequest(f"secrets.{name}: {error.message}", field=f"secrets.{name}")
-                    )
-        return problems
-
-    def _common_losses(self, spec: SpecT) -> list[str]:
-        resources = spec.resources
-        losses: list[str] = []
-        if resources.instance_type is not None:
-            losses.append(f"resources.instance_type={resources.instance_type!r}: this machine")
-        if resources.memory is not None or resources.disk is not None:
-            losses.append("resources.memory and resources.disk are not enforced")
-        if resources.cpus is not None:
-            losses.append(f"resources.cpus={resources.cpus} sets thread counts, and is no limit")
-        others = sorted(set(spec.native) - {PROVIDER})
-        losses.extend(f"native.{name} is for another provider" for name in others)
-        return losses
-
-
-STOP_SECONDS: Final = 10.0
-LOST: Final = "the supervisor died (killed, or the machine was restarted); its processes were ended"
-
-
-def is_uri(path: str) -> bool:
-    """Whether it is a URI of some store, rather than a path."""
-    return "://" in path and not path.startswith("file://")
-
-
-def local_path(path: str) -> Path:
-    """An absolute path of this machine, from a path or a ``file://`` URI."""
-    return Path(path.removeprefix("file://")).expanduser().absolute()
-
-
-def no_uri(field: str, value: str, alternative: str) -> UnsupportedByProvider:
-    return UnsupportedByProvider(
-        f"{field}={shorten(value)}: an object store",
-        provider=PROVIDER,
-        alternative=alternative,
-        field=field,
-        value=value,
-    )

@@ -16,15 +16,22 @@ import re
 import struct
 import time
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 MAIN: Final = "log"
 PAGE: Final = 1 << 20
 """Bytes of each log file that one page reads at most."""
 
 _ENTRY: Final = struct.Struct("<Qd")
+
+
+METRIC_SECONDS: Final = 0.5
+
+Point: TypeAlias = tuple[str, int, float, float]
+"""Of a metric: its name, step, value and time."""
 
 
 class Line(NamedTuple):
@@ -52,15 +59,14 @@ class Clock:
         self._times = path.with_name(path.name + ".times")
         self._size = _size(path)
 
-    def tick(self) -> bool:
+    def tick(self) -> None:
         """Notes the time if the log grew since the last tick."""
         size = _size(self._path)
         if size <= self._size:
-            return False
+            return
         self._size = size
         with open(self._times, "ab") as file:
             file.write(_ENTRY.pack(size, time.time()))
-        return True
 
 
 def _size(path: Path) -> int:
@@ -194,9 +200,9 @@ class MetricScanner:
         self._steps = dict(steps or {})
         self._cursor: str | None = None
 
-    def scan(self, ended: bool = False) -> list[tuple[str, int, float, float]]:
+    def scan(self, ended: bool = False) -> list[Point]:
         """The new points: ``(name, step, value, time)``."""
-        points: list[tuple[str, int, float, float]] = []
+        points: list[Point] = []
         while self._patterns:
             lines, cursor = read(self._folder, self._cursor, ended)
             if cursor == self._cursor or not lines:
@@ -205,8 +211,8 @@ class MetricScanner:
             points += self._match(lines)
         return points
 
-    def _match(self, lines: Iterable[Line]) -> list[tuple[str, int, float, float]]:
-        points: list[tuple[str, int, float, float]] = []
+    def _match(self, lines: Iterable[Line]) -> list[Point]:
+        points: list[Point] = []
         for line in lines:
             for name, pattern in self._patterns:
                 for found in pattern.finditer(line.text):
@@ -218,3 +224,41 @@ class MetricScanner:
                     self._steps[name] = step + 1
                     points.append((name, step, value, line.time))
         return points
+
+
+class Watch:
+    """Looks at a job's logs as they grow: keeps their times, and hands on their metrics.
+
+    Parameters
+    ----------
+    metrics: name and regular expression of each. nproc: above one, each rank has its own log.
+    add: gets new points, every half second at most.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        metrics: Sequence[tuple[str, str]],
+        nproc: int,
+        add: Callable[[list[Point]], None],
+    ) -> None:
+        self._folder = folder
+        self._many = nproc > 1
+        self._scanner = MetricScanner(folder, metrics)
+        self._add = add
+        self._clocks: dict[str, Clock] = {}
+        self._scanned = 0.0
+
+    def look(self, ended: bool = False) -> None:
+        for path in files(self._folder) if self._many else [self._folder / MAIN]:
+            clock = self._clocks.get(path.name)
+            if clock is None:
+                clock = self._clocks[path.name] = Clock(path)
+            with suppress(OSError):  # a full disk costs the times, not the job
+                clock.tick()
+        now = time.monotonic()
+        if ended or now - self._scanned >= METRIC_SECONDS:
+            self._scanned = now
+            points = self._scanner.scan(ended)
+            if points:
+                self._add(points)

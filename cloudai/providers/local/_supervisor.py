@@ -27,13 +27,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from cloudai.errors import CloudAIError, StateError
-from cloudai.providers.local import _logs, _processes
-from cloudai.providers.local._launch import command
+from cloudai.providers.local import _launch, _logs, _processes, _requirements
 from cloudai.providers.local._store import Store
 
 TICK: Final = 0.1
 """Seconds between two looks at the log, the clock and the wish to cancel."""
-METRIC_SECONDS: Final = 0.5
 LEFTOVER_SECONDS: Final = 1.0
 """What a finished script left running has this long to end by itself."""
 STATE_SECONDS: Final = 60.0
@@ -63,9 +61,7 @@ class Supervisor:
         self._deadline: float | None = None
         self._main: int | None = None
         self._code: int | None = None
-        self._clocks: dict[str, _logs.Clock] = {}
-        self._scanner = _logs.MetricScanner(self.folder, [])
-        self._scanned = 0.0
+        self._watch = _logs.Watch(self.folder, [], 1, lambda points: None)
         self._wake = -1
 
     def run(self) -> None:
@@ -77,7 +73,12 @@ class Supervisor:
         self._listen()
         _processes.adopt_orphans()
         self.sheet = json.loads(self.store.row(self.id)["sheet"])
-        self._scanner = _logs.MetricScanner(self.folder, self.sheet["metrics"])
+        self._watch = _logs.Watch(
+            self.folder,
+            self.sheet["metrics"],
+            self.sheet["nproc"],
+            lambda points: self.store.add_metrics(self.id, points),
+        )
         try:
             self._supervise()
         finally:
@@ -85,7 +86,7 @@ class Supervisor:
 
     def _supervise(self) -> None:
         try:
-            env = {**_inherited(), **self.sheet["env"], _processes.TOKEN: self.token}
+            env = {**_launch.inherited(), **self.sheet["env"], _processes.TOKEN: self.token}
             env |= self._secrets()
         except CloudAIError as error:
             self._finish("FAILED", str(error))
@@ -96,7 +97,7 @@ class Supervisor:
             if end.stopped or end.code:
                 self._conclude(end, "the requirements could not be installed")
                 return
-        argv = command(python, self.sheet["script"], self.sheet["nproc"])
+        argv = _launch.command(python, self.sheet["script"], self.sheet["nproc"])
         started = time.time()
         self._save(only_from=["STARTING"], state="RUNNING", started_at=started)
         if self.sheet["timeout"] is not None:
@@ -208,25 +209,11 @@ class Supervisor:
                 if pid == self._main:
                     self._code = os.waitstatus_to_exitcode(status)
 
-    # -- what is looked at while it runs -------------------------------------------------
+    # -- the log -----------------------------------------------------------------------
 
-    def _observe(self) -> None:
-        grew = False
-        for path in _logs.files(self.folder) if self.sheet["nproc"] > 1 else [self._log]:
-            clock = self._clocks.get(path.name)
-            if clock is None:
-                clock = self._clocks[path.name] = _logs.Clock(path)
-            with suppress(OSError):  # a full disk costs the times, not the job
-                grew = clock.tick() or grew
-        if time.monotonic() - self._scanned >= METRIC_SECONDS:
-            self._scan()
-
-    def _scan(self, ended: bool = False) -> None:
-        self._scanned = time.monotonic()
-        points = self._scanner.scan(ended)
-        if points:
-            with suppress(StateError):  # a full disk costs the metrics, not the job
-                self.store.add_metrics(self.id, points)
+    def _observe(self, ended: bool = False) -> None:
+        with suppress(StateError):  # a full disk costs the metrics, not the job
+            self._watch.look(ended)
 
     @property
     def _log(self) -> Path:
@@ -270,35 +257,14 @@ class Supervisor:
         return found
 
     def _install(self, env: dict[str, str]) -> tuple[End, str]:
-        """Installs the requirements into an environment of the job's own, which also sees this
-        one's packages: what is here already needs no network."""
-        import sysconfig
-        from importlib.util import find_spec
-
-        venv = self.folder / "venv"
-        python = str(venv / "bin" / "python")
-        # A venv sees the packages of the base interpreter; a .pth shows it those of ours.
-        has_pip = find_spec("pip") is not None
-        make = [sys.executable, "-m", "venv", *(["--without-pip"] if has_pip else []), str(venv)]
-        end = self._execute(make, env, str(self.folder))
+        """Installs the requirements into an environment of the job's own; gives its Python."""
+        venv = _requirements.Venv(self.folder / "venv")
+        end = self._execute(venv.make(), env, str(self.folder))
         if end.stopped or end.code:
-            return end, python
-        ours = {path for path in sys.path if path.endswith(("site-packages", "dist-packages"))}
-        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        site = Path(sysconfig.get_path("purelib", vars={"base": str(venv), "platbase": str(venv)}))
-        if not site.is_dir():
-            site = venv / "lib" / version / "site-packages"
-        # addsitedir, so that the .pth files there count too, such as an editable install's.
-        lines = [f"import site; site.addsitedir({path!r})\n" for path in sorted(ours)]
-        (site / "_cloudai_parent.pth").write_text("".join(lines))
-        pip = (
-            [sys.executable, "-m", "pip", "--python", python] if has_pip else [python, "-m", "pip"]
-        )
-        install = ["--disable-pip-version-check", "--no-input", "install", "-r"]
-        return (
-            self._execute([*pip, *install, self.sheet["requirements"]], env, self.sheet["cwd"]),
-            python,
-        )
+            return end, venv.python
+        venv.show_parent()
+        install = venv.install(self.sheet["requirements"])
+        return self._execute(install, env, self.sheet["cwd"]), venv.python
 
     # -- states --------------------------------------------------------------------------
 
@@ -327,8 +293,7 @@ class Supervisor:
             self._finish("FAILED", reason or f"{because}the script {_how(end.code)}", end.code)
 
     def _finish(self, state: str, reason: str | None, code: int | None = None) -> None:
-        self._observe()
-        self._scan(ended=True)
+        self._observe(ended=True)
         columns: dict[str, Any] = {"state": state, "reason": reason, "ended_at": time.time()}
         if code is not None:
             columns["exit_code"] = code if code >= 0 else 128 - code
@@ -416,18 +381,6 @@ def _how(code: int) -> str:
         name = f"signal {-code}"
     why = " (the system ran out of memory, or somebody killed it)" if code == -9 else ""
     return f"was killed by {name}{why}"
-
-
-# What a job must not inherit from a client that itself runs in a job.
-_OWN: Final = re.compile(
-    r"(RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|GROUP_RANK|ROLE_\w+|MASTER_ADDR|MASTER_PORT"
-    r"|CLUSTER_SPEC|TF_CONFIG|TORCHELASTIC_\w+|SM_\w+|AIP_\w+|AZUREML_\w+|AZURE_ML_\w+"
-    r"|CLOUDAI_(INPUT_\w+|\w+_DIR|HPS|NODES|NODE_RANK|NPROC|BACKEND|RESTART_COUNT|JOB_\w+))\Z"
-)
-
-
-def _inherited() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not _OWN.match(name)}
 
 
 def main() -> None:

@@ -24,23 +24,14 @@ from cloudai._core import batch_transforms, spool
 from cloudai._core.handler import find_handler
 from cloudai._core.runner import check_paths
 from cloudai.errors import CloudAIError, Conflict, InvalidRequest
-from cloudai.providers.local import _launch
-from cloudai.providers.local._jobs import (
-    GRACE,
-    ROOT,
-    LocalJobs,
-    is_uri,
-    local_path,
-    no_uri,
-)
+from cloudai.providers.local import _checks, _launch
+from cloudai.providers.local._checks import is_uri, local_path, no_uri
+from cloudai.providers.local._jobs import GRACE, LocalJobs, module_command
 from cloudai.providers.local._profile import describe
 from cloudai.types import BatchTransform
 from cloudai.types._base import invalid
 
-_WORKER: Final = (
-    "import sys; sys.path.append({root!r}); "
-    "from cloudai.providers.local._batch_worker import main; main()"
-)
+_WORKER: Final = "cloudai.providers.local._batch_worker"
 _DOWNLOAD: Final = "Download it first and give its path."
 _UNFINISHED: Final = frozenset({"FAILED", "CANCELLED", "TIMED_OUT", "PREEMPTED"})
 
@@ -51,7 +42,7 @@ class LocalBatch(LocalJobs[BatchTransform]):
     kind = "batch"
 
     def _problems(self, spec: BatchTransform) -> list[CloudAIError]:
-        problems = self._check_platform(spec.image)
+        problems = _checks.platform(spec.image)
         paths = _paths(spec)
         uris = [no_uri(field, value, _DOWNLOAD) for field, value in paths if is_uri(value)]
         problems += uris
@@ -73,10 +64,14 @@ class LocalBatch(LocalJobs[BatchTransform]):
                 batch_transforms.embedding_request(spec.embeddings, spec.params)
         except InvalidRequest as error:
             problems.append(error)
-        return [*problems, *self._check_gpus(spec), *self._check_secrets(spec.secrets)]
+        return [
+            *problems,
+            *_checks.accelerator(spec.resources, self.device),
+            *_checks.secrets(spec.secrets),
+        ]
 
     def _losses(self, spec: BatchTransform) -> list[str]:
-        losses = self._common_losses(spec)
+        losses = _checks.losses(spec)
         if spec.shards > 1:
             losses.append(f"shards={spec.shards}: one process, which uses all cores")
         return losses
@@ -93,7 +88,7 @@ class LocalBatch(LocalJobs[BatchTransform]):
         return msgspec.structs.replace(spec, **changes)
 
     def _sheet(self, spec: BatchTransform, folder: Path) -> dict[str, Any]:
-        gpus = self._gpus(spec)
+        gpus = _checks.gpus_for(spec.resources, self.device)
         env = {"PYTHONUNBUFFERED": "1", "CLOUDAI_JOB_ID": folder.name}
         if spec.resources.cpus is not None:
             env["OMP_NUM_THREADS"] = str(spec.resources.cpus)
@@ -101,7 +96,7 @@ class LocalBatch(LocalJobs[BatchTransform]):
             env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
         return {
             "python": sys.executable,
-            "script": ["-P", "-c", _WORKER.format(root=ROOT), str(self.home), folder.name],
+            "script": [*module_command(_WORKER), str(self.home), folder.name],
             "nproc": 1,
             # A model's relative path means what it meant to the client.
             "cwd": os.getcwd(),

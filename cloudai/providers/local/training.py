@@ -21,15 +21,9 @@ import msgspec
 
 from cloudai.bootstrap import arguments
 from cloudai.errors import CloudAIError, UnsupportedByProvider
-from cloudai.providers.local import _environment, _finetune_spec, _hardware, _launch
-from cloudai.providers.local._jobs import (
-    GRACE,
-    PROVIDER,
-    LocalJobs,
-    is_uri,
-    local_path,
-    no_uri,
-)
+from cloudai.providers.local import _checks, _environment, _finetune_spec, _hardware, _launch
+from cloudai.providers.local._checks import PROVIDER, is_uri, local_path, no_uri
+from cloudai.providers.local._jobs import GRACE, LocalJobs, module_command
 from cloudai.providers.local._profile import describe
 from cloudai.providers.local._source import snapshot
 from cloudai.types import TrainingJob
@@ -44,7 +38,7 @@ class LocalTraining(LocalJobs[TrainingJob]):
     kind = "training"
 
     def _problems(self, spec: TrainingJob) -> list[CloudAIError]:
-        problems = self._check_platform(spec.image if spec.kind != "container" else None)
+        problems = _checks.platform(spec.image if spec.kind != "container" else None)
         if spec.kind == "container":
             problems.append(
                 UnsupportedByProvider(
@@ -57,7 +51,7 @@ class LocalTraining(LocalJobs[TrainingJob]):
                 )
             )
         elif spec.kind == "finetune":
-            problems += _finetune_spec.problems(spec)
+            problems += _finetune_spec.problems(spec, self.profile)
         else:
             problems += _script_problems(spec)
         if spec.resources.nodes > 1:
@@ -72,10 +66,14 @@ class LocalTraining(LocalJobs[TrainingJob]):
                 )
             )
         problems += _path_problems(spec)
-        return [*problems, *self._check_gpus(spec), *self._check_secrets(spec.secrets)]
+        return [
+            *problems,
+            *_checks.accelerator(spec.resources, self.device),
+            *_checks.secrets(spec.secrets),
+        ]
 
     def _losses(self, spec: TrainingJob) -> list[str]:
-        losses = self._common_losses(spec)
+        losses = _checks.losses(spec)
         if spec.spot is not None:
             losses.append("spot: nothing is taken back here; a kill from outside counts as it")
         if spec.tags:
@@ -86,7 +84,7 @@ class LocalTraining(LocalJobs[TrainingJob]):
 
     def _sheet(self, spec: TrainingJob, folder: Path) -> dict[str, Any]:
         finetune = spec.kind == "finetune"
-        entry = _finetune_spec.SCRIPT if finetune else str(spec.entry)
+        entry = "finetune.py" if finetune else str(spec.entry)
         cwd = folder if finetune else folder / "source"
         hyperparameters = spec.hyperparameters
         given = list(spec.args)
@@ -94,7 +92,7 @@ class LocalTraining(LocalJobs[TrainingJob]):
             given += _finetune_spec.arguments(spec, self.profile)
         elif spec.hyperparameter_args:
             given += arguments(hyperparameters)
-        gpus = self._gpus(spec)
+        gpus = _checks.gpus_for(spec.resources, self.device)
         nproc = spec.resources.nproc or (
             len(gpus or ()) if spec.resources.accelerator is not None else 1
         )
@@ -118,7 +116,9 @@ class LocalTraining(LocalJobs[TrainingJob]):
         shell = entry.endswith(".sh")
         return {
             "python": "/bin/sh" if shell else sys.executable,
-            "script": [entry, *given],
+            "script": [*module_command(_finetune_spec.MODULE), *given]
+            if finetune
+            else [entry, *given],
             "nproc": nproc,
             "cwd": str(cwd),
             "env": {**env, **spec.env},

@@ -157,12 +157,12 @@ def test_a_supervisor_that_cannot_start_fails_the_job(
     training: LocalTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cloudai.providers.local._jobs.SPAWN_SECONDS", 0.1)
-    monkeypatch.setattr("cloudai.providers.local._jobs._START", "raise SystemExit('broken')")
+    monkeypatch.setattr("cloudai.providers.local._jobs._SUPERVISOR", "no_such_module")
     training.submit(job("nostart", script(tmp_path / "src", "")), CALL)
     status = ended(training, "nostart")
     assert status.state is State.FAILED
     assert "supervisor does not start" in str(status.reason)
-    assert b"broken" in (training.home / "jobs" / "nostart" / "supervisor.log").read_bytes()
+    assert b"no_such_module" in (training.home / "jobs" / "nostart" / "supervisor.log").read_bytes()
 
 
 @linux
