@@ -163,12 +163,14 @@ def test_an_error_does_not_end_a_conversation(
     )
     talk = terminal("chat")
     talk.until("> ")
+    talk.forget()
     talk.type("hello\n")
     talk.until("slow down")
-    talk.until("> ")
+    # The prompt after it, not the first one: only then are keys read as they are typed.
+    talk.until("\n> ")
     talk.forget()
     talk.type("again\n")
-    talk.until("again\r\nagain")
+    talk.until("again\r\nagain\r\n> ")
     talk.type("\x04")
     assert talk.close() == 0
 
