@@ -48,7 +48,7 @@ lint: $(VENV)/.all
 	$(BIN)/ruff check .
 
 types: $(VENV)/.all
-	$(BIN)/pyright --venvpath $(dir $(abspath $(VENV))) --pythonpath $(BIN)/python
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 contracts: $(VENV)/.all
 	$(BIN)/lint-imports
