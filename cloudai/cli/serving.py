@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cloudai.cli.session import Session, command
+from cloudai.types._base import invalid
 
 
 @command
@@ -29,6 +31,10 @@ def serve(
     Ctrl-C ends it. It writes its own log to stderr. Callers have to send the token in
     CLOUDAI_SERVER_TOKEN, if that is set.
     """
+    if not Path(model).is_dir():
+        raise invalid("model", model, "is not a directory", "Give the directory of a model.")
+    if handler is not None and not Path(handler).is_file():
+        raise invalid("handler", handler, "is not a file", "Give the path of its file.")
     arguments = [sys.executable, "-m", "cloudai.server", "--model", f"model={model}"]
     for name, value in (
         ("--handler", handler),

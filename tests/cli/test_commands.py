@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import Run
+from command_line import COMMAND, Run
 
 TRAIN = ("train", "--source", "src", "--entry", "train.py")
 
@@ -249,3 +254,45 @@ def test_a_real_job_on_this_machine(run: Run, work: Path) -> None:
     finally:
         assert run(*local, "destroy", "--all", "--yes").code == 0
     assert run(*local, "ls", "--json").json == []
+
+
+@pytest.mark.slow
+def test_serve_answers_until_it_is_told_to_stop(work: Path) -> None:
+    pytest.importorskip("uvicorn")
+    (work / "model").mkdir()
+    (work / "model" / "handler.py").write_text(
+        "def load(d): return 2\ndef predict(m, inputs, params): return [m * x for x in inputs]\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [*COMMAND, "serve", "model", "--port", str(port), "--workers", "1"]
+    with subprocess.Popen(command, cwd=work, stderr=subprocess.DEVNULL) as process:
+        try:
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{port}/predict",
+                data=b'{"inputs": [1, 2]}',
+                headers={"Content-Type": "application/json"},
+            )
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    with urllib.request.urlopen(request, timeout=5) as answer:
+                        assert json.load(answer)["outputs"] == [2, 4]
+                    break
+                except OSError:  # not yet there, or 503 while it loads
+                    assert process.poll() is None
+                    assert time.monotonic() < deadline
+                    time.sleep(0.1)
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(60) in {0, 130, -signal.SIGINT}
+
+
+def test_serve_refuses_what_is_not_there(run: Run, work: Path) -> None:
+    done = run("serve", "gone")
+    assert done.code == 2
+    assert "model='gone' is not a directory" in done.err
+    done = run("serve", ".", "--handler", "gone.py")
+    assert done.code == 2
+    assert "handler='gone.py' is not a file" in done.err

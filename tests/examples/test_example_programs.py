@@ -261,7 +261,8 @@ def test_the_service_on_this_machine(start: Start, chat_model: str) -> None:
     (home / Path(chat_model).name).symlink_to(chat_model)
     said = start(EXAMPLES / "service" / "program.py", "--max-tokens", "16")
     assert "an embedding of 384 numbers" in said
-    assert "- What is the capital of France? The capital of France is Paris." in said
+    # Its temperature is 0.7, so that the words differ from run to run.
+    assert len(re.findall(r"^- .+\? \w", said, re.MULTILINE)) == 4
     assert "failed" not in said
 
 
