@@ -172,7 +172,7 @@ def main() -> None:
         inputs = json.loads(Path(options.inputs).read_text())
     cores = len(os.sched_getaffinity(0))
     bodies = [json.dumps({"inputs": [value]}) for value in inputs]
-    arguments = ["--dtype", options.dtype, "--workers", str(cores)]
+    arguments = ["--dtype", options.dtype, "--workers", str(cores), "--device", "cpu"]
     if not options.access_log:
         arguments.append("--no-access-log")
     ceilings: list[float] = []

@@ -240,11 +240,12 @@ def is_long(value: Any, limit: int) -> bool:
     return isinstance(text, str) and len(text) > limit
 
 
-def to_npy(outputs: list[Any]) -> bytes:
+def to_npy(outputs: Any) -> bytes:
+    """Outputs as one array in NumPy's format. Raises InvalidRequest where they are none."""
     import numpy as np
 
     try:
-        array = np.asarray(jsonable(outputs))
+        array = outputs if isinstance(outputs, np.ndarray) else np.asarray(jsonable(outputs))
         if array.dtype.kind not in "fiub":
             raise ValueError(f"they are {array.dtype}")
     except ValueError as error:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -234,6 +235,10 @@ def _kernel(config: ServerConfig) -> tuple[object, ...]:
     return config.workers, config.device, config.dtype, config.limits, config.long_input
 
 
+# What CUDA_VISIBLE_DEVICES says for no device at all.
+_NONE: Final = frozenset({"", "-1", "NoDevFiles", "none"})
+
+
 def _devices(device: str | None) -> tuple[str, ...]:
     """The devices that workers are put on: the one asked for, else the GPUs, else the CPU.
 
@@ -241,9 +246,12 @@ def _devices(device: str | None) -> tuple[str, ...]:
     """
     if device is not None and device not in {"auto", "cuda"}:
         return (device,)
-    gpus = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
-    if gpus:
-        return tuple(f"cuda:{index}" for index in range(len(gpus)))
+    count = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        count = min(count, len([part for part in visible.split(",") if part.strip() not in _NONE]))
+    if count:
+        return tuple(f"cuda:{index}" for index in range(count))
     if device == "cuda":
         raise invalid("device", device, "is not on this machine", "Leave it out, or say cpu.")
     return ("cpu",)

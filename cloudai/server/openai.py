@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import struct
-import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +11,7 @@ import msgspec
 from cloudai.server.codecs import Parsed, check_depth, decode, items_of
 from cloudai.server.http import HTTPError, Request, Response
 from cloudai.server.models import ServedModel
-from cloudai.server.wire import Item, Result
+from cloudai.server.wire import BASE64, Item, Result
 
 if TYPE_CHECKING:
     from cloudai.server.app import App, Route
@@ -79,11 +76,10 @@ async def embeddings(app: App, request: Request) -> Response:
     if asked.dimensions is not None:
         params = msgspec.json.encode({"dimensions": asked.dimensions})
     parsed = Parsed([msgspec.json.encode(text) for text in texts], params)
-    results = await app.infer(request, model, items_of(parsed, "", limits))
+    accept = BASE64 if asked.encoding_format == "base64" else ""
+    results = await app.infer(request, model, items_of(parsed, accept, limits))
     tokens = sum(result.tokens for result in results)
     outputs = [output for result in results for output in result.outputs]
-    if asked.encoding_format == "base64":
-        outputs = [_base64(output) for output in outputs]
     data = b",".join(
         b'{"object":"embedding","index":%d,"embedding":%b}' % (index, output)
         for index, output in enumerate(outputs)
@@ -170,15 +166,6 @@ def _with_engine(app: App, name: str, engine: str) -> ServedModel:
     if found != engine:
         raise HTTPError(400, f"the model {name!r} is served for {found}, not for {engine}")
     return model
-
-
-def _base64(output: bytes) -> bytes:
-    values = msgspec.json.decode(output, type=list[float])
-    return b'"' + base64.b64encode(struct.pack(f"<{len(values)}f", *values)) + b'"'
-
-
-def completion_id() -> str:
-    return f"chatcmpl-{time.time_ns():x}"
 
 
 def routes() -> dict[str, dict[str, tuple[str, Route]]]:

@@ -5,6 +5,7 @@ chat. They are the local provider's own, so that an endpoint answers as ``client
 from __future__ import annotations
 
 import abc
+import base64
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -12,8 +13,16 @@ from typing import Any, Final
 import msgspec
 
 from cloudai.errors import CloudAIError, ContextOverflow, InvalidRequest
-from cloudai.server.engines import Engine, Options, decode_inputs, decode_params, failure, is_long
-from cloudai.server.wire import Item, Result
+from cloudai.server.engines import (
+    Engine,
+    Options,
+    decode_inputs,
+    decode_params,
+    failure,
+    is_long,
+    to_npy,
+)
+from cloudai.server.wire import BASE64, Item, Result
 from cloudai.types._base import invalid
 
 _WARM_TEXTS: Final = ("a", "The quick brown fox jumps over the lazy dog.")
@@ -174,15 +183,21 @@ class EmbeddingEngine(_TextBatch):
         found = self._tokenized(items, results)
         ids = [one for _, mine in found for one in mine]
         if ids:
-            # As Python's floats in one go; row by row costs twice as much.
-            vectors = self._encoder.encode_ids(ids).tolist()
+            vectors = self._encoder.encode_ids(ids)
             start = 0
             for index, mine in found:
                 result = results[index]
                 assert result is not None  # noqa: S101 (for the type checker; made above)
                 own = vectors[start : start + len(mine)]
                 start += len(mine)
-                result.outputs = [self._encode(vector) for vector in own]
+                if items[index].accept == BASE64:
+                    result.outputs = [
+                        b'"%b"' % base64.b64encode(row) for row in own.astype("<f4", copy=False)
+                    ]
+                elif items[index].accept == "application/x-npy":
+                    result.body, result.content_type = to_npy(own), items[index].accept
+                else:
+                    result.outputs = [self._encode(row) for row in own.tolist()]
                 result.tokens = sum(map(len, mine))
         return [result or Result(500, error="no result") for result in results]
 

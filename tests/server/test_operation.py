@@ -78,8 +78,8 @@ def test_a_predict_that_hangs_is_ended(start: Start) -> None:
 def test_clients_that_left_are_dropped(start: Start) -> None:
     server = start("--max-batch", "1")
     with ThreadPoolExecutor(4) as threads:
-        blocker = threads.submit(server.predict, 1, sleep=0.8)
-        time.sleep(0.1)
+        blocker = threads.submit(server.predict, 1, sleep=3)
+        time.sleep(0.5)
 
         def leave() -> None:
             with httpx.Client(base_url=server.http.base_url, timeout=0.2) as client:
@@ -91,7 +91,7 @@ def test_clients_that_left_are_dropped(start: Start) -> None:
         assert blocker.result().status_code == 200
     begun = time.monotonic()
     assert server.predict(1).status_code == 200
-    assert time.monotonic() - begun < 2  # none of the three was computed
+    assert time.monotonic() - begun < 4  # none of the three was computed
 
 
 def test_kill_9_of_a_worker_under_load(start: Start) -> None:
