@@ -8,7 +8,6 @@ kept to the standard library.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -16,7 +15,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from cloudai._core.disk import disk_errors
+from cloudai._core.disk import disk_errors, make_database
 from cloudai.errors import Conflict, NotFound, StateError
 
 SCHEMA: Final = 1
@@ -27,8 +26,8 @@ ENDED: Final = frozenset(
 )
 """The states that ``State.done`` holds for, as texts (a test compares the two)."""
 
-_TABLES: Final = (
-    """CREATE TABLE jobs (
+_TABLES: Final = """
+    CREATE TABLE jobs (
         id TEXT PRIMARY KEY,
         kind TEXT NOT NULL,
         key TEXT NOT NULL,
@@ -51,16 +50,16 @@ _TABLES: Final = (
         errors INTEGER NOT NULL DEFAULT 0,
         log_tail TEXT NOT NULL DEFAULT '[]',
         UNIQUE (kind, key)
-    )""",
-    """CREATE TABLE metrics (
+    );
+    CREATE TABLE metrics (
         job TEXT NOT NULL,
         name TEXT NOT NULL,
         step INTEGER NOT NULL,
         value REAL NOT NULL,
         time REAL NOT NULL,
         PRIMARY KEY (job, name, step)
-    ) WITHOUT ROWID""",
-)
+    ) WITHOUT ROWID;
+"""
 
 MEND: Final = "Set CLOUDAI_HOME, or the profile's `home`, to a folder elsewhere."
 
@@ -77,6 +76,8 @@ class Store:
 
     @contextmanager
     def _connect(self) -> Generator[sqlite3.Connection]:
+        with disk_errors(self.path, MEND):
+            make_database(self.path, _TABLES, SCHEMA)
         with (
             disk_errors(self.path, MEND),
             closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)) as db,
@@ -85,24 +86,11 @@ class Store:
             db.execute("PRAGMA synchronous=NORMAL")
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version != SCHEMA:
-                self._migrate(db, version)
+                raise StateError(
+                    f"{self.path} was written by another cloudai (schema {version}, not {SCHEMA})",
+                    hint="Upgrade cloudai, or set CLOUDAI_HOME to another folder.",
+                )
             yield db
-
-    def _migrate(self, db: sqlite3.Connection, version: int) -> None:
-        if version > SCHEMA:
-            raise StateError(
-                f"{self.path} was written by a newer cloudai (schema {version}, not {SCHEMA})",
-                hint="Upgrade cloudai, or set CLOUDAI_HOME to another folder.",
-            )
-        os.chmod(self.path, 0o600)
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("BEGIN IMMEDIATE")
-        # Two clients may come at once: the second finds the work done.
-        if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-            for table in _TABLES:
-                db.execute(table)
-            db.execute(f"PRAGMA user_version={SCHEMA}")
-        db.execute("COMMIT")
 
     @contextmanager
     def _write(self) -> Generator[sqlite3.Connection]:

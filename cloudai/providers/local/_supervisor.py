@@ -24,18 +24,24 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from cloudai.errors import CloudAIError, StateError
 from cloudai.providers.local import _launch, _logs, _processes, _requirements
 from cloudai.providers.local._store import Store
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+
+T = TypeVar("T")
 
 TICK: Final = 0.1
 """Seconds between two looks at the log, the clock and the wish to cancel."""
 LEFTOVER_SECONDS: Final = 1.0
 """What a finished script left running has this long to end by itself."""
 STATE_SECONDS: Final = 60.0
-"""How long a state is tried to be written while the disk is full."""
+"""How long the state file is tried while the disk is full."""
 TAIL: Final = 20
 
 # The failing rank's own code, in the report that torchrun's agent prints.
@@ -72,7 +78,7 @@ class Supervisor:
             return
         self._listen()
         _processes.adopt_orphans()
-        self.sheet = json.loads(self.store.row(self.id)["sheet"])
+        self.sheet = json.loads(self._row()["sheet"])
         self._watch = _logs.Watch(
             self.folder,
             self.sheet["metrics"],
@@ -282,14 +288,14 @@ class Supervisor:
                 "PREEMPTED", f"the supervisor was told to stop ({name}), as at a shutdown", end.code
             )
         elif end.code == 0:
-            row = self.store.row(self.id)
+            row = self._row()
             partial = row["outcome"] == "PARTIAL"
             reason = f"{row['errors']} of {row['done']} lines failed" if partial else None
             self._finish("PARTIAL" if partial else "SUCCEEDED", reason, 0)
         elif end.code < 0 and self.sheet["spot"]:
             self._finish("PREEMPTED", f"the script {_how(end.code)}", end.code)
         else:
-            reason = self.store.row(self.id)["reason"]
+            reason = self._row()["reason"]
             self._finish("FAILED", reason or f"{because}the script {_how(end.code)}", end.code)
 
     def _finish(self, state: str, reason: str | None, code: int | None = None) -> None:
@@ -302,17 +308,23 @@ class Supervisor:
         self._save(**columns)
 
     def _save(self, only_from: list[str] | None = None, **columns: Any) -> None:
-        """Writes the state; while the disk is full, again and again for a minute."""
+        """Writes the state."""
+        self._patiently(lambda: self.store.change(self.id, only_from=only_from, **columns))
+
+    def _row(self) -> sqlite3.Row:
+        return self._patiently(lambda: self.store.row(self.id))
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """Does it; while the disk is full (then not even reading works), again and again for a
+        minute."""
         deadline = time.monotonic() + STATE_SECONDS
         while True:
             try:
-                self.store.change(self.id, only_from=only_from, **columns)
+                return work()
             except StateError:
                 if time.monotonic() >= deadline:
                     raise
-                time.sleep(1.0)
-            else:
-                return
+                time.sleep(0.5)
 
     # -- this process --------------------------------------------------------------------
 
