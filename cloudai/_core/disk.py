@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import sqlite3
 from collections.abc import Generator
 from contextlib import closing, contextmanager, suppress
@@ -64,7 +63,7 @@ def make_database(path: Path, schema: str, version: int) -> None:
     """
     if path.exists():
         return
-    part = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    part = path.with_name(f".{path.name}-{os.getpid()}-{os.urandom(4).hex()}")
     try:
         with closing(sqlite3.connect(part, isolation_level=None)) as db:
             os.chmod(part, 0o600)

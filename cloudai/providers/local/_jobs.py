@@ -369,7 +369,8 @@ class LocalJobs(ABC, Generic[SpecT]):
         self._store.change(id, only_from=["STARTING", "RUNNING"], state="STOPPING")
 
     def _status(self, row: sqlite3.Row) -> JobStatus:
-        metrics = self._store.metrics(row["id"])
+        asked = json.loads(row["sheet"])["metrics"]
+        metrics = self._store.metrics(row["id"]) if asked else {}
         return JobStatus(
             id=row["id"],
             state=State(row["state"]),

@@ -16,7 +16,6 @@ import fcntl
 import json
 import os
 import re
-import secrets
 import select
 import signal
 import subprocess
@@ -61,7 +60,7 @@ class Supervisor:
         self.store = Store(home)
         self.id = id
         self.folder = self.store.folder(id)
-        self.token = secrets.token_hex(16)
+        self.token = os.urandom(16).hex()
         self.sheet: dict[str, Any] = {}
         self._signal = 0
         self._deadline: float | None = None
