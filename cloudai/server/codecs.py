@@ -263,12 +263,10 @@ def _table_rows(raw: Any) -> list[Any]:
 
 
 def _params(data: bytes) -> bytes:
-    if data == b"null":
-        return b"{}"
     if data[:1] != b"{":
         raise HTTPError(400, "params is not an object")
     return data
 
 
 def _too_many(count: int, limits: Limits) -> HTTPError:
-    return HTTPError(413, f"{count} inputs are more than {limits.items}")
+    return HTTPError(400, f"{count} inputs are more than {limits.items}")

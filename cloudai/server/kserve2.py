@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cloudai.server.app import App, Route
 
 # Format characters of ``struct``; BYTES has lengths of its own.
-_TYPES: Final = {
+TYPES: Final = {
     "BOOL": "?", "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b",
     "INT16": "h", "INT32": "i", "INT64": "q", "FP16": "e", "FP32": "f", "FP64": "d",
 }  # fmt: skip
@@ -36,7 +36,7 @@ class Tensor(msgspec.Struct):
     name: str
     shape: list[int]
     datatype: str
-    data: list[Any] | None = None
+    data: list[Any] | msgspec.UnsetType = msgspec.UNSET
     parameters: dict[str, Any] = {}
 
 
@@ -47,9 +47,9 @@ class WantedOutput(msgspec.Struct):
 
 class InferRequest(msgspec.Struct):
     inputs: list[Tensor]
-    id: str | None = None
+    id: str | msgspec.UnsetType = msgspec.UNSET
     parameters: dict[str, Any] = {}
-    outputs: list[WantedOutput] | None = None
+    outputs: list[WantedOutput] = []
 
 
 _decoder = msgspec.json.Decoder(InferRequest)
@@ -107,10 +107,10 @@ async def infer(app: App, request: Request, name: str, version: str | None) -> R
         results = await app.infer(request, model, items_of(parsed, "", limits))
         outputs = [msgspec.json.decode(out) for result in results for out in result.outputs]
     head: dict[str, Any] = {"model_name": model.name, "model_version": request.version}
-    if asked.id is not None:
+    if asked.id is not msgspec.UNSET:
         head["id"] = asked.id
     tensors = _tensors(outputs)
-    wanted = {output.name for output in asked.outputs or ()}
+    wanted = {output.name for output in asked.outputs}
     if wanted:
         missing = wanted - {tensor["name"] for tensor in tensors}
         if missing:
@@ -149,11 +149,11 @@ def _parse(body: bytes, request: Request, depth: int) -> InferRequest:
         raise HTTPError(400, "inputs is empty")
     start = 0
     for tensor in asked.inputs:
-        if any(size < 0 for size in tensor.shape) or len(tensor.shape) > 16:
+        if not 1 <= len(tensor.shape) <= 16 or any(size < 0 for size in tensor.shape):
             raise HTTPError(400, f"the shape {tensor.shape} of {tensor.name!r} is not one")
         size = tensor.parameters.get("binary_data_size")
         if size is None:
-            if tensor.data is None:
+            if tensor.data is msgspec.UNSET:
                 raise HTTPError(400, f"the tensor {tensor.name!r} has no data")
             continue
         if type(size) is not int or size < 0 or start + size > len(blobs):
@@ -171,9 +171,9 @@ def _rows(tensors: Sequence[Tensor], limit: int) -> list[Any]:
     for tensor in tensors:
         if tensor.name in columns:
             raise HTTPError(400, f"the tensor {tensor.name!r} comes twice")
-        if tensor.datatype != "BYTES" and tensor.datatype not in _TYPES:
+        if tensor.datatype != "BYTES" and tensor.datatype not in TYPES:
             raise HTTPError(400, f"the datatype {tensor.datatype!r} is not one")
-        shape = tensor.shape or [1]
+        shape = tensor.shape
         flat = _flatten(tensor.data or [])
         count = math.prod(shape)
         if len(flat) != count:
@@ -181,7 +181,7 @@ def _rows(tensors: Sequence[Tensor], limit: int) -> list[Any]:
                 400, f"the tensor {tensor.name!r} has {len(flat)} values for shape {shape}"
             )
         if shape[0] > limit:
-            raise HTTPError(413, f"{shape[0]} inputs are more than {limit}")
+            raise HTTPError(400, f"{shape[0]} inputs are more than {limit}")
         columns[tensor.name] = _nest(flat, shape)
     rows = {len(column) for column in columns.values()}
     if len(rows) != 1:
@@ -250,7 +250,7 @@ def _shape(value: Any) -> list[int] | None:
 
 
 def _binary_wanted(asked: InferRequest) -> set[str]:
-    wanted = {output.name for output in asked.outputs or () if output.parameters.get("binary_data")}
+    wanted = {output.name for output in asked.outputs if output.parameters.get("binary_data")}
     if asked.parameters.get("binary_data_output") is True:
         wanted.add("*")
     return wanted
@@ -273,7 +273,7 @@ def _unpack(tensor: Tensor, data: bytes) -> list[Any]:
         if start != len(data):
             raise HTTPError(400, f"the binary data of {tensor.name!r} is cut short")
         return texts
-    kind = _TYPES.get(tensor.datatype)
+    kind = TYPES.get(tensor.datatype)
     if kind is None or len(data) % struct.calcsize(kind):
         raise HTTPError(400, f"the binary data of {tensor.name!r} is not {tensor.datatype}")
     values = list(struct.unpack(f"<{len(data) // struct.calcsize(kind)}{kind}", data))
@@ -286,7 +286,7 @@ def _pack(datatype: str, flat: list[Any]) -> bytes:
     if datatype == "BYTES":
         texts = [text.encode() for text in flat]
         return b"".join(struct.pack("<I", len(text)) + text for text in texts)
-    return struct.pack(f"<{len(flat)}{_TYPES[datatype]}", *flat)
+    return struct.pack(f"<{len(flat)}{TYPES[datatype]}", *flat)
 
 
 def _check_version(app: App, name: str, version: str | None) -> None:

@@ -71,7 +71,7 @@ async def embeddings(app: App, request: Request) -> Response:
     if not texts:
         raise HTTPError(400, "input is empty")
     if len(texts) > limits.items:
-        raise HTTPError(413, f"{len(texts)} texts are more than {limits.items}")
+        raise HTTPError(400, f"{len(texts)} texts are more than {limits.items}")
     params = b"{}"
     if asked.dimensions is not None:
         params = msgspec.json.encode({"dimensions": asked.dimensions})

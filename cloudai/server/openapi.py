@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from cloudai import _version
 from cloudai.server.codecs import KINDS
+from cloudai.server.kserve2 import TYPES
 from cloudai.server.models import Models
 
 _ERRORS: Final = {
@@ -15,7 +16,7 @@ _ERRORS: Final = {
     "404": "There is no such model.",
     "406": "The answer does not fit what is accepted.",
     "408": "The body came too slowly.",
-    "413": "The body is too large, or has too many inputs.",
+    "413": "The body is too large.",
     "415": "The content type is not read.",
     "422": "The handler cannot use these inputs.",
     "429": "The queue is full; Retry-After says when to come again.",
@@ -66,7 +67,9 @@ def document(models: Models) -> dict[str, Any]:
             "parameters": [name],
         },
         "/v2/models/{model}/infer": {
-            "post": _op("v2Infer", "The Open Inference Protocol.", _INFER_ANSWER, _body(_INFER)),
+            "post": _op(
+                "v2Infer", "The Open Inference Protocol.", _INFER_ANSWER, _body(_infer(one))
+            ),
             "parameters": [name],
         },
         "/v2/models/{model}": {"get": _op("v2Model", "A model."), "parameters": [name]},
@@ -86,9 +89,10 @@ def document(models: Models) -> dict[str, Any]:
         "/models": {"get": _op("describe", "What is loaded.")},
     }
     if not info.get("raw"):
-        whole = {"type": "object", "properties": {"instances": inputs}, "required": ["instances"]}
+        either = {"anyOf": [inputs, one]}
+        whole = {"anyOf": [_object({"instances": either}, ["instances"]), inputs, one]}
         for path, operation in (("/invocations", "invocations"), ("/score", "score")):
-            paths[path] = {"post": _op(operation, _INVOCATIONS, predictions, _body(whole))}
+            paths[path] = {"post": _op(operation, _INVOCATIONS, {}, _body(whole))}
     if info.get("engine") == "embeddings":
         paths["/v1/embeddings"] = {
             "post": _op("embeddings", "OpenAI's embeddings.", None, _body(_embeddings(names)))
@@ -114,33 +118,25 @@ def document(models: Models) -> dict[str, Any]:
 
 _INVOCATIONS: Final = f"SageMaker and Azure ML. Also reads {', '.join(KINDS)}."
 
-_INFER: Final[dict[str, Any]] = {
-    "type": "object",
-    "properties": {
-        "id": {"type": "string"},
-        "parameters": {"type": "object"},
-        "inputs": {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "type": "object",
-                "properties": {
-                    "name": {"type": "string"},
-                    "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-                    "datatype": {"type": "string"},
-                    "data": {"type": "array"},
-                },
-                "required": ["name", "shape", "datatype", "data"],
-            },
-        },
-    },
-    "required": ["inputs"],
-}
 _INFER_ANSWER: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {"model_name": {"type": "string"}, "outputs": {"type": "array"}},
     "required": ["model_name", "outputs"],
 }
+
+
+def _infer(one: dict[str, Any]) -> dict[str, Any]:
+    """The simplest request, one input in one tensor: JSON Schema cannot say that a tensor has as
+    many values as its shape asks for."""
+    tensor = {
+        "name": {"type": "string"},
+        "shape": {"type": "array", "items": {"const": 1}, "minItems": 1, "maxItems": 1},
+        "datatype": {"type": "string", "enum": [*TYPES, "BYTES"]},
+        "data": {"type": "array", "items": one, "minItems": 1, "maxItems": 1},
+    }
+    tensors = {"type": "array", "minItems": 1, "maxItems": 1, "items": _object(tensor, [*tensor])}
+    about = {"id": {"type": "string"}, "parameters": {"type": "object"}, "inputs": tensors}
+    return _object(about, ["inputs"])
 
 
 def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
@@ -157,7 +153,7 @@ def _op(
     answer: dict[str, Any] | None = None,
     body: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    good = {"application/json": {"schema": answer or {"type": "object"}}}
+    good = {"application/json": {"schema": {"type": "object"} if answer is None else answer}}
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     operation: dict[str, Any] = {
         "operationId": name,
