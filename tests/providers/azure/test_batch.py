@@ -179,7 +179,9 @@ def test_an_expired_batch_keeps_what_it_has(
     assert job.wait(5, check=False).errors == 2
 
 
-def test_cancel(azure: AzureEmulator, client: cloudai.Client, tmp_path: Path) -> None:
+def test_cancel(client: cloudai.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Long enough not to be through before it is cancelled, however busy the machine.
+    monkeypatch.setattr("cloudai.testing.emulators.azure._batches.RUNNING", 6000.0)
     job = client.batch.submit(chat(tmp_path, "a", "b"))
     job.cancel()
     with pytest.raises(JobCancelled):

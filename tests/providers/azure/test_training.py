@@ -233,7 +233,7 @@ def test_scripts_belong_to_azure_ml(
 
 def test_pause_resume_cancel(azure: AzureEmulator, client: cloudai.Client, tmp_path: Path) -> None:
     handle = client.training.submit(job(examples(tmp_path)))
-    azure.world.clock = _stopped(azure)
+    azure.freeze()
     azure.advance(1.5)
     assert handle.state is State.RUNNING
     azure_training.pause(handle)
@@ -246,15 +246,6 @@ def test_pause_resume_cancel(azure: AzureEmulator, client: cloudai.Client, tmp_p
     with pytest.raises(JobCancelled):
         handle.wait(10)
     handle.cancel()
-
-
-def _stopped(azure: AzureEmulator) -> Any:
-    """A clock that only ``advance`` moves."""
-    from cloudai.testing.emulators.azure._world import Clock
-
-    clock = Clock(0.0)
-    clock.advance(azure.world.clock() - clock())
-    return clock
 
 
 def test_a_failed_job_tells_why(

@@ -191,6 +191,10 @@ class AzureEmulator:
         """Lets time pass at once for all that is under way."""
         self.world.clock.advance(seconds)
 
+    def freeze(self) -> None:
+        """Stops the time of all that is under way; ``advance`` alone moves it from then on."""
+        self.world.clock.freeze()
+
     def reset(self) -> None:
         """Forgets all that was made, asked and scripted; keys and addresses stay."""
         world = self.world

@@ -34,6 +34,12 @@ class Clock:
         with self._lock:
             self._begun += seconds
 
+    def freeze(self) -> None:
+        """Stops the clock; ``advance`` alone moves it from then on."""
+        now = self()
+        with self._lock:
+            self._begun, self._speed = now, 0.0
+
 
 class Deployed(msgspec.Struct, kw_only=True):
     """A model deployment.
