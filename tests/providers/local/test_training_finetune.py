@@ -33,6 +33,8 @@ def examples(path: Path, count: int = 8, answer: str = "blue") -> Path:
 
 def tuning(name: str, train: Path, **fields: Any) -> TrainingJob:
     fields.setdefault("base_model", str(random_llama()))
+    # A second thread gains a model this small nothing, and waits under load.
+    fields.setdefault("resources", Resources(cpus=1))
     fields.setdefault("hyperparameters", {"n_epochs": 12, "batch_size": 4, "learning_rate": 0.02})
     return TrainingJob(
         name=name,
@@ -65,8 +67,8 @@ def test_it_learns_and_chat_loads_the_result(training: LocalTraining, tmp_path: 
 def test_a_killed_run_goes_on_from_its_checkpoint(training: LocalTraining, tmp_path: Path) -> None:
     spec = tuning(
         "again",
-        examples(tmp_path / "train.jsonl", 32),
-        hyperparameters={"n_epochs": 25, "batch_size": 4},
+        examples(tmp_path / "train.jsonl", 16),
+        hyperparameters={"n_epochs": 15, "batch_size": 4},
         retry=Retry(max=1),
     )
     training.submit(spec, CALL)
