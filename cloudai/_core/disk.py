@@ -1,4 +1,5 @@
-"""Disks: a full one told as such, files that appear whole. Standard library only."""
+"""Disks: a full one told as such, files that appear whole, and the state files of cloudai.
+Standard library only: the supervisor of each job imports it."""
 
 from __future__ import annotations
 
@@ -14,6 +15,11 @@ from cloudai.errors import StateError
 
 # EFBIG is what a file size limit gives.
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+BUSY_SECONDS: Final = 30.0
+"""How long one writer of a state file waits for another."""
+
+MEND: Final = "Make room on the disk, or set CLOUDAI_HOME (the profile's `home`) elsewhere"
+
 _FULL_SQLITE: Final = {"SQLITE_FULL", "SQLITE_IOERR_WRITE"}
 
 
@@ -51,7 +57,7 @@ def _is_full(path: Path) -> bool:
 
 
 def _no_space(path: Path, mend: str) -> StateError:
-    return StateError(f"no space is left on the disk of {path}", hint=f"Free some. {mend}".strip())
+    return StateError(f"no space is left on the disk of {path}", hint=mend or "Free some")
 
 
 def make_database(path: Path, schema: str, version: int) -> None:
@@ -75,6 +81,45 @@ def make_database(path: Path, schema: str, version: int) -> None:
         for suffix in ("", "-wal", "-shm"):
             with suppress(FileNotFoundError):
                 os.unlink(f"{part}{suffix}")
+
+
+@contextmanager
+def database(path: Path, schema: str, version: int) -> Generator[sqlite3.Connection]:
+    """A connection to a state file, which is made where there is none. One connection an
+    operation makes state safe across threads and forks.
+
+    Parameters
+    ----------
+    path: the file; its folder exists.
+    schema: the statements that make an empty file one of ``version``, each with its semicolon.
+
+    Raises StateError where the file cannot be used: no room on the disk, no rights, not a
+    database, or written by another version.
+    """
+    with disk_errors(path, MEND):
+        make_database(path, schema, version)
+        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as db:
+            db.execute("PRAGMA synchronous=NORMAL")
+            found = db.execute("PRAGMA user_version").fetchone()[0]
+            if found != version:
+                raise StateError(
+                    f"{path} was written by another cloudai (schema {found}, not {version})",
+                    hint="Upgrade cloudai, or set CLOUDAI_HOME to another folder",
+                )
+            yield db
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Generator[sqlite3.Connection]:
+    """One writer at a time: all of it, or nothing."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield db
+    except BaseException:
+        if db.in_transaction:  # a full disk may have ended it already
+            db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
 
 
 def sync_folder(folder: Path) -> None:

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.disk import database, transaction
 from cloudai._core.home import ensure
-from cloudai.errors import StateError
 from cloudai.types import State
 
 SCHEMA: Final = 1
@@ -146,75 +146,14 @@ class Ledger:
     def _read(self, query: str, values: tuple[Any, ...]) -> list[Entry]:
         if not self.path.exists():
             return []
-        with self._connection() as db:
+        with database(self.path, _CREATE, SCHEMA) as db:
             return [_entry(row) for row in db.execute(query, values).fetchall()]
 
     @contextmanager
     def _writing(self) -> Generator[sqlite3.Connection]:
         ensure(self.path.parent)
-        with self._connection() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
-            db.execute("COMMIT")
-
-    @contextmanager
-    def _connection(self) -> Generator[sqlite3.Connection]:
-        with connect(self.path, SCHEMA, _CREATE) as db:
+        with database(self.path, _CREATE, SCHEMA) as db, transaction(db):
             yield db
-
-
-@contextmanager
-def connect(path: Path, schema: int, create: str) -> Generator[sqlite3.Connection]:
-    """A connection to a state file of ours: WAL, one writer at a time, schema checked.
-
-    Parameters
-    ----------
-    path: the file; its folder exists.
-    schema: the version this code writes; kept in ``user_version``.
-    create: the statements that make an empty file into one of that version.
-
-    Raises StateError where the file cannot be used: no room on the disk, no rights, not a
-    database, or written by a newer cloudai.
-    """
-    try:
-        db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
-        try:
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                db.execute("PRAGMA journal_mode=WAL")
-                _make(db, schema, create)
-            elif version > schema:
-                raise StateError(
-                    f"{path} was written by a newer cloudai (schema {version}, not {schema})",
-                    hint="Upgrade cloudai, or set CLOUDAI_HOME to another folder",
-                )
-            yield db
-        finally:
-            db.close()
-    except sqlite3.Error as error:
-        raise StateError(
-            f"the state file {path} cannot be used ({error})",
-            hint="Look for room on the disk and the right to write there, or set CLOUDAI_HOME",
-        ) from error
-
-
-def _make(db: sqlite3.Connection, schema: int, create: str) -> None:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        # Another process may have made it while this one waited for the lock.
-        if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-            for statement in create.split(";"):
-                if statement.strip():
-                    db.execute(statement)
-            db.execute(f"PRAGMA user_version={schema}")
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

@@ -186,6 +186,7 @@ def _builder(given: dict[str, Any]) -> Callable[..., ChatRequest]:
         value = given[name]
         if value is not None and not low <= value <= high:
             raise invalid(name, value, f"is not between {low:g} and {high:g}")
+    check_positive("top_p", given["top_p"])
     check_positive("max_tokens", given["max_tokens"])
     check_positive("timeout", given["timeout"])
     stop = given["stop"]

@@ -102,7 +102,7 @@ def test_a_newer_or_broken_file_is_refused_with_the_mend(tmp_path: Path) -> None
     with sqlite3.connect(tmp_path / "ledger.db") as db:
         db.execute("PRAGMA user_version=99")
     db.close()
-    with pytest.raises(StateError, match="newer cloudai"):
+    with pytest.raises(StateError, match="another cloudai"):
         intend(Ledger(tmp_path), "k2")
     broken = tmp_path / "broken"
     broken.mkdir()

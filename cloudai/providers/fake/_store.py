@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.disk import database, transaction
 from cloudai._core.home import ensure
-from cloudai._core.ledger import connect
 from cloudai.errors import Conflict, NotFound
 from cloudai.providers.fake._script import Fate
 
@@ -29,7 +29,7 @@ CREATE TABLE jobs (
 CREATE TABLE endpoints (
     name TEXT PRIMARY KEY, key TEXT NOT NULL UNIQUE, spec BLOB NOT NULL, fate BLOB NOT NULL,
     created REAL NOT NULL, updated REAL NOT NULL
-)
+);
 """
 
 
@@ -83,20 +83,14 @@ class Store:
     def open(self) -> Generator[sqlite3.Connection]:
         """A connection; each statement stands for itself."""
         ensure(self.folder)
-        with connect(self._path, SCHEMA, _CREATE) as db:
+        with database(self._path, _CREATE, SCHEMA) as db:
             yield db
 
     @contextmanager
     def writing(self) -> Generator[sqlite3.Connection]:
         """A connection with a transaction that no other process writes beside."""
-        with self.open() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
-            db.execute("COMMIT")
+        with self.open() as db, transaction(db):
+            yield db
 
     def now(self, db: sqlite3.Connection) -> float:
         """The fake's time, Unix seconds: the machine's, unless it was frozen or moved."""

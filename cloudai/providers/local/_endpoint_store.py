@@ -12,15 +12,15 @@ import os
 import sqlite3
 import time
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.disk import database, transaction
 from cloudai._core.home import ensure
-from cloudai.errors import Conflict, NotFound, StateError
-from cloudai.providers.local._store import BUSY_SECONDS, disk_errors
+from cloudai.errors import Conflict, NotFound
 from cloudai.types import SecretRef
 
 SCHEMA: Final = 1
@@ -34,7 +34,7 @@ _TABLE: Final = """CREATE TABLE endpoints (
     token TEXT,
     created_at REAL NOT NULL,
     launched_at REAL
-)"""
+);"""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -143,42 +143,13 @@ class EndpointStore:
 
     @contextmanager
     def _connect(self) -> Generator[sqlite3.Connection]:
-        with (
-            disk_errors(self.path),
-            closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)) as db,
-        ):
-            db.execute("PRAGMA synchronous=NORMAL")
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version != SCHEMA:
-                self._migrate(db, version)
+        with database(self.path, _TABLE, SCHEMA) as db:
             yield db
-
-    def _migrate(self, db: sqlite3.Connection, version: int) -> None:
-        if version > SCHEMA:
-            raise StateError(
-                f"{self.path} was written by a newer cloudai (schema {version}, not {SCHEMA})",
-                hint="Upgrade cloudai, or set CLOUDAI_HOME to another folder.",
-            )
-        os.chmod(self.path, 0o600)
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("BEGIN IMMEDIATE")
-        # Two clients may come at once: the second finds the work done.
-        if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-            db.execute(_TABLE)
-            db.execute(f"PRAGMA user_version={SCHEMA}")
-        db.execute("COMMIT")
 
     @contextmanager
     def _write(self) -> Generator[sqlite3.Connection]:
-        with self._connect() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-            db.execute("COMMIT")
+        with self._connect() as db, transaction(db):
+            yield db
 
 
 def alive(folder: Path) -> bool:

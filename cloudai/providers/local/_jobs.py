@@ -20,13 +20,13 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from cloudai._core.config import Profile
-from cloudai._core.disk import disk_errors
+from cloudai._core.disk import MEND, disk_errors
 from cloudai._core.home import ensure
 from cloudai.errors import CloudAIError, NotFound
 from cloudai.protocols import Call
 from cloudai.providers.local import _lock, _logs, _processes
 from cloudai.providers.local._checks import PROVIDER
-from cloudai.providers.local._store import ENDED, MEND, Store
+from cloudai.providers.local._store import ENDED, Store
 from cloudai.types import (
     BatchTransform,
     CostRange,

@@ -11,15 +11,14 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Iterable
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from cloudai._core.disk import disk_errors, make_database
-from cloudai.errors import Conflict, NotFound, StateError
+from cloudai._core.disk import database, transaction
+from cloudai.errors import Conflict, NotFound
 
 SCHEMA: Final = 1
-BUSY_SECONDS: Final = 30.0
 
 ENDED: Final = frozenset(
     {"SUCCEEDED", "PARTIAL", "FAILED", "CANCELLED", "TIMED_OUT", "PREEMPTED", "EXPIRED"}
@@ -61,8 +60,6 @@ _TABLES: Final = """
     ) WITHOUT ROWID;
 """
 
-MEND: Final = "Set CLOUDAI_HOME, or the profile's `home`, to a folder elsewhere."
-
 
 class Store:
     """The table of jobs in ``<home>/local.db``."""
@@ -76,33 +73,14 @@ class Store:
 
     @contextmanager
     def _connect(self) -> Generator[sqlite3.Connection]:
-        with disk_errors(self.path, MEND):
-            make_database(self.path, _TABLES, SCHEMA)
-        with (
-            disk_errors(self.path, MEND),
-            closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)) as db,
-        ):
+        with database(self.path, _TABLES, SCHEMA) as db:
             db.row_factory = sqlite3.Row
-            db.execute("PRAGMA synchronous=NORMAL")
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version != SCHEMA:
-                raise StateError(
-                    f"{self.path} was written by another cloudai (schema {version}, not {SCHEMA})",
-                    hint="Upgrade cloudai, or set CLOUDAI_HOME to another folder.",
-                )
             yield db
 
     @contextmanager
     def _write(self) -> Generator[sqlite3.Connection]:
-        with self._connect() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-            db.execute("COMMIT")
+        with self._connect() as db, transaction(db):
+            yield db
 
     def insert(
         self,

@@ -7,38 +7,35 @@ to the server through its environment and that socket.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from cloudai._core.config import Profile
+from cloudai._core.disk import disk_errors
 from cloudai._core.home import ensure
 from cloudai.errors import (
-    Conflict,
     ConnectionFailed,
     EndpointError,
     InvalidRequest,
     NotFound,
-    StateError,
     UnsupportedByProvider,
 )
 from cloudai.protocols import Call
 from cloudai.providers.local import _logs
 from cloudai.providers.local._endpoint_http import Connections, Place, control, error_of
+from cloudai.providers.local._endpoint_process import listen, short, stop, write
 from cloudai.providers.local._endpoint_spec import check, losses, server_config
-from cloudai.providers.local._endpoint_store import EndpointStore, Row, alive, holder
+from cloudai.providers.local._endpoint_store import EndpointStore, Row, alive
 from cloudai.types import (
     Deployment,
     EndpointStatus,
@@ -100,7 +97,7 @@ class LocalEndpoints:
         for problem in check(spec, self._device):
             raise problem
         secrets = self._secrets(spec)
-        listener = _listen(spec.host, spec.port)
+        listener = listen(spec.host, spec.port)
         with listener:
             port = listener.getsockname()[1]
             config = server_config(spec, port, self._device)
@@ -196,7 +193,7 @@ class LocalEndpoints:
         config = {**server_config(spec, row.port, self._device), "host": row.host}
         message = json.dumps({"config": config, "env": {**spec.env, **self._secrets(spec)}})
         try:
-            with _short(folder / "control.sock") as path:
+            with short(folder / "control.sock") as path:
                 answer = msgspec.json.decode(control(path, message.encode(), call.remaining()))
         except (OSError, msgspec.DecodeError) as error:
             status = self._status(row)
@@ -211,7 +208,7 @@ class LocalEndpoints:
                 provider=PROVIDER,
                 log_tail=tuple(_logs.tail(folder)),
             )
-        _write(folder / "server.json", config)
+        write(folder / "server.json", config)
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
         """The lines of the server and of its workers."""
@@ -231,7 +228,7 @@ class LocalEndpoints:
             self._store.row(id)
         except NotFound:
             return
-        _stop(self._store.folder(id), GRACE_SECONDS)
+        stop(self._store.folder(id), GRACE_SECONDS)
         self._erase(id)
 
     def list(self, call: Call) -> Sequence[EndpointStatus]:
@@ -256,7 +253,7 @@ class LocalEndpoints:
         folder = self._store.folder(spec.name)
         shutil.rmtree(folder, ignore_errors=True)
         ensure(folder)
-        _write(folder / "server.json", config)
+        write(folder / "server.json", config)
         env = {**os.environ, **spec.env, **secrets}
         env.pop("CLOUDAI_SERVER_TOKEN_FILE", None)
         env.pop("CLOUDAI_SERVER_TOKEN", None)
@@ -265,7 +262,7 @@ class LocalEndpoints:
         command = [sys.executable, "-P", "-m", "cloudai.server"]
         command += ["--config", str(folder / "server.json"), "--state", str(folder)]
         command += ["--detach", "--socket", str(listener.fileno())]
-        with _disk(folder), open(folder / "log", "ab") as log:
+        with disk_errors(folder), open(folder / "log", "ab") as log:
             started = subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -351,48 +348,6 @@ def _read_status(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket that the server inherits, so that the port is taken from now on."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise Conflict(
-                f"port {port} of {host} is in use",
-                provider=PROVIDER,
-                hint="Use another port, or port=0 for a free one",
-            ) from error
-        if error.errno == errno.EACCES:
-            raise invalid(
-                "port", port, "needs rights that this process lacks", "Use 1024 or more."
-            ) from error
-        raise invalid("host", host, f"cannot be listened on ({error.strerror or error})") from error
-    return listener
-
-
-def _stop(folder: Path, grace: float) -> None:
-    """SIGTERM, then SIGKILL to the server's whole session, while its lock shows that it lives."""
-    for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
-        pid = holder(folder)
-        if not alive(folder) or pid is None:
-            return
-        with suppress(ProcessLookupError):
-            # The server leads its session; its workers are told by it, or end with it.
-            if number == signal.SIGKILL:
-                os.killpg(pid, number)
-            else:
-                os.kill(pid, number)
-        until = time.monotonic() + patience
-        while alive(folder) and time.monotonic() < until:
-            time.sleep(0.02)
-    if alive(folder):
-        raise StateError(f"the server {holder(folder)} of {folder.name!r} does not end")
-
-
 def _body(request: PredictRequest) -> bytes:
     try:
         return json.dumps(
@@ -414,34 +369,6 @@ def _header(field: str, value: str) -> str:
     if not value.isascii() or not value.isprintable():
         raise invalid(field, value, "is not a variant's name")
     return value
-
-
-def _write(file: Path, value: Any) -> None:
-    with _disk(file):
-        fresh = file.with_suffix(".new")
-        fresh.write_text(json.dumps(value, indent=2), encoding="utf-8")
-        fresh.replace(file)
-
-
-@contextmanager
-def _disk(path: Path) -> Generator[None]:
-    from cloudai.providers.local._store import disk_errors
-
-    with disk_errors(path):
-        yield
-
-
-@contextmanager
-def _short(path: Path) -> Generator[str]:
-    """A short name for a socket's path: Unix sockets allow 107 bytes (unix(7))."""
-    if len(os.fsencode(path)) < 100:
-        yield str(path)
-        return
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)
 
 
 def _time(line: _logs.Line) -> float:
