@@ -31,6 +31,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "This machine": {
         "serve": "Serve a model directory over HTTP, in the foreground.",
+        "package": "Write a Dockerfile and Kubernetes manifests for a model directory.",
         "local setup": "Bring the embedded chat and embedding models.",
         "providers": "Show which provider can do what.",
         "version": "Print the version.",
@@ -52,6 +53,7 @@ HOMES: dict[str, str] = {
     "wait": "jobs",
     "cancel": "jobs",
     "serve": "serving",
+    "package": "serving",
     "local setup": "about",
     "providers": "about",
     "version": "about",

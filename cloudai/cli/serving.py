@@ -1,8 +1,11 @@
-"""``cloudai serve``: the endpoint server in the foreground, without a provider or a ledger."""
+"""``cloudai serve`` and ``package``: the endpoint server, here or in an image of its own; without a
+provider or a ledger."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -49,3 +52,52 @@ def serve(
     sys.stdout.flush()
     # It takes this process's place, so that signals and the exit code are the server's own.
     os.execv(sys.executable, arguments)  # noqa: S606
+
+
+@command
+def package(
+    session: Session,
+    model: Annotated[str, typer.Argument(help="A model's directory.")],
+    image: Annotated[str, typer.Option(help="Where the built image goes, with its tag.")],
+    output: Annotated[str, typer.Option(help="A folder for the files; it is made.")],
+    name: Annotated[str | None, typer.Option(help="Of the model; else the image's own.")] = None,
+    handler: Annotated[
+        str | None, typer.Option(help="A Python file with load and predict.")
+    ] = None,
+    requirement: Annotated[
+        list[str] | None, typer.Option(help="What the handler needs, as NAME==VERSION; several.")
+    ] = None,
+    local: Annotated[bool, typer.Option(help="Put torch and the text models in.")] = False,
+    gpus: Annotated[int, typer.Option(help="Of one replica.")] = 0,
+) -> None:
+    """Write a Dockerfile and Kubernetes manifests for a model directory.
+
+    The folder is the whole build context: it gets a copy of the model, and of the handler.
+    """
+    if not Path(model).is_dir():
+        raise invalid("model", model, "is not a directory", "Give the directory of a model.")
+    if handler is not None and not Path(handler).is_file():
+        raise invalid("handler", handler, "is not a file", "Give the path of its file.")
+    target = Path(output)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise invalid("--output", output, "is not an empty folder", "Name a new one.")
+    from cloudai.server.package import Package, files
+
+    spec = Package(
+        name=name or re.split(r"[:@]", image.rpartition("/")[2])[0],
+        image=image,
+        handler="handler.py" if handler else None,
+        requirements=tuple(requirement or ()),
+        extras=("local",) if local else ("server",),
+        gpus=gpus,
+    )
+    written = files(spec)  # checked and made before anything is written
+    shutil.copytree(model, target / spec.model)
+    if handler is not None:
+        shutil.copy2(handler, target / "handler.py")
+    for file, text in written.items():
+        (target / file).write_text(text, encoding="utf-8")
+    if session.json:
+        session.document({"folder": str(target), "files": sorted(written)})
+    session.say(f"{target}: {', '.join(sorted(written))}")
+    session.say(f"build it with: docker build -t {image} {target}")

@@ -296,3 +296,29 @@ def test_serve_refuses_what_is_not_there(run: Run, work: Path) -> None:
     done = run("serve", ".", "--handler", "gone.py")
     assert done.code == 2
     assert "handler='gone.py' is not a file" in done.err
+
+
+def test_package_writes_a_whole_build_context(run: Run, work: Path) -> None:
+    (work / "model").mkdir(exist_ok=True)
+    (work / "model" / "handler.py").write_text("def load(d): ...\ndef predict(m, i): return i\n")
+    arguments = ("package", "model", "--image", "registry/digits:1", "--output", "context")
+    done = run(*arguments, "--json")
+    assert done.code == 0, done.err
+    made = work / "context"
+    assert set(done.json["files"]) == {path.name for path in made.iterdir()} - {"model"}
+    assert (made / "model" / "handler.py").is_file()
+    assert "USER" in (made / "Dockerfile").read_text()
+    assert "name: digits" in (made / "kubernetes.yaml").read_text()
+    again = run(*arguments)
+    assert again.code == 2
+    assert "not an empty folder" in again.err
+
+
+def test_package_refuses_before_it_writes(run: Run, work: Path) -> None:
+    (work / "model").mkdir(exist_ok=True)
+    done = run(
+        "package", "model", "--image", "x:1", "--output", "context", "--requirement", "numpy"
+    )
+    assert done.code == 2
+    assert "numpy" in done.err
+    assert not (work / "context").exists()
