@@ -34,6 +34,7 @@ class Caller:
         self.provider = provider
         self.timeout = timeout
         self.policy = policy
+        # One a model; an operation without a model (of jobs, endpoints) has its own.
         self._paces: dict[str, Pace] = {}
 
     def call(self, timeout: float | None = None, key: str | None = None) -> Call:
@@ -45,19 +46,19 @@ class Caller:
         if telemetry.hooks:
             about = {"provider": self.provider, "model": model}
             with telemetry.span(operation, about):
-                return self._run(function, call, model)
-        return self._run(function, call, model)
+                return self._run(function, call, model or operation)
+        return self._run(function, call, model or operation)
 
-    def _run(self, function: Callable[[Call], T], call: Call, model: str) -> T:
+    def _run(self, function: Callable[[Call], T], call: Call, quota: str) -> T:
         attempt = 0
-        pace = self._paces.get(model)
+        pace = self._paces.get(quota)
         while True:
             if pace is not None:
                 self._sleep(pace, call)
             try:
                 result = function(call)
             except CloudAIError as error:
-                pace = self._note(error, model, pace)
+                pace = self._note(error, quota, pace)
                 wait = self._wait(error, attempt, call, pace)
                 time.sleep(wait)
                 attempt += 1
@@ -76,12 +77,12 @@ class Caller:
         if telemetry.hooks:
             about = {"provider": self.provider, "model": model}
             with telemetry.span(operation, about):
-                return await self._arun(function, call, model)
-        return await self._arun(function, call, model)
+                return await self._arun(function, call, model or operation)
+        return await self._arun(function, call, model or operation)
 
-    async def _arun(self, function: Callable[[Call], Awaitable[T]], call: Call, model: str) -> T:
+    async def _arun(self, function: Callable[[Call], Awaitable[T]], call: Call, quota: str) -> T:
         attempt = 0
-        pace = self._paces.get(model)
+        pace = self._paces.get(quota)
         while True:
             if pace is not None:
                 wait = self._allowed(pace.reserve(), call)
@@ -91,18 +92,18 @@ class Caller:
             try:
                 result = await function(call)
             except CloudAIError as error:
-                pace = self._note(error, model, pace)
+                pace = self._note(error, quota, pace)
                 await asyncio.sleep(self._wait(error, attempt, call, pace))
                 attempt += 1
             else:
                 self._done(pace, attempt)
                 return result
 
-    def _note(self, error: CloudAIError, model: str, pace: Pace | None) -> Pace | None:
+    def _note(self, error: CloudAIError, quota: str, pace: Pace | None) -> Pace | None:
         if error.provider is None:
             error.provider = self.provider
         if isinstance(error, RateLimited):
-            pace = self._paces.setdefault(model, Pace())
+            pace = self._paces.setdefault(quota, Pace())
             pace.limited(error.retry_after)
         return pace
 

@@ -116,6 +116,16 @@ def test_no_call_goes_out_before_a_retry_after_that_another_call_was_given() -> 
     assert other.times[0] - began >= 0.3
 
 
+def test_a_limit_on_one_operation_does_not_slow_another() -> None:
+    path = caller()
+    began = time.monotonic()
+    with pytest.raises(RateLimited):
+        limited = Flaky(RateLimited("slow", retry_after=60))
+        path.run("training.create", limited, path.call(1.0))
+    assert path.run("training.status", Flaky(), path.call(1.0)) == "answer"
+    assert time.monotonic() - began < 1.0
+
+
 def test_a_limit_beyond_the_deadline_is_told_instead_of_waited_for() -> None:
     path = caller()
     with pytest.raises(RateLimited):
