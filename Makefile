@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo test test-core check lint types contracts matrix clean
+.PHONY: help setup demo test check lint types contracts matrix clean
 
 help:
 	@echo "make demo       the main job on this machine: train, deploy, batch, chat, embed"
@@ -33,12 +33,6 @@ setup: $(VENV)/.all
 demo: $(VENV)/.local
 	$(BIN)/python examples/digits/program.py --profile dev
 	$(BIN)/python examples/digits/program.py --profile fake
-
-# The tests of the core alone, which need no cloud's SDK.
-test-core: $(VENV)/.local
-	$(PIP) --group dev
-	$(BIN)/python -m pytest tests/unit tests/test_imports.py tests/test_parity.py
-	$(BIN)/lint-imports
 
 test: $(VENV)/.all
 	$(BIN)/python -m pytest
