@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 RESULT: Final = "cloudai-conformance"
 """The property of a conformance test's report that says what it tested."""
 
-_results: Final = pytest.StashKey[list[dict[str, Any]]]()
-
 
 @pytest.fixture
 def cloudai_offline() -> Generator[None]:
@@ -90,42 +88,43 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_results] = []
+    config.pluginmanager.register(_Results(), "cloudai-conformance")
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    about = cast("dict[str, Any] | None", dict(report.user_properties).get(RESULT))
-    # A test counts where it ended: in its call, or in a setup that skipped or failed.
-    if about is not None and (
-        report.when == "call" or (report.when == "setup" and not report.passed)
-    ):
+class _Results:
+    """What the conformance suite's tests gave. It reads reports, since they reach the process
+    that prints the summary also from the workers of pytest-xdist."""
+
+    def __init__(self) -> None:
+        self._found: list[dict[str, Any]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        about = cast("dict[str, Any] | None", dict(report.user_properties).get(RESULT))
+        # A test counts where it ended: in its call, or in a setup that skipped or failed.
+        if about is None or not (
+            report.when == "call" or (report.when == "setup" and not report.passed)
+        ):
+            return
         gap = hasattr(report, "wasxfail")
         reason = report.wasxfail if gap else _skip_reason(report)
         outcome = "gap" if gap and report.skipped else report.outcome
-        item.config.stash[_results].append(about | {"outcome": outcome, "reason": reason})
-    return report
+        self._found.append(about | {"outcome": outcome, "reason": reason})
+
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, config: pytest.Config
+    ) -> None:
+        if not self._found:
+            return
+        from cloudai.testing.conformance import report
+
+        terminalreporter.section("cloudai conformance")
+        terminalreporter.write_line(report.text(self._found))
+        file = config.getoption("--cloudai-conformance")
+        if file is not None:
+            report.write(self._found, Path(file))
 
 
 def _skip_reason(report: pytest.TestReport) -> str:
     if report.skipped and isinstance(report.longrepr, tuple):
         return str(report.longrepr[2]).removeprefix("Skipped: ")
     return ""
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    results = config.stash.get(_results, [])
-    if not results:
-        return
-    from cloudai.testing.conformance import report
-
-    terminalreporter.section("cloudai conformance")
-    terminalreporter.write_line(report.text(results))
-    file = config.getoption("--cloudai-conformance")
-    if file is not None:
-        report.write(results, Path(file))
