@@ -12,7 +12,6 @@ import fcntl
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core import detach
 from cloudai._core.config import Profile
 from cloudai._core.home import ensure
 from cloudai.errors import NotFound
@@ -79,15 +79,8 @@ class ClientBatches:
         (folder / "profile.json").write_bytes(msgspec.json.encode(about))
         (folder / "cancel").unlink(missing_ok=True)
         write(folder, Progress(created=time.time()))
-        with (folder / "log").open("ab") as log:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "cloudai.providers.aws._batch_worker", str(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # it outlives us, and our Ctrl-C
-            )
-        _started.append(worker)
+        worker = [sys.executable, "-m", "cloudai.providers.aws._batch_worker", str(folder)]
+        detach.start(worker, folder / "log")
         return id
 
     def _unfinished(self, spec: BatchTransform) -> str | None:
@@ -115,8 +108,6 @@ class ClientBatches:
 
     def status(self, id: str) -> JobStatus:
         """A snapshot; a worker that died without a word has failed."""
-        # So that no dead child of ours stays behind.
-        _started[:] = [process for process in _started if process.poll() is None]
         folder = self._folder(id)
         here = alive(folder)
         found = read(folder)
@@ -171,10 +162,6 @@ class ClientBatches:
             return []
         found = sorted(path.parent.name for path in self._root.glob("*/state.json"))
         return [self.status(id) for id in found]
-
-
-_started: Final[list[subprocess.Popen[bytes]]] = []
-"""Of the process, since a worker outlives the client that started it."""
 
 
 def _spec(folder: Path) -> BatchTransform:

@@ -13,7 +13,6 @@ import hashlib
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core import detach
 from cloudai._core.config import Profile
 from cloudai._core.home import ensure
 from cloudai._core.secrets import Secret
@@ -79,19 +79,8 @@ class ClientBatches:
         (folder / "cancel").unlink(missing_ok=True)
         write(folder, Progress(created=time.time()))
         plain, secret = split(self._profile)
-        with (folder / "log").open("ab") as log:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "cloudai.providers.azure._batch_worker", str(folder)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # it outlives us, and our Ctrl-C
-            )
-        _started.append(worker)
-        assert worker.stdin is not None  # noqa: S101 - a pipe was asked for
-        # Through the pipe, so that a key is in no file, argument or environment.
-        with worker.stdin as pipe:
-            pipe.write(msgspec.json.encode([plain, secret]))
+        worker = [sys.executable, "-m", "cloudai.providers.azure._batch_worker", str(folder)]
+        detach.start(worker, folder / "log", given=msgspec.json.encode([plain, secret]))
         return id
 
     def _folder(self, id: str) -> Path:
@@ -102,9 +91,6 @@ class ClientBatches:
 
     def status(self, id: str, call: Call | None = None) -> JobStatus:
         """A snapshot; a worker that died without a word has failed."""
-        for process in list(_started):
-            if process.poll() is not None:  # so that no dead child of ours stays behind
-                _started.remove(process)
         folder = self._folder(id)
         here = alive(folder)
         found = read(folder)
@@ -160,9 +146,6 @@ class ClientBatches:
             return []
         found = sorted(p.parent.name for p in self._root.glob("*/state.json"))
         return [self.status(id) for id in found]
-
-
-_started: Final[list[subprocess.Popen[bytes]]] = []
 
 
 def alive(folder: Path) -> bool:

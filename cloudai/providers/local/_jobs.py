@@ -8,7 +8,6 @@ import secrets
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -19,6 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
+from cloudai._core import detach
 from cloudai._core.config import Profile
 from cloudai._core.disk import MEND, disk_errors
 from cloudai._core.home import ensure
@@ -273,20 +273,9 @@ class LocalJobs(ABC, Generic[SpecT]):
                     continue
 
     def _start(self, id: str) -> None:
-        """Starts the job's supervisor, apart from this process: the shell in between ends at
-        once, so that no zombie stays here, and a session of its own keeps ^C away from it."""
-        folder = self._store.folder(id)
-        start = [sys.executable, *module_command(_SUPERVISOR), str(self.home), id]
-        with disk_errors(folder, MEND), open(folder / "supervisor.log", "ab") as log:
-            subprocess.run(
-                ["/bin/sh", "-c", '"$@" &', "sh", *start],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                cwd="/",
-                check=True,
-            )
+        """Starts the job's supervisor, apart from this process."""
+        command = [sys.executable, *module_command(_SUPERVISOR), str(self.home), id]
+        detach.start(command, self._store.folder(id) / "supervisor.log", cwd="/")
         row = self._store.row(id)
         self._store.change(
             id, only_from=["QUEUED"], spawned_at=time.time(), spawns=row["spawns"] + 1
