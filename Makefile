@@ -5,10 +5,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo test check lint types contracts matrix clean
+.PHONY: help setup demo parity test check lint types contracts matrix clean
 
 help:
-	@echo "make demo       the main job on this machine: train, deploy, batch, chat, embed"
+	@echo "make demo       the main job on this machine and on an emulated cloud:"
+	@echo "                train, deploy, batch, chat, embed"
+	@echo "make parity     one program here and on three emulated clouds, compared"
 	@echo "make test       all tests, offline"
 	@echo "make check      lint, types and import contracts"
 	@echo "make clean      removes $(VENV)"
@@ -23,6 +25,11 @@ $(VENV)/.local: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/cloudai local setup
 	@touch $@
 
+# And what one emulated cloud needs: Vertex AI, whose packages are the lightest.
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/.local
+	$(PIP) --editable '.[vertex]' 'werkzeug>=3.1' 'cryptography>=43'
+	@touch $@
+
 # Every extra and the tools.
 $(VENV)/.all: pyproject.toml constraints.txt | $(VENV)/.local
 	$(PIP) --editable '.[all,testing]' --group dev
@@ -30,9 +37,13 @@ $(VENV)/.all: pyproject.toml constraints.txt | $(VENV)/.local
 
 setup: $(VENV)/.all
 
-demo: $(VENV)/.local
+demo: $(VENV)/.demo
 	$(BIN)/python examples/digits/program.py --profile dev
 	$(BIN)/python examples/digits/program.py --profile fake
+	$(BIN)/python examples/parity/parity.py vertex
+
+parity: $(VENV)/.all
+	$(BIN)/python examples/parity/parity.py --write docs/testing.md
 
 test: $(VENV)/.all
 	$(BIN)/python -m pytest

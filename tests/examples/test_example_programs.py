@@ -47,7 +47,9 @@ def env(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "offline" / "sitecustomize.py").write_text(OFFLINE)
     return {
         **os.environ,
-        "PYTHONPATH": str(tmp_path / "offline"),
+        "PYTHONPATH": os.pathsep.join(
+            [str(tmp_path / "offline"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ),
         "HF_HUB_OFFLINE": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
     }
@@ -277,3 +279,25 @@ def test_each_profile_of_the_service_names_its_models(profile: str) -> None:
     assert client.profile.provider == {"dev": "local"}.get(profile, profile)
     assert client.profile.model("smart")
     assert client.profile.model("embed")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(620)  # four places, one after another, on a busy machine
+@needs("torch", "sklearn", "moto", "openai", "google")
+def test_one_program_at_four_places(start: Start, chat_model: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    marks = re.findall(r"<!-- parity table: \w+.*?-->", (ROOT / "docs/testing.md").read_text())
+    page.write_text("\n".join(marks))
+    # Fewer epochs than `make parity`: what is compared is to the digit all the same.
+    said = start(
+        *(EXAMPLES / "parity" / "parity.py", "--epochs", "2", "--write", page),
+        timeout=600,
+        CLOUDAI_CHAT_MODEL=chat_model,
+    )
+    rows = re.findall(r"^\| (\w+) \| [\d.]+ \| ([\d.]+%) \| ([\d.]+%) \| (\w{16}) ", said, re.M)
+    assert [row[0] for row in rows] == ["local", "aws", "azure", "vertex"]
+    assert len({row[1:] for row in rows}) == 1, said
+    assert float(rows[0][1].rstrip("%")) > 50
+    assert "the same accuracy at 4 places" in said
+    assert rows[0][3] in page.read_text()
+    nothing_is_left(start)

@@ -30,6 +30,16 @@ def predict(model, inputs, params):
     return [*inputs, "one too many"]
 """
 
+NO_PARAMS: Final = """
+import json
+
+def load(model_dir):
+    return json.loads((model_dir / "model.json").read_text())["scale"]
+
+def predict(model, inputs):
+    return [model * value for value in inputs]
+"""
+
 
 class EndpointsConformance(Conformance):
     """What every provider of endpoints does."""
@@ -88,6 +98,11 @@ class EndpointsConformance(Conformance):
         model = api.harness.model(handler=WRONG_LENGTH)
         endpoint = self._deploy(api, model, handler=str(ASSETS / "handler.py"))
         assert api.do(endpoint.predict([4])) == [8]
+        api.do(endpoint.delete())
+
+    def test_handler_without_params(self, api: Api) -> None:
+        endpoint = self._deploy(api, api.harness.model(scale=7, handler=NO_PARAMS))
+        assert api.do(endpoint.predict([1, 2])) == [7, 14]
         api.do(endpoint.delete())
 
     def test_list_and_attach(self, api: Api) -> None:

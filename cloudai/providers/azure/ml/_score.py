@@ -8,9 +8,11 @@ takes ``load`` and ``predict``, or SageMaker's ``model_fn`` and ``predict_fn``.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 _state: dict[str, Any] = {}
@@ -40,17 +42,22 @@ def init() -> None:
         raise RuntimeError(f"{file} is no Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    load = getattr(module, "load", None) or getattr(module, "model_fn", None)
-    if load is None:
+    if hasattr(module, "load"):
+        model = module.load(Path(place))
+    elif hasattr(module, "model_fn"):
+        model = module.model_fn(place)
+    else:
         raise RuntimeError(f"{file} has neither load nor model_fn")
-    _state["module"], _state["model"] = module, load(place)
+    _state["module"], _state["model"] = module, model
 
 
 def predict(inputs: list[Any], params: dict[str, Any]) -> list[Any]:
     """One output for each input."""
     module, model = _state["module"], _state["model"]
     if hasattr(module, "predict"):
-        outputs = module.predict(model, inputs, params)
+        # A handler may leave ``params`` out.
+        given = (model, inputs, params) if _takes_params(module.predict) else (model, inputs)
+        outputs = module.predict(*given)
     else:
         outputs = module.predict_fn(inputs, model)
     if hasattr(outputs, "tolist"):
@@ -59,6 +66,14 @@ def predict(inputs: list[Any], params: dict[str, Any]) -> list[Any]:
     if len(outputs) != len(inputs):
         raise ValueError(f"predict gave {len(outputs)} outputs for {len(inputs)} inputs")
     return outputs
+
+
+def _takes_params(function: Any) -> bool:
+    try:
+        inspect.signature(function).bind(None, [], {})
+    except TypeError:
+        return False
+    return True
 
 
 def _plain(value: Any) -> Any:
