@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from types import ModuleType
 from typing import Any
 
@@ -32,13 +33,41 @@ class Transform:
         self._input = _with_context(getattr(module, "input_fn", default_input_fn), 2)
         self._predict = _with_context(getattr(module, "predict_fn", default_predict_fn), 2)
         self._output = _with_context(getattr(module, "output_fn", default_output_fn), 2)
+        maker = whole or getattr(module, "predict_fn", None)
+        self.streams = inspect.isgeneratorfunction(maker)
+
+    def stream(
+        self, model: Any, body: bytes, content_type: str, accept: str
+    ) -> Generator[bytes, None, None]:
+        """The pieces that a generator ``transform_fn`` or ``predict_fn`` gives, as they go out:
+        bytes and texts as they are, other values as a line of JSON each."""
+        from cloudai._core.handler import jsonable
+
+        data, plain = self._data(body, content_type)
+        if self._whole is not None:
+            pieces = self._whole(model, data, plain, accept)
+        else:
+            pieces = self._predict(self._input(data, plain), model)
+        for piece in pieces:
+            if isinstance(piece, str):
+                yield piece.encode()
+            elif isinstance(piece, (bytes, bytearray)):
+                yield bytes(piece)
+            else:
+                yield msgspec.json.encode(jsonable(piece, "piece")) + b"\n"
+
+    def _data(self, body: bytes, content_type: str) -> tuple[Any, str]:
+        # The toolkit hands text types over as str, others as bytes.
+        plain = content_type.partition(";")[0].strip().lower()
+        text = plain == JSON_TYPE or plain.startswith("text/")
+        return body.decode() if text else body, plain
 
     def __call__(
         self, model: Any, body: bytes, content_type: str, accept: str
     ) -> tuple[bytes, str]:
-        # The toolkit hands text types over as str, others as bytes.
-        plain = content_type.partition(";")[0].strip().lower()
-        data: Any = body.decode() if plain == JSON_TYPE or plain.startswith("text/") else body
+        if self.streams:
+            return b"".join(self.stream(model, body, content_type, accept)), accept
+        data, plain = self._data(body, content_type)
         if self._whole is not None:
             answer = self._whole(model, data, plain, accept)
         else:

@@ -2,7 +2,8 @@
 batch and in a container.
 
 A handler is one Python file with ``load(model_dir) -> model`` and ``predict(model, inputs,
-params) -> list``; ``params`` may be left out of the signature. SageMaker's family (``model_fn``,
+params) -> list``; ``params`` may be left out of the signature. It may also have ``stream(model,
+input, params)``, a generator of one input's answer in pieces. SageMaker's family (``model_fn``,
 ``input_fn``, ``predict_fn``, ``output_fn`` or ``transform_fn``; the defaults of its PyTorch
 inference toolkit, read 2026-11) is taken unchanged. Its parts are in ``_sagemaker_handler.py``.
 """
@@ -18,14 +19,17 @@ import math
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cloudai.errors import CloudAIError, HandlerError, InvalidRequest
 from cloudai.types import JSON
 from cloudai.types._base import invalid
+
+if TYPE_CHECKING:
+    from cloudai._core._sagemaker_handler import Transform
 
 PLACES: Final = ("handler.py", "code/inference.py")
 """Where a model directory keeps its own handler; the second is SageMaker's place."""
@@ -41,6 +45,8 @@ class Handler:
     ----------
     file: the handler's file. model_dir: what ``load`` got. model: what ``load`` gave.
     raw: True for SageMaker's family, which also takes whole bodies through ``transform``.
+    streams: whether it answers in pieces: it has ``stream``, or a ``transform_fn`` or
+        ``predict_fn`` that is a generator.
     """
 
     def __init__(self, file: Path, model_dir: Path, module: ModuleType) -> None:
@@ -48,16 +54,21 @@ class Handler:
         self.model_dir = model_dir
         self.module = module
         self.raw = not hasattr(module, "predict")
-        self._transform: Callable[[Any, bytes, str, str], tuple[bytes, str]] | None = None
+        self._transform: Transform | None = None
         if self.raw:
             from cloudai._core._sagemaker_handler import Transform
 
             self._transform = Transform(module)
+            self.streams = self._transform.streams
             loader, argument = _function(file, module, "model_fn"), str(model_dir)
         else:
             loader, argument = _function(file, module, "load"), model_dir
             predict = _function(file, module, "predict")
             self._predict = predict if _takes(predict, 3) else _without_params(predict)
+            stream: Callable[..., Any] | None = getattr(module, "stream", None)
+            self.streams = callable(stream)
+            if stream is not None:
+                self._stream = stream if _takes(stream, 3) else _without_params(stream)
         self._loader_name = "model_fn" if self.raw else "load"
         self.model: Any = self._guard(self._loader_name, _optional_context(loader), argument)
 
@@ -83,6 +94,46 @@ class Handler:
         if self._transform is None:
             raise invalid("handler", str(self.file), "has predict and takes no whole bodies")
         return self._guard("transform", self._transform, self.model, body, content_type, accept)
+
+    def stream(
+        self, value: Any, params: dict[str, JSON] | None = None
+    ) -> Generator[JSON, None, None]:
+        """One input's answer, piece by piece, each a JSON value; closing it closes the
+        handler's generator.
+
+        Raises InvalidRequest for a handler that has no ``stream``, and HandlerError as
+        ``predict`` does, at whichever piece it happens.
+        """
+        if self.raw or not self.streams:
+            raise invalid("stream", True, f"is not what {self.file.name} does: it has no stream")
+        pieces = self._guard("stream", lambda: iter(self._stream(self.model, value, params or {})))
+        for piece in self._pieces("stream", pieces):
+            try:
+                yield jsonable(piece, "piece")
+            except InvalidRequest as error:
+                raise HandlerError(
+                    f"{self.file}: stream gave a value that JSON cannot hold: {error}",
+                    code="BadOutput",
+                ) from None
+
+    def stream_body(self, body: bytes, content_type: str, accept: str) -> Iterator[bytes]:
+        """The answer to a whole body, in pieces, from SageMaker's functions."""
+        if self._transform is None or not self.streams:
+            raise invalid("handler", str(self.file), "has no generator to stream from")
+        pieces = self._guard(
+            "transform", self._transform.stream, self.model, body, content_type, accept
+        )
+        yield from self._pieces("transform", pieces)
+
+    def _pieces(self, name: str, pieces: Iterator[Any]) -> Iterator[Any]:
+        nothing = object()
+        try:
+            while (piece := self._guard(name, next, pieces, nothing)) is not nothing:
+                yield piece
+        finally:
+            close = getattr(pieces, "close", None)
+            if close is not None:
+                close()
 
     def _predict_raw(self, inputs: list[Any]) -> Any:
         import msgspec

@@ -25,6 +25,7 @@ from cloudai.errors import (
 )
 from cloudai.server.config import ServerConfig
 from cloudai.server.http import (
+    Broken,
     Gone,
     Headers,
     HTTPError,
@@ -127,9 +128,15 @@ class App:
         if response.stream is None:
             await send({"type": "http.response.body", "body": response.body})
         else:
-            async for piece in response.stream:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+            try:
+                async with contextlib.aclosing(response.stream) as pieces:
+                    async for piece in pieces:
+                        await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await send({"type": "http.response.body", "body": b""})
+            except Broken:
+                request.break_off()
+                self._finish(request, route, 500, time.perf_counter() - begun)
+                return
         self._finish(request, route, response.status, time.perf_counter() - begun)
 
     async def infer(

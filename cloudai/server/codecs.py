@@ -53,6 +53,7 @@ class Body(msgspec.Struct):
     texts: Raw | msgspec.UnsetType = UNSET
     params: Raw | msgspec.UnsetType = UNSET
     parameters: Raw | msgspec.UnsetType = UNSET
+    stream: Raw | msgspec.UnsetType = UNSET
 
 
 class Table(msgspec.Struct):
@@ -71,12 +72,14 @@ class Parsed(msgspec.Struct):
     values: each input's JSON. params: a JSON object.
     key: under which the outputs are answered; None: they are the answer by themselves.
     single: True answers the one output, not a list of one.
+    stream: the answer is wanted in pieces.
     """
 
     values: list[Any]
     params: bytes = b"{}"
     key: str | None = "outputs"
     single: bool = False
+    stream: bool = False
 
 
 _body = msgspec.json.Decoder(Body)
@@ -123,14 +126,15 @@ def parse_object(body: bytes, limits: Limits, keys: Sequence[str], single: bool 
             continue
         params = found.params if found.params is not UNSET else found.parameters
         checked = b"{}" if params is UNSET else _params(bytes(params))
+        streams = found.stream is not UNSET and bytes(found.stream) == b"true"
         if key == "text":
             if bytes(raw)[:1] != b'"':
                 raise HTTPError(400, "text is not a text")
-            return Parsed([raw], checked, "prediction", single=True)
+            return Parsed([raw], checked, "prediction", single=True, stream=streams)
         values = _table_rows(raw) if key == "input_data" else _values(raw, key, single)
         if len(values) > limits.items:
             raise _too_many(len(values), limits)
-        return Parsed(values, checked, _ANSWERS.get(key))
+        return Parsed(values, checked, _ANSWERS.get(key), stream=streams)
     raise HTTPError(400, f"the body has none of {', '.join(keys)}")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -88,6 +89,7 @@ class HandlerEngine:
         return {
             "engine": "handler",
             "raw": self._handler.raw,
+            "streams": self._handler.streams,
             "name": str(getattr(module, "NAME", "")),
             # Optional in a handler: JSON Schemas of one input and one output, for OpenAPI.
             "input_schema": getattr(module, "INPUT_SCHEMA", None),
@@ -125,7 +127,27 @@ class HandlerEngine:
         ]
 
     def stream(self, item: Item, emit: Callable[[bytes], bool]) -> Result:
-        raise invalid("stream", True, "is not supported by a handler")
+        """Sends the handler's pieces: a body's as they are, an input's as JSON; ends early when
+        ``emit`` says that nobody reads any more."""
+        result = Result()
+        try:
+            for piece in self._pieces(item, result):
+                if not emit(piece):
+                    break
+        except CloudAIError as error:
+            return failure(error)
+        return result
+
+    def _pieces(self, item: Item, result: Result) -> Iterator[bytes]:
+        handler = self._handler
+        if item.kind == "raw":
+            yield from handler.stream_body(item.inputs, item.content_type, item.accept)
+            return
+        (value,) = decode_inputs(item)
+        result.long = int(is_long(value, self._long))
+        with contextlib.closing(handler.stream(value, decode_params(item.params))) as pieces:
+            for piece in pieces:
+                yield self._encode(piece)
 
     def _parts(self, members: list[tuple[int, list[Any]]]) -> list[list[tuple[int, list[Any]]]]:
         """The requests in calls of ``max_batch`` inputs at most."""

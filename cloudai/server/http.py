@@ -8,7 +8,7 @@ import itertools
 import os
 import re
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -42,6 +42,10 @@ class Gone(Exception):
     """The client has left; nobody reads an answer."""
 
 
+class Broken(Exception):
+    """A streamed answer failed on its way: its connection is broken off."""
+
+
 class Response:
     """A whole answer, or a stream of pieces."""
 
@@ -53,7 +57,7 @@ class Response:
         status: int = 200,
         content_type: bytes = JSON_TYPE,
         headers: Headers | None = None,
-        stream: AsyncIterator[bytes] | None = None,
+        stream: AsyncGenerator[bytes, None] | None = None,
     ) -> None:
         self.body = body
         self.status = status
@@ -66,8 +70,8 @@ class Request:
     """One request. ``model``, ``variant`` and ``items`` are filled in for the access log."""
 
     __slots__ = (
-        "_cycle", "_receive", "headers", "id", "items", "limits", "method", "model", "path",
-        "scope", "started", "variant", "version",
+        "_body", "_cycle", "_receive", "headers", "id", "items", "limits", "method", "model",
+        "path", "scope", "started", "variant", "version",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, limits: Limits, started: float) -> None:
@@ -82,6 +86,7 @@ class Request:
         self.version = ""
         self.items = 0
         self._receive = receive
+        self._body: bytes | None = None
         self._cycle = scope.get("cloudai.cycle")
         given = self.headers.get(b"x-request-id", b"")
         self.id: str = given.decode() if _ID.match(given) else f"{_prefix}-{next(_numbers):x}"
@@ -99,6 +104,13 @@ class Request:
         """The first media type that the caller accepts, without parameters; "" for any."""
         first = self.header(b"accept").partition(",")[0].partition(";")[0].strip().lower()
         return "" if first == "*/*" else first
+
+    def break_off(self) -> None:
+        """Closes the connection without the end of the answer, so that the client's own HTTP
+        library tells that the answer is not whole."""
+        if self._cycle is not None:
+            self._cycle.transport.close()
+            self._cycle.disconnected = True  # uvicorn then expects no more of the answer
 
     def gone(self) -> bool:
         """Whether the client has left, as far as the server can tell without a wait."""
@@ -125,6 +137,11 @@ class Request:
 
         Raises HTTPError: 413 past the limit, 408 when it takes too long, 415 for another coding.
         """
+        if self._body is None:
+            self._body = await self._read_body()
+        return self._body
+
+    async def _read_body(self) -> bytes:
         limit = self.limits.body
         length = self.headers.get(b"content-length")
         if length is not None and length.isdigit() and (len(length) > 18 or int(length) > limit):

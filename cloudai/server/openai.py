@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from cloudai.server import streams
 from cloudai.server.codecs import Parsed, check_depth, decode, items_of
 from cloudai.server.http import HTTPError, Request, Response
 from cloudai.server.models import ServedModel
-from cloudai.server.wire import BASE64, Item, Result
+from cloudai.server.wire import BASE64, Item
 
 if TYPE_CHECKING:
     from cloudai.server.app import App, Route
@@ -36,6 +35,7 @@ class ChatHead(msgspec.Struct):
 
 _embeddings = msgspec.json.Decoder(EmbeddingsRequest)
 _chat = msgspec.json.Decoder(ChatHead)
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def _about(app: App, name: str) -> dict[str, Any]:
@@ -63,8 +63,11 @@ async def model(app: App, request: Request, name: str) -> Response:
 
 async def embeddings(app: App, request: Request) -> Response:
     """OpenAI's embeddings, as lists of numbers or as base64 of little-endian float32."""
+    return await _embeddings_answer(app, request, await _body(app, request))
+
+
+async def _embeddings_answer(app: App, request: Request, body: bytes) -> Response:
     limits = app.models.config.limits
-    body = await _body(app, request)
     asked: EmbeddingsRequest = decode(_embeddings, body)
     model = _with_engine(app, asked.model, "embeddings")
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
@@ -94,62 +97,35 @@ async def chat(app: App, request: Request) -> Response:
     """OpenAI's chat completions, whole or as server-sent events."""
     body = await _body(app, request)
     asked: ChatHead = decode(_chat, body)
+    return await _chat_answer(app, request, asked, body)
+
+
+async def _chat_answer(app: App, request: Request, asked: ChatHead, body: bytes) -> Response:
     if not asked.messages:
         raise HTTPError(400, "messages is empty")
     model = _with_engine(app, asked.model, "chat")
     if not asked.stream:
         (result,) = await app.infer(request, model, [Item("chat", body)])
         return Response(result.body)
-    return await _stream(app, request, model, Item("chat", body, stream=True))
+    return await streams.respond(app, request, model, Item("chat", body, stream=True), streams.CHAT)
 
 
-async def _stream(app: App, request: Request, model: ServedModel, item: Item) -> Response:
-    """Server-sent events. The head waits for the first piece, so that an error which comes
-    before it is an answer with its own status."""
-    variant = app.variant(request, model)
-    pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
-    # A stream's deadline is that of its first piece; after it the client decides.
-    (future,) = variant.group.submit([item], request.deadline, request.gone, pieces.put_nowait)
-    future.add_done_callback(lambda _: pieces.put_nowait(None))
-    loop = asyncio.get_running_loop()
-    timer = loop.call_at(request.deadline, pieces.put_nowait, None)
-    try:
-        first = await pieces.get()
-    finally:
-        timer.cancel()
-    if first is None:
-        if not future.done():
-            future.cancel()
-            raise HTTPError(504, "no answer came within the request's time")
-        result = future.result()
-        app.count(model, variant, [item], [result], request)
-        if result.status != 200:
-            raise app.error_of(result, request)
-        return Response(b"data: [DONE]\n\n", content_type=b"text/event-stream")
-
-    async def events() -> AsyncIterator[bytes]:
-        piece: bytes | None = first
-        try:
-            while piece is not None:
-                yield piece
-                piece = await pieces.get()
-            result: Result = future.result()
-            app.count(model, variant, [item], [result], request)
-            if result.status != 200:
-                # No terminator: the client must not take a broken stream for a whole one.
-                yield b"data: %b\n\n" % msgspec.json.encode(
-                    {"error": {"message": result.error, "type": result.error_type}}
-                )
-                return
-            yield b"data: [DONE]\n\n"
-        finally:
-            future.cancel()
-
-    return Response(
-        content_type=b"text/event-stream",
-        headers=[(b"cache-control", b"no-cache")],
-        stream=events(),
-    )
+async def invoked(app: App, request: Request, engine: str) -> Response | None:
+    """The answer where the body of /invocations is OpenAI's: a chat's for chat models, as
+    SageMaker's own containers for language models take it, an embeddings' for theirs; None for
+    any other body. ``model`` may be left out."""
+    body = await _body(app, request)
+    if body.lstrip()[:1] != b"{":
+        return None
+    found: dict[str, msgspec.Raw] = decode(_object, body)
+    if ("messages" if engine == "chat" else "input") not in found:
+        return None
+    if "model" not in found:
+        found["model"] = msgspec.Raw(msgspec.json.encode(app.models.get(None).name))
+        body = msgspec.json.encode(found)
+    if engine == "chat":
+        return await _chat_answer(app, request, decode(_chat, body), body)
+    return await _embeddings_answer(app, request, body)
 
 
 async def _body(app: App, request: Request) -> bytes:

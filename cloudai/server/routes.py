@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
+from cloudai.server import kserve2, openai, streams
 from cloudai.server.codecs import (
     KINDS,
     Parsed,
@@ -130,16 +131,26 @@ async def v1_predict(app: App, request: Request, name: str | None) -> Response:
 
 async def invocations(app: App, request: Request) -> Response:
     """SageMaker's and Azure ML's: any body by its content type; JSON Lines n → n, CSV a row
-    each; SageMaker's handler functions get the body as it is."""
-    if not app.models.get(None).variants[0].group.info.get("raw"):
+    each; OpenAI's for models of chat and embeddings; SageMaker's handler functions get the body
+    as it is."""
+    info = app.models.get(None).variants[0].group.info
+    engine = info.get("engine")
+    if engine in ("chat", "embeddings") and request.content_type == "application/json":
+        found = await openai.invoked(app, request, engine)
+        if found is not None:
+            return found
+    if not info.get("raw"):
         return await _typed(app, request, None, None)
     body = await request.body()
     model = app.models.get(None)
     accept = request.header(b"accept") or "application/json"
     item = Item(
         "raw", body, content_type=request.header(b"content-type") or "application/json",
-        accept="application/json" if accept == "*/*" else accept,
+        accept="application/json" if accept == "*/*" else accept, stream=bool(info.get("streams")),
     )  # fmt: skip
+    if item.stream:
+        form = streams.plain(item.accept)
+        return await streams.respond(app, request, model, item, form)
     (result,) = await app.infer(request, model, [item])
     return Response(result.body, content_type=result.content_type.encode("latin-1", "replace"))
 
@@ -168,6 +179,8 @@ async def _typed(
         parsed = parse_any(body, limits) if keys is None else parse_object(body, limits, keys)
         if answer is not None:
             parsed.key = answer
+        if parsed.stream or accept == "text/event-stream":
+            return await _streamed(app, request, model, parsed)
         if not parsed.values:
             return _answer(parsed, [], accept)
         # NumPy's format is one array of all outputs, so such a request is not cut in parts.
@@ -190,6 +203,23 @@ async def _typed(
         return Response(to_csv(result.outputs), content_type=b"text/csv")
     parsed = Parsed([], key=answer or ("outputs" if keys is not None else "predictions"))
     return _answer(parsed, result.outputs, accept)
+
+
+async def _streamed(app: App, request: Request, model: ServedModel, parsed: Parsed) -> Response:
+    """One input's answer in pieces: server-sent events where the caller accepts them, else a
+    line of JSON each."""
+    if not model.variants[0].group.info.get("streams"):
+        raise HTTPError(
+            400 if parsed.stream else 406,
+            "the model does not stream",
+            hint="Leave stream out, or give the handler a function stream(model, input, params)",
+        )
+    if len(parsed.values) != 1:
+        raise HTTPError(400, f"a stream answers one input, not {len(parsed.values)}")
+    (item,) = items_of(parsed, "", app.models.config.limits)
+    item.stream = True
+    form = streams.EVENTS if request.accept == "text/event-stream" else streams.LINES
+    return await streams.respond(app, request, model, item, form)
 
 
 async def _json_answer(
@@ -220,8 +250,6 @@ def _answer(parsed: Parsed, outputs: list[bytes], accept: str) -> Response:
 
 def table(env: Mapping[str, str]) -> Table:
     """All routes without a name in their path: path → method → (name, function)."""
-    from cloudai.server import kserve2, openai
-
     routes: Table = {
         "/": {"GET": ("root", root)},
         "/health": {"GET": ("health", health)},
@@ -268,8 +296,6 @@ def find(routes: Table, request: Request) -> tuple[str, Route]:
 
 def _named(path: str) -> dict[str, tuple[str, Route]] | None:
     """The routes with a model's name in their path. The name is only looked up in a table."""
-    from cloudai.server import kserve2, openai
-
     if path.startswith("/v1/models/"):
         name, colon, verb = path.removeprefix("/v1/models/").partition(":")
         if "/" in name or not name:
