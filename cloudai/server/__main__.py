@@ -130,11 +130,13 @@ def main(arguments: list[str] | None = None) -> int:
 
             detach(options.state)
         from cloudai.server.run import Server
+        from cloudai.server.tracing import configure
 
         sockets = [socket.socket(fileno=options.socket)] if options.socket is not None else None
         if sockets:
             sockets[0].set_inheritable(False)
-        return Server(config, token, options.state, sockets).run()
+        # After the fork of --detach, which would lose the exporter's thread.
+        return Server(config, token, options.state, sockets, configure(os.environ)).run()
     except CloudAIError as error:
         print(f"cloudai.server: {error}", file=sys.stderr)  # noqa: T201 (a command's error)
         return 2

@@ -39,6 +39,7 @@ from cloudai.server.http import (
 from cloudai.server.metrics import Metrics
 from cloudai.server.models import Models, ServedModel, Variant
 from cloudai.server.pool import DeadlinePassed
+from cloudai.server.tracing import QUIET, Mark, Tracing
 from cloudai.server.wire import Item, Result
 
 Route: TypeAlias = Callable[["App", Request], Awaitable[Response]]
@@ -62,6 +63,7 @@ class App:
     ----------
     config: the server's. token: what callers must send, or None.
     on_event: told the name of each event of a worker: it became ready, it died.
+    tracing: begins and ends spans; None: there are none.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class App:
         config: ServerConfig,
         token: str | None = None,
         on_event: Callable[[str], None] = lambda event: None,
+        tracing: Tracing | None = None,
     ) -> None:
         from cloudai.server.routes import OPEN_ROUTES, find, table
 
@@ -81,6 +84,7 @@ class App:
         )
         self.stopping = False
         self._on_event = on_event
+        self.tracing = tracing
         self.started = time.time()
         self._token = token.encode() if token is not None else None
         self._loopback = config.host in {"127.0.0.1", "::1", "localhost"}
@@ -104,6 +108,8 @@ class App:
         route = "other"
         try:
             route, handler = self._find(self._table, request)
+            if self.tracing is not None and route not in QUIET:
+                self.tracing.begin(request)
             if self._token is not None and route not in self._open:
                 self._check_token(request)
             response = await handler(self, request)
@@ -147,7 +153,9 @@ class App:
         Raises RateLimited, DeadlinePassed, or the first error among the answers.
         """
         variant = self.variant(request, model)
-        futures = variant.group.submit(items, request.deadline, request.gone)
+        marks: list[Mark] | None = None if request.span is None else []
+        submitted = 0 if marks is None else time.time_ns()
+        futures = variant.group.submit(items, request.deadline, request.gone, marks=marks)
         for shadow in model.shadows:
             self._shadow(model, shadow, items)
         loop = asyncio.get_running_loop()
@@ -162,6 +170,8 @@ class App:
             timer.cancel()
             for future in futures:
                 future.cancel()
+            if marks and self.tracing is not None:
+                self.tracing.parts(request, submitted, marks)
         self.count(model, variant, items, results, request)
         for result in results:
             if result.status != 200:
@@ -170,9 +180,14 @@ class App:
 
     def error_of(self, result: Result, request: Request) -> ResultError:
         """A worker's error. A handler's traceback goes to callers on this machine only; others
-        get its first line, without the file's path, and the log keeps the rest."""
+        get its first line, without the file's path, and the log keeps the rest. Of an error over
+        an input the log has no message, which may well quote the input."""
         if result.error_type == "HandlerError" and not self._loopback:
-            log("handler_error", level="error", id=request.id, error=result.error)
+            told = result.error
+            if result.status < 500:
+                frames = [line for line in told.split("\n") if line.startswith("  File ")]
+                told = "\n".join(frames)
+            log("handler_error", level="error", id=request.id, error=told)
             first = result.error.partition("\n")[0]
             result.error = first.partition(".py: ")[2] or first
         return ResultError(result)
@@ -265,6 +280,10 @@ class App:
         self.metrics.requests.add(1, route, str(status))
         if request.model:
             self.metrics.latency.observe(seconds, request.model, request.variant)
+        traced: dict[str, str] = {}
+        if self.tracing is not None and request.span is not None:
+            self.tracing.end(request, route, status)
+            traced["trace_id"] = self.tracing.trace_id(request)
         if self.models.config.access_log:
             log(
                 "request",
@@ -277,6 +296,7 @@ class App:
                 model=request.model,
                 variant=request.variant,
                 items=request.items,
+                **traced,
             )
 
 

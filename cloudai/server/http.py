@@ -67,11 +67,12 @@ class Response:
 
 
 class Request:
-    """One request. ``model``, ``variant`` and ``items`` are filled in for the access log."""
+    """One request. ``model``, ``variant`` and ``items`` are filled in for the access log;
+    ``span`` is OpenTelemetry's, where it is traced."""
 
     __slots__ = (
         "_body", "_cycle", "_receive", "headers", "id", "items", "limits", "method", "model",
-        "path", "scope", "started", "variant", "version",
+        "path", "scope", "span", "started", "variant", "version",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, limits: Limits, started: float) -> None:
@@ -85,6 +86,7 @@ class Request:
         self.variant = ""
         self.version = ""
         self.items = 0
+        self.span: Any = None
         self._receive = receive
         self._body: bytes | None = None
         self._cycle = scope.get("cloudai.cycle")

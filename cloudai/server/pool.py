@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
@@ -22,6 +23,7 @@ import msgspec
 
 from cloudai.errors import CloudAIError, EndpointError, RateLimited, ServiceUnavailable
 from cloudai.server.engines import Options
+from cloudai.server.tracing import Mark
 from cloudai.server.wire import (
     Buffer,
     Cancel,
@@ -53,10 +55,12 @@ class Job:
     Parameters
     ----------
     item: what is asked. deadline: in the loop's time. gone: whether the client has left.
-    emit: takes the pieces of a stream.
+    emit: takes the pieces of a stream. marks: told when it goes to a worker; None: nobody is.
     """
 
-    __slots__ = ("alone", "deadline", "emit", "future", "gone", "item", "started", "tries")
+    __slots__ = (
+        "alone", "deadline", "emit", "future", "gone", "item", "marks", "started", "tries",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -65,12 +69,14 @@ class Job:
         deadline: float,
         gone: Callable[[], bool],
         emit: Callable[[bytes], None] | None = None,
+        marks: list[Mark] | None = None,
     ) -> None:
         self.item = item
         self.future = future
         self.deadline = deadline
         self.gone = gone
         self.emit = emit
+        self.marks = marks
         self.started = 0.0
         self.tries = 0
         # Sent by itself: a stream, or what was in a batch whose worker died.
@@ -187,6 +193,7 @@ class Group:
         deadline: float,
         gone: Callable[[], bool],
         emit: Callable[[bytes], None] | None = None,
+        marks: list[Mark] | None = None,
     ) -> list[asyncio.Future[Result]]:
         """Puts a request's items into the queue: all of them or none.
 
@@ -202,7 +209,7 @@ class Group:
                 raise RateLimited(
                     f"{self.waiting} inputs are waiting", retry_after=max(1.0, round(wait))
                 )
-        jobs = [Job(item, loop.create_future(), deadline, gone, emit) for item in items]
+        jobs = [Job(item, loop.create_future(), deadline, gone, emit, marks) for item in items]
         self._queue.extend(jobs)
         self.waiting += count
         self._pump_soon()
@@ -287,6 +294,9 @@ class Group:
         for job in batch:
             job.started = now
             job.tries += 1
+            if job.marks is not None:
+                count = sum(one.item.count for one in batch)
+                job.marks.append(Mark(time.time_ns(), worker.number, count))
         worker.batch[self._next_id] = batch
         worker.send(frame(Work(self._next_id, [job.item for job in batch])))
         self._loop.call_later(HANGING * self.timeout, self._check_hanging, worker, self._next_id)

@@ -21,6 +21,7 @@ from cloudai.errors import CloudAIError, ConfigError
 from cloudai.server.app import App, log
 from cloudai.server.config import ServerConfig
 from cloudai.server.http import Protocol
+from cloudai.server.tracing import Tracing
 
 
 class Reload(msgspec.Struct):
@@ -39,6 +40,7 @@ class Server:
     config: what to serve. token: what callers must send, or None.
     state: a folder for ``status.json`` and the control socket; None: neither.
     sockets: already listening; None binds ``config.host`` and ``config.port``.
+    tracing: begins and ends spans; None: there are none.
     """
 
     def __init__(
@@ -47,9 +49,10 @@ class Server:
         token: str | None = None,
         state: Path | None = None,
         sockets: list[socket.socket] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.config = config
-        self.app = App(config, token, self._worker_event)
+        self.app = App(config, token, self._worker_event, tracing)
         self.state = state
         self.sockets = sockets if sockets is not None else [bind(config.host, config.port)]
         self._reloading = asyncio.Lock()
@@ -100,6 +103,8 @@ class Server:
         if control is not None:
             control.close()
         await self.app.models.stop()
+        if self.app.tracing is not None:
+            await asyncio.to_thread(self.app.tracing.stop)
         self._write_status("FAILED" if self._failure is not None else "STOPPED")
         log("stopped")
 

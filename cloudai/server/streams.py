@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Final
 
@@ -10,6 +11,7 @@ import msgspec
 
 from cloudai.server.http import Broken, Headers, HTTPError, Request, Response
 from cloudai.server.models import ServedModel
+from cloudai.server.tracing import Mark
 from cloudai.server.wire import Item, Result
 
 if TYPE_CHECKING:
@@ -75,7 +77,9 @@ async def respond(
         elif not future.done():
             future.set_result(Result(499, error="it was read too slowly", error_type="Cancelled"))
 
-    (future,) = variant.group.submit([item], request.deadline, request.gone, take)
+    marks: list[Mark] | None = None if request.span is None else []
+    submitted = time.time_ns()
+    (future,) = variant.group.submit([item], request.deadline, request.gone, take, marks)
     future.add_done_callback(lambda _: pieces.put_nowait(None))
     timer = loop.call_at(request.deadline, pieces.put_nowait, None)
     try:
@@ -118,6 +122,8 @@ async def respond(
                 raise Broken
         finally:
             future.cancel()
+            if marks and app.tracing is not None:
+                app.tracing.parts(request, submitted, marks)
 
     return Response(
         content_type=form.content_type,

@@ -215,10 +215,12 @@ def test_the_token_is_asked_for_and_told_nowhere(start: Start, tmp_path: Path) -
 
 
 def test_a_handlers_traceback_stays_in_the_log_off_loopback(start: Start) -> None:
-    server = start("--host", "0.0.0.0")
-    message = server.predict("bad").json()["error"]["message"]
-    assert message == "predict raised ValueError: not a number"
+    source = ECHO.replace('"not a number"', 'f"{inputs[0]} is not a number"')
+    server = start("--host", "0.0.0.0", source=source)
+    message = server.predict("Ada's diagnosis").json()["error"]["message"]
+    assert message == "predict raised ValueError: Ada's diagnosis is not a number"
     assert "in predict" in server.events("handler_error")[0]["error"]
+    assert "diagnosis" not in server.log.read_text()
 
 
 def test_tls(start: Start, tmp_path: Path) -> None:
