@@ -1,12 +1,14 @@
 """Profiles: what cloudai.toml, the environment and the arguments say.
 
-The order is arguments > environment (``CLOUDAI_PROFILE``, ``CLOUDAI_<KEY>``) > cloudai.toml
-(the nearest in a parent folder, then the user's config folder) > the vendor's own chain.
+The order is arguments > environment (``CLOUDAI_PROFILE``, ``CLOUDAI_<PROVIDER>_<KEY>``, then
+``CLOUDAI_<KEY>``) > cloudai.toml (the nearest in a parent folder, then the user's config folder) >
+the vendor's own chain.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -243,7 +245,7 @@ class Config:
                     raise unknown(f"key of a {chosen} profile", key, valid)
                 settings[key] = self._value(found, key, value, origin)
         for key in valid:
-            value = os.environ.get(f"CLOUDAI_{key.upper()}")
+            value = _variable(chosen, key)
             known = found.key(key)
             if value is not None and key not in keys and known and known.kind != "table":
                 settings[key] = Secret(value) if known.kind == "secret" else value
@@ -322,6 +324,15 @@ def _read(file: Path) -> dict[str, Any]:
         if not isinstance(table, dict):
             raise ConfigError(f"profiles.{name} in {file} is not a table")
     return tables
+
+
+def _variable(provider: str, key: str) -> str | None:
+    """A key's value in the environment; the one for this provider alone goes first, so that one
+    environment can describe several."""
+    own = f"CLOUDAI_{re.sub(r'[^A-Z0-9]', '_', provider.upper())}_{key.upper()}"
+    # CLOUDAI_PROFILE chooses a profile of cloudai; it is not the aws key of that name.
+    common = None if key == "profile" else os.environ.get(f"CLOUDAI_{key.upper()}")
+    return os.environ.get(own, common)
 
 
 def _table(name: str, settings: Mapping[str, Any], key: str) -> dict[str, str]:

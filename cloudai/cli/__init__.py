@@ -32,6 +32,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "This machine": {
         "serve": "Serve a model directory over HTTP, in the foreground.",
         "package": "Write a Dockerfile and Kubernetes manifests for a model directory.",
+        "emulate": "Start AWS, Azure or Vertex AI on this machine, for any program.",
         "local setup": "Bring the embedded chat and embedding models.",
         "providers": "Show which provider can do what.",
         "version": "Print the version.",
@@ -54,6 +55,7 @@ HOMES: dict[str, str] = {
     "cancel": "jobs",
     "serve": "serving",
     "package": "serving",
+    "emulate": "emulate",
     "local setup": "about",
     "providers": "about",
     "version": "about",

@@ -6,6 +6,7 @@ pytest here, and does nothing unless one of its fixtures or suites is used.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import pytest
 
 if TYPE_CHECKING:
+    from cloudai.testing.clouds import EmulatedCloud
     from cloudai.testing.fake import FakeScript
     from cloudai.testing.record import Recorder
 
@@ -44,6 +46,61 @@ def fake_cloudai(
     monkeypatch.setenv("CLOUDAI_HOME", str(home))
     monkeypatch.setenv("CLOUDAI_PROFILE", "fake")
     return FakeScript(home)
+
+
+@pytest.fixture
+def emulated_aws(
+    cloudai_offline: None,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Generator[EmulatedCloud]:
+    """AWS on loopback for one test: ``url``, ``env``, ``keys``, ``faults``, ``fate``, ``client``
+    (see ``cloudai.testing.EmulatedCloud``). The environment is set so that ``cloudai.Client()``,
+    ``cloudai.Client("aws")`` and plain boto3 reach it, and the network is blocked.
+    ``@pytest.mark.cloudai_emulated(execute=True, speed=5)`` sets what it is made with."""
+    yield from _emulated("aws", request, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def emulated_azure(
+    cloudai_offline: None,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Generator[EmulatedCloud]:
+    """The same for Azure: ``openai``, ``azure-identity``, Key Vault, Azure ML."""
+    yield from _emulated("azure", request, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def emulated_vertex(
+    cloudai_offline: None,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Generator[EmulatedCloud]:
+    """The same for Vertex AI: ``google-genai``, Cloud Storage, ``aiplatform`` over REST."""
+    yield from _emulated("vertex", request, tmp_path, monkeypatch)
+
+
+def _emulated(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Generator[EmulatedCloud]:
+    from cloudai.testing.clouds import apply, emulated, environment
+
+    about: dict[str, Any] = {
+        "speed": 20.0
+    }  # a scripted job lives for less than a tenth of a second
+    for mark in request.node.iter_markers("cloudai_emulated"):
+        about = {**about, **mark.kwargs}
+    with emulated(name, **about) as cloud:
+        variables = environment([cloud])
+        if "CLOUDAI_PROFILE" in os.environ:
+            del variables["CLOUDAI_PROFILE"]  # of the test's first cloud, or its own
+        apply(variables, monkeypatch.setenv, lambda name: monkeypatch.delenv(name, raising=False))
+        monkeypatch.setenv("CLOUDAI_HOME", str(tmp_path / "cloudai"))
+        yield cloud
 
 
 @pytest.fixture
@@ -89,6 +146,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_Results(), "cloudai-conformance")
+    config.addinivalue_line(
+        "markers",
+        "cloudai_emulated(speed, port, seed, execute): what the emulated_* fixtures of a test are "
+        "made with",
+    )
 
 
 class _Results:

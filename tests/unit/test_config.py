@@ -58,6 +58,21 @@ def test_arguments_go_before_the_environment_and_that_before_the_file(
     assert Config(file).profile("dev", home=str(file.parent / "arg")).home == file.parent / "arg"
 
 
+def test_one_environment_describes_several_providers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOUDAI_PROFILE", "aws")  # chooses; it is not aws's key `profile`
+    monkeypatch.setenv("CLOUDAI_BUCKET", "both")
+    monkeypatch.setenv("CLOUDAI_VERTEX_BUCKET", "of-vertex")
+    config = Config(start=tmp_path)
+    assert config.profile().get("profile") is None
+    assert config.profile().get("bucket") == "both"
+    assert config.profile("vertex").get("bucket") == "of-vertex"
+    assert config.profile(provider="vertex", bucket="given").get("bucket") == "given"
+    monkeypatch.setenv("CLOUDAI_AWS_PROFILE", "sso")
+    assert Config(start=tmp_path).profile("aws").get("profile") == "sso"
+
+
 def test_the_environment_picks_the_profile(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Config(file).profile().name == "dev"
     monkeypatch.setenv("CLOUDAI_PROFILE", "other")

@@ -30,7 +30,8 @@ class Fault(msgspec.Struct, kw_only=True):
     ----------
     kind: ``throttle`` (429), ``unavailable`` (503), ``reset`` (the connection breaks before the
         request is handled), ``lose_reply`` (it is handled, then the connection breaks), ``cut``
-        (the answer breaks off after ``after`` bytes), ``slow`` (``seconds`` late).
+        (the answer breaks off after ``after`` bytes, or after ``events`` of a stream), ``slow``
+        (``seconds`` late).
     match: a regular expression on ``"METHOD /path"`` or, where the service puts its operation
         into a header, ``"METHOD /path Operation"``.
     times: how often; None without end. chance: of each match, 0 to 1.
@@ -43,6 +44,7 @@ class Fault(msgspec.Struct, kw_only=True):
     chance: float = 1.0
     retry_after: float | None = None
     after: int = 0
+    events: int | None = None
     seconds: float = 0.0
 
 
@@ -112,7 +114,31 @@ class Faults:
             for _ in self._app(environ, lambda *_: None):
                 pass
             break_off(environ)
+        if rule.events is not None:
+            return _cut_events(self._app(environ, start), environ, rule.events)
         return _cut(self._app(environ, start), environ, rule.after)
+
+
+def _cut_events(chunks: Iterable[bytes], environ: dict[str, Any], events: int) -> Iterator[bytes]:
+    """The first so many events of a stream, server-sent or Amazon's, whatever pieces it is in."""
+    held = b""
+    for chunk in chunks:
+        held += chunk
+        while events > 0 and (size := _event_size(held)):
+            yield held[:size]
+            held, events = held[size:], events - 1
+        if events <= 0:
+            break_off(environ, gently=True)
+    yield held
+
+
+def _event_size(held: bytes) -> int:
+    """The length of the first whole event; 0 where there is none yet."""
+    if held[:1] == b"\x00":  # Amazon's begin with their length, which is below 16 MiB
+        size = int.from_bytes(held[:4], "big") if len(held) >= 4 else 0
+        return size if len(held) >= size else 0
+    match = re.search(rb"\r?\n\r?\n", held)
+    return match.end() if match else 0
 
 
 def _cut(chunks: Iterable[bytes], environ: dict[str, Any], after: int) -> Iterator[bytes]:

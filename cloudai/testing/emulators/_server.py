@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,7 @@ class EmulatorServer:
 
     @property
     def port(self) -> int:
-        return self._server.server_port if self._server else self._port
+        return self._server.port if self._server else self._port
 
     @property
     def url(self) -> str:
@@ -49,7 +50,8 @@ class EmulatorServer:
         return f"{scheme}://{host}:{self.port}"
 
     def start(self) -> EmulatorServer:
-        """Begins to serve; harmless when it does already."""
+        """Begins to serve; harmless when it does already. Raises OSError where the port is
+        taken."""
         if self._server is not None:
             return self
         try:
@@ -66,14 +68,17 @@ class EmulatorServer:
             def connection_dropped(self, error: BaseException, environ: Any = None) -> None:
                 self.close_connection = True  # a fault broke it: no further request comes
 
-        server = make_server(
-            "127.0.0.1",
-            self._port,
-            self.faults,
-            threaded=True,
-            request_handler=Handler,
-            ssl_context=self._tls,
-        )
+        # Listened on here: where a port is taken werkzeug would end the process.
+        with socket.create_server(("127.0.0.1", self._port), backlog=128) as listening:
+            server = make_server(
+                "127.0.0.1",
+                listening.getsockname()[1],
+                self.faults,
+                threaded=True,
+                request_handler=Handler,
+                ssl_context=self._tls,
+                fd=listening.fileno(),
+            )
         self._server = server
         self._thread = threading.Thread(
             target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
@@ -85,7 +90,7 @@ class EmulatorServer:
         """Ends it; harmless when it does not serve."""
         server, self._server = self._server, None
         if server is not None:
-            self._port = server.server_port
+            self._port = server.port
             server.shutdown()
             server.server_close()
         if self._thread is not None:

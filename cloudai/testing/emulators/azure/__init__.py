@@ -39,6 +39,7 @@ from cloudai.testing.emulators.azure._world import (
     ACCOUNT,
     GROUP,
     SUBSCRIPTION,
+    WORKSPACE,
     Clock,
     Deployed,
     Executor,
@@ -65,11 +66,16 @@ class AzureEmulator:
     executor: who does the work; None is scripted, ``LocalExecutor()`` runs Azure ML's jobs and
         models on this machine.
     speed: how many times as fast as the real clock jobs go through their lives.
-    seed: of the faults' chances.
+    port: of http, and the next one of https; 0 takes free ones. seed: of the faults' chances.
     """
 
     def __init__(
-        self, executor: Executor | None = None, *, speed: float = 1.0, seed: int = 0
+        self,
+        executor: Executor | None = None,
+        *,
+        speed: float = 1.0,
+        port: int = 0,
+        seed: int = 0,
     ) -> None:
         self.executor: Any = executor or ScriptedExecutor()
         self.world = World(self.executor, Clock(speed))
@@ -92,9 +98,11 @@ class AzureEmulator:
         self._add("/score/", scoring)
         self._add("/jobs/", scoring)
         context, self.authority = _tls.make(Path(self._folder.name))
-        self._plain = EmulatorServer(self._serve, error_body, seed=seed)
+        self._plain = EmulatorServer(self._serve, error_body, port=port, seed=seed)
         # Both servers share one set of faults.
-        self._secure = EmulatorServer(self._plain.faults, error_body, tls=context)
+        self._secure = EmulatorServer(
+            self._plain.faults, error_body, port=port and port + 1, tls=context
+        )
 
     def _add(self, prefix: str, *planes: Any) -> None:
         table = Routes()
@@ -117,6 +125,12 @@ class AzureEmulator:
             raise Refused(404, "404", "Resource not found")
         except Refused as refused:
             return refused.response
+
+    @property
+    def bundle(self) -> Path:
+        """The emulator's authority beside those that are trusted without it: a program may also
+        speak to other services."""
+        return self.authority.with_name("bundle.pem")
 
     @property
     def faults(self) -> Faults:
@@ -164,14 +178,29 @@ class AzureEmulator:
             "AZURE_OPENAI_ENDPOINT": self.url,
             "IDENTITY_ENDPOINT": f"{self.url}/identity/token",
             "IDENTITY_HEADER": self.world.identity_header,
-            "REQUESTS_CA_BUNDLE": str(self.authority),
-            "SSL_CERT_FILE": str(self.authority),
+            "REQUESTS_CA_BUNDLE": str(self.bundle),
+            "SSL_CERT_FILE": str(self.bundle),
             "CLOUDAI_ENDPOINT": self.url,
             "CLOUDAI_MANAGEMENT_ENDPOINT": self.secure_url,
             "CLOUDAI_SUBSCRIPTION": SUBSCRIPTION,
             "CLOUDAI_RESOURCE_GROUP": GROUP,
             "CLOUDAI_ACCOUNT": ACCOUNT,
             "CLOUDAI_CREDENTIAL": "managed-identity",
+        }
+
+    def keys(self) -> dict[str, Any]:
+        """The keys of ``Client(provider="azure", **keys)``: with an API key for Azure OpenAI, a
+        managed identity for the rest, and Azure ML for training, endpoints and batch."""
+        return {
+            "endpoint": self.url,
+            "api_key": self.key,
+            "credential": "managed-identity",
+            "management_endpoint": self.secure_url,
+            "subscription": SUBSCRIPTION,
+            "resource_group": GROUP,
+            "account": ACCOUNT,
+            "workspace": WORKSPACE,
+            "compute": "cluster",
         }
 
     def deploy(self, name: str, model: str = "gpt-4o", **about: Any) -> Deployed:
@@ -223,7 +252,11 @@ class AzureEmulator:
     def start(self) -> AzureEmulator:
         """Begins to serve."""
         self._plain.start()
-        self._secure.start()
+        try:
+            self._secure.start()
+        except BaseException:
+            self._plain.stop()
+            raise
         return self
 
     def stop(self) -> None:

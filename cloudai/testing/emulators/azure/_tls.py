@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import os
 import ssl
 from pathlib import Path
 
 
 def make(folder: Path) -> tuple[ssl.SSLContext, Path]:
-    """A server's context, and the file of the authority that its clients have to trust."""
+    """A server's context, and the file of the authority that its clients have to trust; beside
+    it lies ``bundle.pem``, with the authorities that are trusted anyway."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -56,6 +58,7 @@ def make(folder: Path) -> tuple[ssl.SSLContext, Path]:
     )
     authority = folder / "ca.pem"
     authority.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "bundle.pem").write_bytes(_others() + authority.read_bytes())
     private = folder / "key.pem"
     private.touch(mode=0o600)
     private.write_bytes(
@@ -68,3 +71,14 @@ def make(folder: Path) -> tuple[ssl.SSLContext, Path]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority, private)
     return context, authority
+
+
+def _others() -> bytes:
+    """The authorities that requests and httpx would trust."""
+    given = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
+    try:
+        import certifi
+
+        return Path(given or certifi.where()).read_bytes().rstrip() + b"\n"
+    except (ImportError, OSError):
+        return b""

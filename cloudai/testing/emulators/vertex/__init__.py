@@ -23,6 +23,8 @@ from typing import Any
 from cloudai.testing.emulators._faults import Faults
 from cloudai.testing.emulators._server import EmulatorServer
 from cloudai.testing.emulators.vertex._batch import Batches
+from cloudai.testing.emulators.vertex._developer import BASE as DEVELOPER
+from cloudai.testing.emulators.vertex._developer import Developer
 from cloudai.testing.emulators.vertex._execute import LocalExecutor
 from cloudai.testing.emulators.vertex._gemini import Gemini
 from cloudai.testing.emulators.vertex._http import (
@@ -62,7 +64,7 @@ class VertexEmulator:
     Attributes
     ----------
     clock: see ``Clock``. faults: see ``cloudai.testing.emulators._faults.Faults``.
-    storage, gemini, identity, secrets, logging, jobs, serving, batches, operations: the
+    storage, gemini, developer, identity, secrets, logging, jobs, serving, batches, operations: the
         services.
     """
 
@@ -84,6 +86,7 @@ class VertexEmulator:
         self.logging = Logging(self._world)
         self.storage = Storage(self._world)
         self.gemini = Gemini(self._world)
+        self.developer = Developer(self._world, self.gemini)
         self.operations = Operations(self._world)
         self.jobs = Jobs(self._world, self.operations, self.logging)
         self.serving = Serving(self._world, self.operations, self.logging, seed)
@@ -96,6 +99,7 @@ class VertexEmulator:
             self.logging,
             self.storage,
             self.gemini,
+            self.developer,
             self.jobs,
             self.serving,
             self.batches,
@@ -150,8 +154,10 @@ class VertexEmulator:
 
     @property
     def env(self) -> dict[str, str]:
-        """What points a program at the emulator: cloudai, google-genai and Cloud Storage follow
-        it; the aiplatform SDK also wants ``init(api_endpoint=…, api_transport="rest")``."""
+        """What points a program at the emulator: cloudai, Cloud Storage, and google-genai where it
+        is told ``vertexai=True`` and the project and location, follow it; the aiplatform SDK also
+        wants ``init(api_endpoint=…, api_transport="rest")``. For ``genai.Client()``, see
+        ``developer_env``."""
         return {
             "GOOGLE_APPLICATION_CREDENTIALS": str(self.credentials),
             "GOOGLE_CLOUD_PROJECT": self.project,
@@ -164,6 +170,12 @@ class VertexEmulator:
             "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": self.url,
             "CLOUDSDK_API_ENDPOINT_OVERRIDES_IAMCREDENTIALS": self.url,
         }
+
+    @property
+    def developer_env(self) -> dict[str, str]:
+        """What points ``genai.Client()`` at the same models behind an API key; it must not be
+        set together with ``GOOGLE_GENAI_USE_VERTEXAI``."""
+        return {"GEMINI_API_KEY": self.developer.key, "GOOGLE_GEMINI_BASE_URL": self.url}
 
     def keys(self) -> dict[str, Any]:
         """The keys of ``Client(provider="vertex", **keys)``."""
@@ -222,7 +234,8 @@ class VertexEmulator:
             raise Refused(
                 404, "NOT_FOUND", f"The requested URL {request.method} {request.path} was not found"
             )
-        open_to_all = ("/token", "/computeMetadata")
+        # The developers' API has a key instead of a token, and asks for it itself.
+        open_to_all = ("/token", "/computeMetadata", DEVELOPER)
         # The storage client sends no token at all to STORAGE_EMULATOR_HOST.
         anonymous = token is None and ("/b/" in request.path or request.path.endswith("/b"))
         free = anonymous or request.path.startswith(open_to_all)

@@ -1,0 +1,129 @@
+"""The ``emulated_*`` fixtures: cloudai and the vendors' plain SDKs reach the same emulator."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+import cloudai
+from cloudai.errors import ConfigError, InvalidRequest, RateLimited, StreamTruncated
+from cloudai.testing import EmulatedCloud, emulated
+from cloudai.testing.clouds import CLOUDS, environment
+
+CHAT = {
+    "aws": "anthropic.claude-sonnet-4-5-20250929-v1:0",
+    "azure": "gpt-4o",
+    "vertex": "gemini-2.5-flash",
+}
+
+
+def test_cloudai_and_boto3_meet(emulated_aws: EmulatedCloud) -> None:
+    import boto3
+
+    assert os.environ["AWS_ENDPOINT_URL"] == emulated_aws.url
+    assert cloudai.Client().chat.create("hello there", model=CHAT["aws"]).text == "hello there"
+    bucket = emulated_aws.keys["bucket"]
+    boto3.client("s3").put_object(Bucket=bucket, Key="k", Body=b"v")
+    bedrock = boto3.client("bedrock-runtime")
+    said = bedrock.converse(
+        modelId=CHAT["aws"], messages=[{"role": "user", "content": [{"text": "again"}]}]
+    )
+    assert said["output"]["message"]["content"] == [{"text": "again"}]
+
+
+def test_cloudai_and_openai_meet(emulated_azure: EmulatedCloud) -> None:
+    import openai
+    from azure.identity import DefaultAzureCredential
+    from azure.keyvault.secrets import SecretClient
+
+    emulated_azure.emulator.vault.put("greeting", "good day")
+    assert cloudai.Client().chat.create("hello", model="gpt-4o").text == "echo: hello"
+    for client in (openai.OpenAI(), openai.AzureOpenAI()):
+        with client:
+            said = client.chat.completions.create(
+                model="gpt-4o", messages=[{"role": "user", "content": "hi"}]
+            )
+        assert said.choices[0].message.content == "echo: hi"
+    with (
+        DefaultAzureCredential() as credential,
+        SecretClient(os.environ["AZURE_KEYVAULT_URL"], credential) as vault,
+    ):
+        assert vault.get_secret("greeting").value == "good day"
+
+
+def test_cloudai_and_genai_meet(emulated_vertex: EmulatedCloud) -> None:
+    from google import genai
+
+    assert "twenty" in cloudai.Client().chat.create("count", model=CHAT["vertex"]).text
+    with genai.Client() as client:
+        said = client.models.generate_content(model=CHAT["vertex"], contents="count")
+    assert "twenty" in (said.text or "")
+
+
+def test_one_test_has_several_clouds(
+    emulated_aws: EmulatedCloud, emulated_azure: EmulatedCloud, emulated_vertex: EmulatedCloud
+) -> None:
+    for cloud in (emulated_aws, emulated_azure, emulated_vertex):
+        with cloudai.Client(cloud.name) as client:
+            assert client.chat.create("one", model=CHAT[cloud.name]).text
+    assert cloudai.Client().profile.provider == "aws"  # the first one
+
+
+@pytest.fixture(params=list(CLOUDS))
+def cloud(request: pytest.FixtureRequest) -> EmulatedCloud:
+    return request.getfixturevalue(f"emulated_{request.param}")
+
+
+def test_faults_have_the_same_names_everywhere(cloud: EmulatedCloud) -> None:
+    model = CHAT[cloud.name]
+    with cloud.client(retries=0, timeout=60) as client:
+        cloud.faults.throttle("chat.create", retry_after=70)
+        with pytest.raises(RateLimited) as caught:
+            client.chat.create("one", model=model)
+        assert caught.value.retry_after == 70  # longer than the call may take
+    with cloud.client(retries=0) as client:  # that one keeps away until then
+        cloud.faults.cut_stream(2)
+        pieces: list[str] = []
+        with pytest.raises(StreamTruncated) as cut:
+            for chunk in client.chat.stream("one two three four five", model=model):
+                pieces += [chunk.text] if chunk.text else []
+        assert len(pieces) == 2
+        assert cut.value.text == "".join(pieces)
+        cloud.faults.fail("chat.*", times=None)
+        cloud.faults.clear()
+        assert client.chat.create("one", model=model).text
+    with cloud.client(retries=3) as client:
+        for put in (cloud.faults.fail, cloud.faults.reset, cloud.faults.lose_reply):
+            put("chat.create")
+        assert client.chat.create("one", model=model).text
+    with pytest.raises(ConfigError, match=r"Did you mean 'chat.create'"):
+        cloud.faults.throttle("chat.creat")
+
+
+@pytest.mark.cloudai_emulated(speed=0.001)
+def test_the_mark_sets_what_it_is_made_with(emulated_vertex: EmulatedCloud) -> None:
+    assert emulated_vertex.emulator.clock.speed == 0.001
+
+
+@pytest.mark.parametrize("about", [{"speed": 0}, {"port": -1}, {"port": 70_000}])
+def test_what_makes_no_sense_is_refused(about: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=next(iter(about))):
+        emulated("aws", **about)
+
+
+def test_a_port_that_is_taken_is_named(emulated_aws: EmulatedCloud) -> None:
+    taken = int(emulated_aws.url.rpartition(":")[2])
+    with pytest.raises(InvalidRequest, match=f"port {taken} for vertex"):
+        emulated("vertex", port=taken).start()
+
+
+def test_other_credentials_do_not_lead_astray(
+    monkeypatch: pytest.MonkeyPatch, emulated_aws: EmulatedCloud
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    variables = environment([emulated_aws])
+    assert variables["AWS_ENDPOINT_URL_S3"] is None
+    assert variables["AWS_PROFILE"] is None
+    assert "127.0.0.1" in str(variables["NO_PROXY"])
