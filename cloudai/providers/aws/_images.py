@@ -93,12 +93,13 @@ def image(
         )
     processor = "gpu" if gpu else "cpu"
     container = row.get("container_version")
-    if container is not None and processor not in container:
+    runs_on = container or row.get("processors") or config.get("processors") or ["cpu", "gpu"]
+    if processor not in runs_on:
         raise invalid(
             "resources", processor, f"is nothing that the image of {framework} runs on",
             "Ask for an accelerator, or name an image.",
         )  # fmt: skip
-    parts = [row.get("tag_prefix", prefix), processor, (row.get("py_versions") or [None])[0]]
+    parts = [row.get("tag_prefix", prefix), processor, (row.get("py_versions") or [None])[-1]]
     parts.append(container[processor] if container is not None else None)
     tag = "-".join(part for part in parts if part)
     return f"{registry}.dkr.ecr.{region}.{suffix}/{row['repository']}:{tag}"

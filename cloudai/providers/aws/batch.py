@@ -226,8 +226,7 @@ class AwsBatch:
                 reason = f"it ran longer than {limit:g} s"
                 return msgspec.structs.replace(status, state=State.TIMED_OUT, reason=reason)
         if state is State.FAILED:
-            lines = _logs.page(self._session, _GROUP, f"{id}/", None, call).lines
-            tail = tuple(line.text for line in lines[-_TAIL:])
+            tail = _logs.tail(self._session, _GROUP, f"{id}/", _TAIL, call)
             return msgspec.structs.replace(status, log_tail=tail)
         if state is not State.SUCCEEDED:
             return status

@@ -191,8 +191,7 @@ class AwsEndpoints:
         if found.state is State.RUNNING:
             self._settle(id, described["EndpointConfigName"], described["EndpointArn"], call)
         elif found.state is State.FAILED:
-            lines = _logs.page(self._session, _group(id), "", None, call).lines
-            tail = tuple(line.text for line in lines[-_TAIL:])
+            tail = _logs.tail(self._session, _group(id), "", _TAIL, call)
             found = msgspec.structs.replace(found, log_tail=tail)
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from cloudai._core import wait
 from cloudai._core.config import Profile
 from cloudai.errors import Conflict, InvalidRequest, NotFound, UnsupportedByProvider
 from cloudai.protocols import Call
-from cloudai.providers.aws import _catalog, _images, _logs, _package, _s3, _tags
+from cloudai.providers.aws import _catalog, _fabric, _images, _logs, _package, _s3, _tags
 from cloudai.providers.aws._session import session
 from cloudai.providers.aws._wire import common
 from cloudai.providers.aws._wire import training as wire
@@ -36,6 +37,9 @@ GROUP: Final = "/aws/sagemaker/TrainingJobs"
 
 _ECR: Final = re.compile(r"\d{12}\.dkr\.ecr\.([a-z0-9-]+)\.")
 _TAIL: Final = 20
+_LATE: Final = 120.0
+"""Seconds after a job's end in which lines of its log may still come in."""
+_KEPT: Final = 256
 
 
 class AwsTraining:
@@ -46,6 +50,8 @@ class AwsTraining:
         self._session = session(profile)
         self._store = _s3.Store(self._session)
         self._keys = _tags.Keys(self._session, "training", "describe_training_job", "TrainingJob")
+        self._lock = threading.Lock()
+        self._ended_ones: dict[str, JobStatus] = {}
 
     # Planning: pure, offline.
 
@@ -62,8 +68,7 @@ class AwsTraining:
                 for origin, target in self._uploads(spec, base)
             ]
             requests.append(NativeRequest(operation="sagemaker:CreateTrainingJob", body=body))
-            about = body.get("ResourceConfig", {})
-            machine = about.get("InstanceType") or about["InstancePreferences"][0]["InstanceType"]
+            machine = wire.machines(body)[0]
             most = body["StoppingCondition"]["MaxRuntimeInSeconds"]
             what = f"for a minute up to the {most} s that it may run"
             if not body.get("EnableManagedSpotTraining"):
@@ -207,7 +212,7 @@ class AwsTraining:
         self._check_remote(spec, call)
         for origin, target in self._uploads(spec, base):
             if target.endswith(wire.SOURCE):
-                self._upload_source(spec, target, call)
+                self._upload_source(spec, target, wire.machines(body), call)
             else:
                 self._store.upload_tree(Path(origin), target, call)
         self._keys.sending(spec.idempotency_key, spec.name)
@@ -229,9 +234,12 @@ class AwsTraining:
             if uri is not None:
                 self._store.check_bucket(_s3.parse(uri)[0], f"outputs.{name}", call)
 
-    def _upload_source(self, spec: TrainingJob, target: str, call: Call) -> None:
+    def _upload_source(
+        self, spec: TrainingJob, target: str, machines: list[str], call: Call
+    ) -> None:
+        fabric = {name: _fabric.variables(name) for name in machines}
         extra = {
-            "cloudai_job.json": wire.job_file(spec),
+            "cloudai_job.json": wire.job_file(spec, self._session.region, fabric),
             "cloudai_start.py": (_package.CONTAINER / "start.py").read_bytes(),
             "cloudai_bootstrap.py": Path(bootstrap.__file__).read_bytes(),
         }
@@ -251,23 +259,31 @@ class AwsTraining:
 
     def status(self, id: str, call: Call) -> JobStatus:
         """The snapshot; a job that has ended has its metrics, a failed one its last lines."""
+        known = self._ended_ones.get(id)
         described = self._described(id, call)
         plain = wire.status(described, {})
         if not plain.state.done:
             return plain
+        if known is not None and known.created_at == plain.created_at:
+            return known
         patterns = {
             row["Name"]: row["Regex"]
             for row in described["AlgorithmSpecification"].get("MetricDefinitions", ())
         }
+        metrics: dict[str, tuple[MetricPoint, ...]] = {}
+        if patterns:
+            lines = _logs.everything(self._session, GROUP, f"{id}/", call)
+            metrics = wire.points(patterns, ((line.text, line.time or 0.0) for line in lines))
         failed = plain.state is State.FAILED
-        if not patterns and not failed:
-            return plain
-        lines = _logs.page(self._session, GROUP, f"{id}/", None, call).lines
-        metrics: dict[str, tuple[MetricPoint, ...]] = wire.points(
-            patterns, [(line.text, line.time or 0.0) for line in lines]
-        )
-        tail = tuple(line.text for line in lines[-_TAIL:]) if failed else ()
-        return msgspec.structs.replace(plain, metrics=metrics, log_tail=tail)
+        tail = _logs.tail(self._session, GROUP, f"{id}/", _TAIL, call) if failed else ()
+        ended = msgspec.structs.replace(plain, metrics=metrics, log_tail=tail)
+        if plain.ended_at is not None and time.time() - plain.ended_at > _LATE:
+            # An ended job changes no more, and its log may be long to read.
+            with self._lock:
+                if len(self._ended_ones) > _KEPT:
+                    self._ended_ones.clear()
+                self._ended_ones[id] = ended
+        return ended
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
         """New lines of all machines."""
@@ -295,9 +311,10 @@ class AwsTraining:
             described = self._ended(id, call)
         bucket = self._session.bucket()
         self._store.delete_under(f"s3://{bucket}/cloudai/{id}/", call)
-        model = described.get("ModelArtifacts", {}).get("S3ModelArtifacts")
-        if model is not None and not model.startswith(f"s3://{bucket}/cloudai/{id}/"):
-            self._store.delete(model, call)
+        # Where the user named a place of his own, SageMaker wrote below the job's name there.
+        where = described["OutputDataConfig"]["S3OutputPath"].rstrip("/")
+        if where != f"s3://{bucket}/cloudai/{id}/output":
+            self._store.delete_under(f"{where}/{id}/", call)
         self._session.call("sagemaker", "delete_training_job", call, TrainingJobName=id)
 
     def _ended(self, id: str, call: Call) -> dict[str, Any]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -136,6 +135,15 @@ def _resources(spec: TrainingJob, place: Place) -> dict[str, Any]:
     return made
 
 
+def machines(body: Mapping[str, Any]) -> list[str]:
+    """The instance types that a request asks for, the first choice first."""
+    about = body["ResourceConfig"]
+    if "InstanceType" in about:
+        return [about["InstanceType"]]
+    found = about.get("InstancePreferences") or about.get("InstanceGroups", ())
+    return [row["InstanceType"] for row in found]
+
+
 def _channel(name: str, spec: TrainingJob, base: str) -> dict[str, Any]:
     given = spec.input(name)
     mode = {"copy": "File", "stream": "FastFile", "mount": "FastFile"}[given.mode]
@@ -155,15 +163,21 @@ def _environment(spec: TrainingJob, place: Place) -> dict[str, str]:
     env = dict(spec.env)
     if spec.kind == "script":
         machine = _catalog.MACHINES.get(place.machines[0])
-        nproc = spec.resources.nproc or (machine.gpus if machine is not None else 0)
+        # Which of several machines it will be is known there alone: the start counts its GPUs.
+        known = machine.gpus if machine is not None and len(place.machines) == 1 else 0
+        nproc = spec.resources.nproc or known
         if nproc:
-            # Our own entrypoint stands in for the toolkit's, which would set SM_NUM_GPUS.
             env.setdefault("CLOUDAI_NPROC", str(nproc))
     return env
 
 
-def job_file(spec: TrainingJob) -> bytes:
-    """``cloudai_job.json``, which tells the container's start what to do."""
+def job_file(spec: TrainingJob, region: str, fabric: Mapping[str, Mapping[str, str]]) -> bytes:
+    """``cloudai_job.json``, which tells the container's start what to do.
+
+    Parameters
+    ----------
+    fabric: the network's variables by instance type, for jobs of several machines.
+    """
     script = [spec.entry or "", *spec.args]
     if spec.hyperparameter_args:
         script += bootstrap.arguments(spec.hyperparameters)
@@ -175,13 +189,10 @@ def job_file(spec: TrainingJob) -> bytes:
                 name: {"store": ref.store, "name": ref.name, "version": ref.version}
                 for name, ref in spec.secrets.items()
             },
+            "region": region,
+            "fabric": fabric,
         }
     )
-
-
-def command_line(spec: TrainingJob) -> str:
-    """The script's command line, for people."""
-    return shlex.join(["python", *msgspec.json.decode(job_file(spec))["script"]])
 
 
 FIELDS: Final[Mapping[str, str]] = {
@@ -294,20 +305,20 @@ def _cost(described: Mapping[str, Any]) -> float | None:
 
 
 def points(
-    patterns: Mapping[str, str], lines: list[tuple[str, float]]
+    patterns: Mapping[str, str], lines: Iterable[tuple[str, float]]
 ) -> dict[str, tuple[MetricPoint, ...]]:
     """What the patterns catch in a log, in order. SageMaker itself keeps one value a minute and
     the last one; the log has them all."""
+    searches = {name: re.compile(pattern).search for name, pattern in patterns.items()}
     found: dict[str, list[MetricPoint]] = {}
-    for name, pattern in patterns.items():
-        search = re.compile(pattern).search
-        for text, time in lines:
+    for text, time in lines:
+        for name, search in searches.items():
             match = search(text)
             if match is None:
                 continue
             try:
                 value = float(match[1])
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, IndexError):
                 continue
             known = found.setdefault(name, [])
             known.append(MetricPoint(value, len(known), time))

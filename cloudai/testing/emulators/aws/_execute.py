@@ -1,5 +1,6 @@
-"""Runs the emulated account's work for real: training scripts in processes of this machine, with
-SageMaker's environment in place of its container; models behind their own inference code."""
+"""Runs the emulated account's work for real: training jobs by their own entrypoints in processes
+of this machine, with what SageMaker puts into a container; models behind their own inference
+code."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -69,7 +71,8 @@ class LocalExecutor(ScriptedExecutor):
 
 
 class ProcessRun:
-    """A training job as a process group."""
+    """A training job: a process group for each of its machines, in a folder each that stands for
+    ``/opt/ml``. All of them are on this machine, so that their names are not looked up."""
 
     def __init__(self, job: dict[str, Any], place: Path, now: float, starting: float) -> None:
         self._place = place
@@ -80,50 +83,76 @@ class ProcessRun:
         self._stopped: float | None = None
         self._late = False
         self._killed: float | None = None
-        self._lines: list[tuple[float, str]] = []
-        self._read = 0
+        self._lines: list[tuple[float, str, str]] = []
+        self._read: dict[str, int] = {}
         self._ended: float | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._started: float | None = None
+        about = job["ResourceConfig"]
+        preferred = about.get("InstancePreferences") or [about]
+        self._machine: str = preferred[0].get("InstanceType", "ml.m5.xlarge")
+        self._hosts = [f"algo-{n + 1}" for n in range(preferred[0].get("InstanceCount", 1))]
         if not starting:
             self._start(now)
 
     def _start(self, now: float) -> None:
         self._started = now
-        env, command, cwd = self._prepare()
-        with (self._place / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
+        port = _free_port()
+        for host in self._hosts:
+            root = self._place / host
+            env = self._prepare(root, host)
+            if len(self._hosts) > 1:
+                env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            about = self._job["AlgorithmSpecification"]
+            words = [*about.get("ContainerEntrypoint", []), *about.get("ContainerArguments", [])]
+            command = [word.replace("/opt/ml", str(root)) for word in words]
+            with (root / "log").open("wb") as log:
+                self._processes[host] = subprocess.Popen(
+                    command or [sys.executable, "-c", ""], cwd=root, env=env,
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                )  # fmt: skip
 
-    def _prepare(self) -> tuple[dict[str, str], list[str], Path]:
-        job, place = self._job, self._place
-        env = {**os.environ, **job.get("Environment", {})}
-        for name in ("model", "output", "checkpoints", "code"):
-            (place / name).mkdir()
-        for channel in job.get("InputDataConfig", []):
-            name = channel["ChannelName"]
-            target = place / "input" / name
+    def _prepare(self, root: Path, host: str) -> dict[str, str]:
+        """What SageMaker puts into ``/opt/ml``, and the environment."""
+        job = self._job
+        config = root / "input" / "config"
+        for folder in (config, *(root / name for name in ("model", "output/data", "checkpoints"))):
+            folder.mkdir(parents=True)
+        channels = job.get("InputDataConfig", [])
+        for channel in channels:
             uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
-            _fetch(uri, target)
-            env[f"SM_CHANNEL_{name.upper()}"] = str(target)
-        texts = job.get("HyperParameters", {})
-        env |= {
-            "SM_MODEL_DIR": str(place / "model"),
-            "SM_OUTPUT_DATA_DIR": str(place / "output"),
-            "SM_HPS": json.dumps({name: json.loads(text) for name, text in texts.items()}),
-            "CLOUDAI_CHECKPOINT_DIR": str(place / "checkpoints"),
+            _fetch(uri, root / "input" / "data" / channel["ChannelName"])
+        checkpoints = job.get("CheckpointConfig", {}).get("S3Uri")
+        if checkpoints:
+            _fetch(f"{checkpoints.rstrip('/')}/", root / "checkpoints")
+        described: dict[str, Any] = {
+            "resourceconfig": {
+                "current_host": host,
+                "current_instance_type": self._machine,
+                "hosts": self._hosts,
+                "network_interface_name": "lo",
+            },
+            "inputdataconfig": {
+                one["ChannelName"]: {
+                    "TrainingInputMode": one.get("InputMode", "File"),
+                    "S3DistributionType": "FullyReplicated",
+                }
+                for one in channels
+            },
+            "hyperparameters": job.get("HyperParameters", {}),
         }
-        packed = place / "input" / "code" / "source.tar.gz"
-        about = job["AlgorithmSpecification"]
-        command = [*about.get("ContainerEntrypoint", []), *about.get("ContainerArguments", [])]
-        if packed.is_file():
-            with tarfile.open(packed) as archive:
-                archive.extractall(place / "code", filter="data")
-            # What the entrypoint's shell line does in /opt/ml.
-            command = [sys.executable, "cloudai_start.py"]
-        return env, command or [sys.executable, "-c", ""], place / "code"
+        for name, value in described.items():
+            (config / f"{name}.json").write_text(json.dumps(value))
+        # The Python of this process stands in for the container's.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        env = {name: text for name, text in os.environ.items() if not name.startswith("SM_")}
+        env |= {
+            "PATH": path,
+            "CLOUDAI_ML_ROOT": str(root),
+            "AWS_REGION": os.environ.get("AWS_DEFAULT_REGION", "us-east-1"),
+            "TRAINING_JOB_NAME": job["TrainingJobName"],
+        }
+        return {**env, **job.get("Environment", {})}
 
     def stop(self, now: float) -> None:
         if self._stopped is None:
@@ -132,19 +161,33 @@ class ProcessRun:
             self._killed = time.monotonic() + _GRACE
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None and self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
+        for process in self._processes.values():
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+
+    def _code(self) -> int | None:
+        """The exit code; None while a machine is at work. A machine that fails ends the job."""
+        codes = [process.poll() for process in self._processes.values()]
+        bad = next((code for code in codes if code), None)
+        if bad is not None and None in codes and self._killed is None:
+            self._signal(signal.SIGTERM)
+            self._killed = time.monotonic() + _GRACE
+        if self._killed is not None and time.monotonic() > self._killed:
+            self._signal(signal.SIGKILL)
+        if None in codes:
+            return None
+        return bad or 0
 
     def look(self, now: float) -> Look:
-        if self._process is None and self._ended is None:
+        if not self._processes and self._ended is None:
             if self._stopped is not None:
                 self._ended = now
             elif now < self._created + self._starting:
                 return Look(status="InProgress", secondary="Starting")
             else:
                 self._start(now)
-        code = self._process.poll() if self._process is not None else 0
+        code = self._code()
         self._tail(now)
         if code is None:
             return self._running(now)
@@ -152,7 +195,7 @@ class ProcessRun:
             self._ended = now
         found = self._end(code)
         found.logs = list(self._lines)
-        found.checkpoints = _files(self._place / "checkpoints")
+        found.checkpoints = _files(self._place / self._hosts[0] / "checkpoints")
         return found
 
     def _running(self, now: float) -> Look:
@@ -160,8 +203,6 @@ class ProcessRun:
         if self._stopped is None and now - started > self._most:
             self._late = True
             self.stop(now)
-        if self._killed is not None and time.monotonic() > self._killed:
-            self._signal(signal.SIGKILL)
         stopping = self._stopped is not None
         return Look(
             status="Stopping" if stopping else "InProgress",
@@ -172,43 +213,54 @@ class ProcessRun:
 
     def _end(self, code: int) -> Look:
         ended, started = self._ended, self._started
-        model = self._place / "model"
+        first = self._place / self._hosts[0]
         if self._late:
             return Look(status="Stopped", secondary="MaxRuntimeExceeded", started=started,
-                        ended=ended, files=_files(model))  # fmt: skip
+                        ended=ended, files=_files(first / "model"))  # fmt: skip
         if self._stopped is not None:
             return Look(status="Stopped", secondary="Stopped", started=started, ended=ended)
         if code:
+            told = first / "output" / "failure"
+            text = told.read_text("utf-8", "replace")[:1024] if told.is_file() else ""
             return Look(
                 status="Failed", secondary="Failed", started=started, ended=ended,
-                reason="AlgorithmError: ExecuteUserScriptError: , exit code: "
+                reason=f"AlgorithmError: ExecuteUserScriptError: {text}, exit code: "
                 f"{code if code > 0 else 128 - code}",
             )  # fmt: skip
-        return Look(status="Completed", secondary="Completed", started=started, ended=ended,
-                    files=_files(model))  # fmt: skip
+        return Look(
+            status="Completed", secondary="Completed", started=started, ended=ended,
+            files=_files(first / "model"), outputs=_files(first / "output" / "data"),
+        )  # fmt: skip
 
     def _tail(self, now: float) -> None:
-        log = self._place / "log"
-        if not log.is_file():
-            return
-        data = log.read_bytes()[self._read :]
-        whole = data if self._process is None or self._process.poll() is not None else (
-            data[: data.rfind(b"\n") + 1]
-        )  # fmt: skip
-        self._read += len(whole)
-        text = whole.decode("utf-8", "replace")
-        self._lines += [(now, line) for line in text.splitlines() if line]
+        for host in self._hosts:
+            log = self._place / host / "log"
+            if not log.is_file():
+                continue
+            process = self._processes.get(host)
+            over = process is None or process.poll() is not None
+            data = log.read_bytes()[self._read.get(host, 0) :]
+            whole = data if over else data[: data.rfind(b"\n") + 1]
+            self._read[host] = self._read.get(host, 0) + len(whole)
+            text = whole.decode("utf-8", "replace")
+            self._lines += [(now, line, host) for line in text.splitlines() if line]
 
     def close(self) -> None:
         self._signal(signal.SIGKILL)
-        if self._process is not None:
-            self._process.wait()
+        for process in self._processes.values():
+            process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 def _fetch(uri: str, target: Path) -> None:
     """What lies at or below a URI, as a directory."""
     _, prefix = _stores.split(uri)
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     for key, data in _stores.under(uri).items():
         name = key.removeprefix(prefix).lstrip("/") or key.rpartition("/")[2]
         if prefix and not prefix.endswith("/") and key != prefix:

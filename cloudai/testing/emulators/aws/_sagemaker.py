@@ -95,10 +95,13 @@ def _look(region: str, name: str) -> tuple[dict[str, Any], Look]:
     if "Ended" in job:
         return job, job["Ended"]
     look: Look = WORLD.runs[(region, "TrainingJob", name)].look(WORLD.now())
-    job["Logged"] = _stores.log(
-        region, "/aws/sagemaker/TrainingJobs", f"{name}/algo-1-1700000000", look.logs,
-        job.get("Logged", 0),
-    )  # fmt: skip
+    logged = job.setdefault("Logged", {})
+    for host in sorted({host for _, _, host in look.logs}):
+        lines = [(at, text) for at, text, where in look.logs if where == host]
+        stream = f"{name}/{host}-1700000000"
+        logged[host] = _stores.log(
+            region, "/aws/sagemaker/TrainingJobs", stream, lines, logged.get(host, 0)
+        )
     if look.ended is not None:
         job["Ended"] = look
         checkpoints = job.get("CheckpointConfig", {}).get("S3Uri")
@@ -108,6 +111,9 @@ def _look(region: str, name: str) -> tuple[dict[str, Any], Look]:
         if look.files:
             _stores.write(_artifacts(job), _stores.tarred(look.files))
             job["ModelArtifacts"] = {"S3ModelArtifacts": _artifacts(job)}
+        if look.outputs:
+            beside = _artifacts(job).removesuffix("model.tar.gz") + "output.tar.gz"
+            _stores.write(beside, _stores.tarred(look.outputs))
     return job, look
 
 

@@ -57,8 +57,9 @@ class Look(msgspec.Struct, kw_only=True):
 
     Parameters
     ----------
-    status, secondary: SageMaker's words. logs: all lines so far, with their times.
-    files: the model's, at the end.
+    status, secondary: SageMaker's words.
+    logs: all lines so far, each with its time and the machine that wrote it.
+    files: the model's, at the end. outputs: the other ones, which become output.tar.gz.
     """
 
     status: str
@@ -66,8 +67,9 @@ class Look(msgspec.Struct, kw_only=True):
     started: float | None = None
     ended: float | None = None
     reason: str | None = None
-    logs: list[tuple[float, str]] = []
+    logs: list[tuple[float, str, str]] = []
     files: dict[str, bytes] = {}
+    outputs: dict[str, bytes] = {}
     checkpoints: dict[str, bytes] = {}
     interruptions: int = 0
 
@@ -294,11 +296,11 @@ class ScriptedRun:
             f"{self.fate.exit_code}. Please check the CloudWatch logs of the job."
         )
 
-    def _logs(self, begin: float, end: float, until: float) -> list[tuple[float, str]]:
+    def _logs(self, begin: float, end: float, until: float) -> list[tuple[float, str, str]]:
         lines = self.fate.logs
         step = (end - begin) / max(len(lines), 1)
         times = [begin + step * index for index in range(len(lines))]
-        return [(at, line) for at, line in zip(times, lines, strict=True) if at <= until]
+        return [(at, line, "algo-1") for at, line in zip(times, lines, strict=True) if at <= until]
 
 
 class Echo:
