@@ -53,8 +53,10 @@ SPEC: Final = ProviderSpec(
     },
     secrets={"secretmanager": "cloudai.providers.vertex.secrets:SecretManager"},
     gaps={
-        "training:finetune": "Tune Gemini with google-genai's client.tunings; a script of your "
-        'own trains with kind="script".',
+        "training:finetune.method": 'Only "supervised": preference and reinforcement tuning are '
+        "previews, in google-genai's client.tunings.",
+        "training:weights": "A tuned Gemini stays at Vertex AI: chat with model=job.model.uri. A "
+        "script of your own keeps its weights.",
         "training:retry.on=failed": "Vertex AI restarts preempted workers, not failed scripts.",
         "endpoints:rollout.alarms": "Watch the canary and call update() with the former variants, "
         "or use the aws provider, whose API rolls back on alarms.",

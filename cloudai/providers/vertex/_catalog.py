@@ -353,6 +353,14 @@ _PRICES: Final[dict[str, Price]] = {
     "gemini-2.0-flash-lite": Price(0.075, 0.30, 0.075),
     "gemini-2.0-flash": Price(0.15, 0.60, 0.0375),
 }
+# Supervised tuning: US dollars for a million training tokens (those of the file, times the epochs).
+_TUNING: Final = {
+    "gemini-2.5-pro": 25.0,
+    "gemini-2.5-flash": 5.0,
+    "gemini-2.5-flash-lite": 1.5,
+    "gemini-2.0-flash": 3.0,
+    "gemini-2.0-flash-lite": 1.0,
+}
 _EMBEDDINGS: Final = {"gemini-embedding-001": 0.15}
 
 
@@ -388,3 +396,9 @@ def embedding_cost(model: str, tokens: int) -> float | None:
     """US dollars of embeddings that are sold by the token; None for others."""
     price = _EMBEDDINGS.get(model.rpartition("/")[2])
     return None if price is None else tokens * price / 1e6
+
+
+def tuning_price(model: str) -> float | None:
+    """US dollars for a million training tokens; None where it is not known."""
+    name = model.rpartition("/")[2]
+    return _TUNING.get(name, _TUNING.get(name.removesuffix("-001")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from cloudai.protocols import Call
 from cloudai.providers.vertex import SPEC
 from cloudai.providers.vertex._errors import PROVIDER
 from cloudai.providers.vertex._gcs import Files
-from cloudai.providers.vertex._jobs import Resources
+from cloudai.providers.vertex._jobs import Resources, pauses
 from cloudai.providers.vertex._session import Session
 from cloudai.providers.vertex._wire import common
 from cloudai.providers.vertex._wire import endpoints as wire
@@ -44,6 +45,11 @@ class Models:
         if spec.requirements is not None and not Path(spec.requirements).is_file():
             found.append(Violation("requirements", f"there is no {spec.requirements!r}."))
         for variant in spec.variants:
+            if variant.uri.startswith("projects/"):
+                problem = f"{variant.uri!r} is at Vertex AI already, not a directory."
+                mend = "Chat with a tuned model by model=job.model.uri."
+                found.append(Violation("model", problem, mend))
+                continue
             if "://" in variant.uri:
                 handler = variant.handler or spec.handler
                 if handler is not None and not Path(handler).is_file():
@@ -131,3 +137,24 @@ class Models:
             label = found.get("labels", {}).get(wire.ENDPOINT_LABEL)
             if label and artifact.startswith(self.base(label) + "/"):
                 self._files.remove_folder(artifact, call)
+
+
+def clear_endpoint(endpoints: Resources, resource: str, call: Call) -> None:
+    """Undeploys all that an endpoint has, and removes it; harmless when it is gone."""
+    for pause in pauses():
+        try:
+            endpoint = endpoints.get(resource, call)
+            deployed = [one["id"] for one in endpoint.get("deployedModels", ())]
+            if not deployed:
+                endpoints.wait(endpoints.ask("DELETE", resource, None, call), call)
+                return
+            first, *rest = deployed
+            split = wire.split(dict.fromkeys(rest, 1.0)) if rest else {}
+            body = {"deployedModelId": first, "trafficSplit": split}
+            made = endpoints.ask("POST", f"{resource}:undeployModel", body, call)
+            endpoints.wait(made, call)
+        except NotFound:
+            return
+        except Conflict:
+            # A deployment under way has to end before it can be taken back.
+            time.sleep(min(pause, call.remaining()))

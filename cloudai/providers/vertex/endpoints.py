@@ -25,8 +25,8 @@ from cloudai.protocols import Call
 from cloudai.providers.vertex import SPEC, _catalog, _logs, _rollout
 from cloudai.providers.vertex._errors import PROVIDER
 from cloudai.providers.vertex._gcs import Files
-from cloudai.providers.vertex._jobs import Resources, pauses
-from cloudai.providers.vertex._models import Models
+from cloudai.providers.vertex._jobs import Resources
+from cloudai.providers.vertex._models import Models, clear_endpoint
 from cloudai.providers.vertex._predict import Predictions
 from cloudai.providers.vertex._session import API, Session
 from cloudai.providers.vertex._wire import common
@@ -288,26 +288,7 @@ class VertexEndpoints:
         """Undeploys, removes the endpoint, its Models and their files."""
         resource = self._endpoints.name(id)
         self._predictions.forget(resource)
-        for pause in pauses():
-            try:
-                endpoint = self._endpoints.get(resource, call)
-                deployed = [one["id"] for one in endpoint.get("deployedModels", ())]
-                for one in deployed:
-                    rest = [other for other in deployed if other != one]
-                    split = wire.split(dict.fromkeys(rest, 1.0)) if rest else {}
-                    body = {"deployedModelId": one, "trafficSplit": split}
-                    made = self._endpoints.ask("POST", f"{resource}:undeployModel", body, call)
-                    self._endpoints.wait(made, call)
-                    deployed = rest
-                    break
-                if not deployed:
-                    self._endpoints.wait(self._endpoints.ask("DELETE", resource, None, call), call)
-                    break
-            except NotFound:
-                break
-            except Conflict:
-                # A deployment under way has to end before it can be taken back.
-                time.sleep(min(pause, call.remaining()))
+        clear_endpoint(self._endpoints, resource, call)
         name = common.last(resource)
         self._models.remove_all(name, call)
         self._files.remove_folder(self._models.base(name), call)

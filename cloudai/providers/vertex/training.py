@@ -1,4 +1,4 @@
-"""Training jobs: CustomJobs of Vertex AI."""
+"""Training jobs: CustomJobs of Vertex AI, and for ``kind="finetune"`` its TuningJobs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from cloudai.providers.vertex._errors import PROVIDER
 from cloudai.providers.vertex._gcs import Files, split
 from cloudai.providers.vertex._jobs import Resources
 from cloudai.providers.vertex._session import API, Session
+from cloudai.providers.vertex._tuning import Tuning
 from cloudai.providers.vertex._wire import common
 from cloudai.providers.vertex._wire import training as wire
+from cloudai.providers.vertex._wire.tuning import COLLECTION
 from cloudai.types import (
     CostRange,
     JobStatus,
@@ -44,10 +46,13 @@ class VertexTraining:
         self._session = profile.shared(Session.of)
         self._files = profile.shared(Files.of)
         self._jobs = Resources(self._session, "customJobs")
+        self._tuning = Tuning(self._session, self._files)
         self._points: dict[str, _Points] = {}
 
     def plan(self, spec: TrainingJob) -> Plan:
-        """Needs no connection; reads the source's folder."""
+        """Needs no connection; reads the source's folder, or the training files."""
+        if spec.kind == "finetune":
+            return self._tuning.plan(spec)
         place = self._place(spec)
         found = [*wire.violations(spec, place), *_missing(spec)]
         requests: list[NativeRequest] = []
@@ -80,9 +85,7 @@ class VertexTraining:
         """Uploads the source, then creates the job. Raises InvalidRequest for what ``plan`` lists
         and for a bucket in another region."""
         if spec.kind == "finetune":
-            raise UnsupportedByProvider(
-                "kind='finetune'", provider=PROVIDER, alternative=SPEC.gaps["training:finetune"]
-            )
+            return self._tuning.submit(spec, call)
         place = self._place(spec)
         for violation in (*wire.violations(spec, place), *_missing(spec)):
             raise InvalidRequest(
@@ -106,10 +109,12 @@ class VertexTraining:
 
     def find(self, key: str, call: Call) -> str | None:
         found = self._jobs.find(key, call)
-        return None if found is None else str(found["name"])
+        return self._tuning.find(key, call) if found is None else str(found["name"])
 
     def status(self, id: str, call: Call) -> JobStatus:
         """Metrics are read from the log, what is new of it each time."""
+        if _tunes(id):
+            return self._tuning.status(id, call)
         job = self._jobs.get(id, call)
         found = wire.status(job, time.time())
         changes: dict[str, Any] = {}
@@ -138,16 +143,22 @@ class VertexTraining:
         return points.found()
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
+        if _tunes(id):
+            return self._tuning.logs(id, cursor, call)
         since: float | None = None
         if cursor is None:
             since = common.seconds(self._jobs.get(id, call).get("createTime"))
         return _logs.read(self._session, _filter(self._jobs.name(id)), since, cursor, call)
 
     def cancel(self, id: str, call: Call) -> None:
-        self._jobs.cancel(id, call)
+        (self._tuning if _tunes(id) else self._jobs).cancel(id, call)
 
     def delete(self, id: str, call: Call) -> None:
-        """Removes the job, its source, and the outputs that were left to cloudai to place."""
+        """Removes the job, its source, and the outputs that were left to cloudai to place.
+        Of a tuning job, the tuned model and its endpoints; its record stays at the service."""
+        if _tunes(id):
+            self._tuning.delete(id, call)
+            return
         try:
             job = self._jobs.get(id, call)
         except NotFound:
@@ -159,12 +170,18 @@ class VertexTraining:
 
     def list(self, call: Call) -> Sequence[JobStatus]:
         now = time.time()
-        return [
-            wire.status(job, now) for job in self._jobs.list(f"labels.{common.KEY_LABEL}:*", call)
-        ]
+        found = self._jobs.list(f"labels.{common.KEY_LABEL}:*", call)
+        return [*(wire.status(job, now) for job in found), *self._tuning.list(call)]
 
     def download(self, id: str, output: str, target: str, call: Call) -> str:
-        """Copies an output into a new or empty folder."""
+        """Copies an output into a new or empty folder. Raises UnsupportedByProvider for a tuned
+        model, which has no files."""
+        if _tunes(id):
+            raise UnsupportedByProvider(
+                "downloading a tuned model",
+                provider=PROVIDER,
+                alternative=SPEC.gaps["training:weights"],
+            )
         uri = self.status(id, call).outputs.get(output)
         if uri is None:
             raise NotFound(f"the job has no output {output!r}", provider=PROVIDER)
@@ -196,6 +213,10 @@ class VertexTraining:
             if path is not None:
                 found.append((place.input(name), Path(path).expanduser()))
         return found
+
+
+def _tunes(id: str) -> bool:
+    return f"/{COLLECTION}/" in id
 
 
 class _Points:

@@ -283,6 +283,10 @@ GOLDEN = Path(__file__).parent / "golden"
     ("message", "bodies"),
     [
         ("CustomJob", lambda name, body: [body] if name.startswith("training_") else []),
+        (
+            "TuningJob",
+            lambda name, body: [body] if name in {"tuning_everything", "tuning_goes_on"} else [],
+        ),
         ("BatchPredictionJob", lambda name, body: [body["job"]] if name[:6] == "batch_" else []),
         ("Endpoint", lambda name, body: [body["endpoint"]] if name[:9] == "endpoint_" else []),
         (

@@ -22,7 +22,6 @@ from cloudai.errors import (
     JobPartial,
     JobPreempted,
     JobTimedOut,
-    UnsupportedByProvider,
     WaitTimeout,
 )
 from cloudai.providers.vertex import _package
@@ -339,15 +338,6 @@ def test_bucket_in_another_region(cloud: VertexEmulator, source: str) -> None:
         cloud.storage.bucket(f"fine-{location.lower()}", location)
         keys = {**cloud.keys(), "bucket": f"fine-{location.lower()}"}
         assert Client(provider="vertex", **keys).training.submit(job(source)).id
-
-
-def test_finetune_names_the_alternative(client: Client, cloud: VertexEmulator) -> None:
-    spec = TrainingJob(
-        kind="finetune", base_model="gemini-2.5-flash", inputs={"train": "gs://b/x.jsonl"}
-    )
-    with pytest.raises(UnsupportedByProvider, match="tunings"):
-        client.training.submit(spec)
-    assert cloud.requests == []
 
 
 def test_the_job_fetches_secrets_and_copies_inputs(source: str, tmp_path: Path) -> None:

@@ -54,15 +54,6 @@ class Place(msgspec.Struct, frozen=True):
 def violations(spec: TrainingJob, place: Place) -> list[Violation]:
     """What Vertex AI would refuse."""
     found: list[Violation] = []
-    if spec.kind == "finetune":
-        found.append(
-            Violation(
-                "kind",
-                "Vertex AI fine-tunes its own models through google-genai's client.tunings.",
-                'Use kind="script" for a model of your own.',
-            )
-        )
-        return found
     found += common.check_labels(spec.tags)
     try:
         _catalog.machine(spec.resources, place.location)

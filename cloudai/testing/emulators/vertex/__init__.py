@@ -46,6 +46,7 @@ from cloudai.testing.emulators.vertex._jobs import Executor, Fate, Jobs
 from cloudai.testing.emulators.vertex._operations import Operations
 from cloudai.testing.emulators.vertex._serving import Serving
 from cloudai.testing.emulators.vertex._storage import Storage
+from cloudai.testing.emulators.vertex._tuning import Tunings
 from cloudai.testing.emulators.vertex._world import Clock, World
 
 __all__ = ["Clock", "Executor", "Fate", "LocalExecutor", "VertexEmulator"]
@@ -64,8 +65,8 @@ class VertexEmulator:
     Attributes
     ----------
     clock: see ``Clock``. faults: see ``cloudai.testing.emulators._faults.Faults``.
-    storage, gemini, developer, identity, secrets, logging, jobs, serving, batches, operations: the
-        services.
+    storage, gemini, developer, identity, secrets, logging, jobs, serving, batches, tunings,
+        operations: the services.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class VertexEmulator:
         self.batches = Batches(
             self._world, self.operations, self.storage, self.serving, self.gemini, seed
         )
+        self.tunings = Tunings(self._world, self.storage, self.serving, self.gemini)
         for service in (
             self.identity,
             self.secrets,
@@ -103,6 +105,7 @@ class VertexEmulator:
             self.jobs,
             self.serving,
             self.batches,
+            self.tunings,
             self.operations,  # last: its routes fit any resource
         ):
             service.routes(self._router)

@@ -1,6 +1,6 @@
 """Google's models: generateContent, streams of it, countTokens, embeddings.
 
-Nothing thinks: an answer follows from the request by the rules of ``_answer``, or from a script.
+Nothing thinks: an answer follows from the request by the rules of ``_answers``, or from a script.
 """
 
 from __future__ import annotations
@@ -14,31 +14,10 @@ from typing import Any, Final
 import msgspec
 
 from cloudai.testing.emulators.vertex import _schema
+from cloudai.testing.emulators.vertex._answers import answer, check, text_of
 from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Router
 from cloudai.testing.emulators.vertex._world import World
 
-WORDS: Final = [
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-    "twenty",
-]
 CONTEXT: Final = 1_048_576
 """Tokens of a prompt at most."""
 
@@ -49,6 +28,7 @@ class Gemini:
     Attributes
     ----------
     models: chat models that exist. embedding_models: name → longest vector.
+    tuned: resource name of an endpoint → the model behind it, and what it answers to what.
     """
 
     def __init__(self, world: World) -> None:
@@ -60,6 +40,7 @@ class Gemini:
             "gemini-embedding-001": 3072,
             "gemini-embedding-2": 3072,
         }
+        self.tuned: dict[str, tuple[str, dict[str, str]]] = {}
         self._script: list[dict[str, Any]] = []
 
     def routes(self, router: Router) -> None:
@@ -76,6 +57,13 @@ class Gemini:
                 ("embedContent", self._embed),
             ):
                 router.add("POST", f"{model}:{method}", handler)
+            endpoint = f"/{version}/projects/{{project}}/locations/{{location}}/endpoints/{{id}}"
+            for method, handler in (
+                ("generateContent", self._generate_tuned),
+                ("streamGenerateContent", self._stream_tuned),
+                ("countTokens", self._count_tuned),
+            ):
+                router.add("POST", f"{endpoint}:{method}", handler)
 
     def script(self, *answers: dict[str, Any]) -> None:
         """The next answers, each a GenerateContentResponse in JSON; a list under ``"stream"`` is
@@ -98,6 +86,34 @@ class Gemini:
         if message == "CountTokensRequest":
             body["endpoint"] = body["model"]
         return _schema.checked(version, message, body, ignored=self._world.ignored)
+
+    def _tuned(
+        self, request: Request, project: str, location: str, id: str, message: str
+    ) -> tuple[str, dict[str, Any]]:
+        """The model behind a tuned model's endpoint, and the request's body."""
+        name = f"{self._world.parent(project, location)}/endpoints/{id}"
+        if name not in self.tuned:
+            raise Refused(404, "NOT_FOUND", f"The Endpoint {name} is not a tuned model's.")
+        body = {**request.json, "model": name, "endpoint": name}
+        if message == "GenerateContentRequest":
+            del body["endpoint"]
+        version = request.path.split("/")[1]
+        return name, _schema.checked(version, message, body, ignored=self._world.ignored)
+
+    def _generate_tuned(
+        self, request: Request, project: str, location: str, id: str
+    ) -> dict[str, Any]:
+        return self.answer(*self._tuned(request, project, location, id, "GenerateContentRequest"))
+
+    def _stream_tuned(self, request: Request, project: str, location: str, id: str) -> Answer:
+        name, body = self._tuned(request, project, location, id, "GenerateContentRequest")
+        return self._streamed(request, self._pieces(name, body))
+
+    def _count_tuned(
+        self, request: Request, project: str, location: str, id: str
+    ) -> dict[str, Any]:
+        _, body = self._tuned(request, project, location, id, "CountTokensRequest")
+        return {"totalTokens": _spent(body), "totalBillableCharacters": len(text_of(body))}
 
     def _generate(
         self, request: Request, project: str, location: str, model: str
@@ -126,12 +142,12 @@ class Gemini:
 
     def _stream(self, request: Request, project: str, location: str, model: str) -> Answer:
         body = self._read(request, project, location, model, "GenerateContentRequest")
+        return self._streamed(request, self._pieces(model, body))
+
+    def _streamed(self, request: Request, found: list[dict[str, Any]]) -> Answer:
         if request.query.get("alt") != "sse":
-            return Answer(json=self._pieces(model, body))
-        pieces = [
-            b"data: " + msgspec.json.encode(piece) + b"\r\n\r\n"
-            for piece in self._pieces(model, body)
-        ]
+            return Answer(json=found)
+        pieces = [b"data: " + msgspec.json.encode(piece) + b"\r\n\r\n" for piece in found]
 
         def sent() -> Iterator[bytes]:
             yield from pieces
@@ -140,7 +156,8 @@ class Gemini:
 
     def _pieces(self, model: str, body: dict[str, Any]) -> list[dict[str, Any]]:
         config = body.get("generationConfig", {})
-        _check(model, body, config)
+        model, learnt = self.tuned.get(model, (model, {}))
+        check(model, body, config)
         spent = _spent(body)
         if spent > CONTEXT:
             raise Refused(
@@ -153,7 +170,7 @@ class Gemini:
         if self._script:
             scripted = self._script.pop(0)
             return [{**common, **piece} for piece in scripted.get("stream", [scripted])]
-        parts, reason = _answer(body, config)
+        parts, reason = answer(body, config, learnt)
         thoughts = 0
         if config.get("thinkingConfig", {}).get("includeThoughts"):
             parts.insert(0, {"text": "Thinking it over.", "thought": True})
@@ -177,7 +194,7 @@ class Gemini:
 
     def _count(self, request: Request, project: str, location: str, model: str) -> dict[str, Any]:
         body = self._read(request, project, location, model, "CountTokensRequest")
-        return {"totalTokens": _spent(body), "totalBillableCharacters": len(_text(body))}
+        return {"totalTokens": _spent(body), "totalBillableCharacters": len(text_of(body))}
 
     def _embedding(self, model: str) -> int:
         size = self.embedding_models.get(model)
@@ -222,7 +239,7 @@ class Gemini:
         config = body.get("embedContentConfig", {})
         # All parts become one vector, whatever they are.
         one = self._vector(
-            _text(body.get("content", {})),
+            text_of(body.get("content", {})),
             config.get("outputDimensionality") or size,
             size,
             bool(config.get("autoTruncate", True)),
@@ -281,122 +298,10 @@ def _joins(before: dict[str, Any], part: dict[str, Any]) -> bool:
     )
 
 
-def _text(body: Any) -> str:
-    """All texts of a request, with the names and arguments of its calls."""
-    if isinstance(body, dict):
-        return " ".join(
-            filter(None, (_text(value) for key, value in body.items() if key != "thoughtSignature"))
-        )
-    if isinstance(body, list):
-        return " ".join(filter(None, map(_text, body)))
-    return body if isinstance(body, str) else ""
-
-
 def _spent(body: dict[str, Any]) -> int:
     counted = {key: body.get(key) for key in ("contents", "systemInstruction", "tools")}
-    return len(re.findall(r"\w+", _text(counted))) or 1
+    return len(re.findall(r"\w+", text_of(counted))) or 1
 
 
 def _tokens(part: dict[str, Any]) -> int:
     return len(part["text"].split()) if "text" in part else 3
-
-
-def _check(model: str, body: dict[str, Any], config: dict[str, Any]) -> None:
-    contents = body.get("contents", [])
-    for index, content in enumerate(contents):
-        if content.get("role") not in {"user", "model"}:
-            raise Refused(
-                400,
-                "INVALID_ARGUMENT",
-                "Please use a valid role: user, model.",
-                fields=[f"contents[{index}].role"],
-            )
-        if not content.get("parts"):
-            raise Refused(
-                400, "INVALID_ARGUMENT", "Unable to submit request because it must have parts."
-            )
-        calls = [part for part in content["parts"] if "functionCall" in part]
-        if model.startswith("gemini-3") and calls and "thoughtSignature" not in calls[0]:
-            raise Refused(
-                400,
-                "INVALID_ARGUMENT",
-                f"Function call `{calls[0]['functionCall'].get('name')}` in the {index}. content "
-                "block is missing a `thought_signature`.",
-            )
-        answers = sum("functionResponse" in part for part in content["parts"])
-        before = contents[index - 1]["parts"] if index else []
-        if answers and answers != sum("functionCall" in part for part in before):
-            raise Refused(
-                400,
-                "INVALID_ARGUMENT",
-                "Please ensure that the number of function response parts is equal to the number "
-                "of function call parts of the function call turn.",
-            )
-    if len(config.get("stopSequences", ())) > 5:
-        raise Refused(400, "INVALID_ARGUMENT", "The number of stop sequences must be at most 5.")
-    temperature = config.get("temperature", 0)
-    if not 0 <= temperature <= 2:
-        raise Refused(400, "INVALID_ARGUMENT", "temperature must be in the range [0.0, 2.0].")
-
-
-def _answer(body: dict[str, Any], config: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
-    last = body["contents"][-1]["parts"]
-    mode = body.get("toolConfig", {}).get("functionCallingConfig", {})
-    answered = any("functionResponse" in part for part in last)
-    offered = [
-        function
-        for tool in body.get("tools", ())
-        for function in tool.get("functionDeclarations", ())
-    ]
-    if offered and mode.get("mode") != "NONE" and not answered:
-        allowed = mode.get("allowedFunctionNames") or [one["name"] for one in offered]
-        chosen = next(one for one in offered if one["name"] in allowed)
-        schema = chosen.get("parametersJsonSchema") or chosen.get("parameters") or {}
-        call = {"name": chosen["name"], "args": example(schema)}
-        return [{"functionCall": call, "thoughtSignature": "c2lnbmVk"}], "STOP"
-    schema = config.get("responseJsonSchema") or config.get("responseSchema")
-    if schema is not None:
-        words = [msgspec.json.encode(example(schema)).decode()]
-    elif answered:
-        words = ["So", "it", "is", "told."]
-    else:
-        words = [f"{word}," for word in WORDS[:-1]] + [WORDS[-1]]
-    text = " ".join(words)
-    reason = "STOP"
-    for stop in config.get("stopSequences", ()):
-        if stop in text:
-            text = text[: text.index(stop)]
-    most = config.get("maxOutputTokens")
-    pieces = re.findall(r"\S+\s*", text)
-    if most is not None and len(pieces) > most:
-        pieces, reason = pieces[:most], "MAX_TOKENS"
-    return [{"text": piece} for piece in pieces], reason
-
-
-def example(schema: dict[str, Any], root: dict[str, Any] | None = None) -> Any:
-    """A value that satisfies a JSON Schema, or an OpenAPI one."""
-    root = schema if root is None else root
-    if "$ref" in schema:
-        target: Any = root
-        for step in schema["$ref"].lstrip("#/").split("/"):
-            target = target[step]
-        return example(target, root)
-    for key in ("const", "default"):
-        if key in schema:
-            return schema[key]
-    if schema.get("enum"):
-        return schema["enum"][0]
-    for key in ("anyOf", "oneOf", "allOf"):
-        if schema.get(key):
-            return example(schema[key][0], root)
-    kind = schema.get("type", "object")
-    kind = (kind[0] if isinstance(kind, list) else kind).lower()
-    if kind == "object":
-        properties = schema.get("properties", {})
-        return {name: example(one, root) for name, one in properties.items()}
-    if kind == "array":
-        count = max(schema.get("minItems", 1), 1)
-        return [example(schema.get("items", {"type": "string"}), root) for _ in range(count)]
-    if kind in {"integer", "number"}:
-        return max(schema.get("minimum", 1), 1)
-    return {"boolean": True, "null": None}.get(kind, "text")

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from cloudai.testing.emulators.vertex import _schema
+from cloudai.testing.emulators.vertex._answers import openai_answer
 from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Router
 from cloudai.testing.emulators.vertex._identity import Logging
 from cloudai.testing.emulators.vertex._jobs import Executor, check_labels
@@ -127,6 +128,26 @@ class Serving:
             return "Empty", {}
 
         return self._operations.start(model["name"], "DeleteOperationMetadata", 0.0, effect)
+
+    def tuned(self, parent: str, label: str, labels: dict[str, str]) -> tuple[str, str]:
+        """A tuned model behind an endpoint of its own, as a tuning job makes them; their names."""
+        now = stamp(self._world.clock.now())
+        model = f"{parent}/models/{self._world.number()}"
+        endpoint = f"{parent}/endpoints/{self._world.number()}"
+        common: dict[str, Any] = {
+            "displayName": label, "labels": labels, "createTime": now, "updateTime": now,
+        }  # fmt: skip
+        self.models[model] = {
+            **common, "name": model, "versionId": "1",
+        }  # fmt: skip
+        own = self._world.number()
+        self.endpoints[endpoint] = {
+            **common, "name": endpoint, "etag": own, "trafficSplit": {own: 100},
+            "deployedModels": [
+                {"id": own, "model": model, "modelVersionId": "1", "displayName": label}
+            ],
+        }  # fmt: skip
+        return model, endpoint
 
     # -- endpoints ---------------------------------------------------------------------------
 
@@ -371,23 +392,5 @@ class Serving:
         body = request.json
         if not body.get("messages"):
             raise Refused(400, "INVALID_ARGUMENT", "messages is required")
-        text = f"You said: {body['messages'][-1]['content']}"
         about = {"id": f"chat-{self._world.number()}", "model": body.get("model") or id}
-        usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
-        if not body.get("stream"):
-            message = {"role": "assistant", "content": text}
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
-            return Answer(json={**about, "choices": [choice], "usage": usage})
-        pieces: list[dict[str, Any]] = [
-            {**about, "choices": [{"index": 0, "delta": {"content": word}}]}
-            for word in re.findall(r"\S+\s*", text)
-        ]
-        pieces.append({**about, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-        pieces.append({**about, "choices": [], "usage": usage})
-
-        def sent() -> Iterator[bytes]:
-            for piece in pieces:
-                yield b"data: " + msgspec.json.encode(piece) + b"\n\n"
-            yield b"data: [DONE]\n\n"
-
-        return Answer(data=sent(), headers={"Content-Type": "text/event-stream"})
+        return openai_answer(body, about)

@@ -1,0 +1,160 @@
+"""What the emulated models answer: it follows from the request alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from cloudai.testing.emulators.vertex._http import Answer, Refused
+
+WORDS: Final = [
+    "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+    "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
+    "nineteen", "twenty",
+]  # fmt: skip
+
+
+def text_of(body: Any) -> str:
+    """All texts of a request, with the names and arguments of its calls."""
+    if isinstance(body, dict):
+        return " ".join(
+            filter(
+                None, (text_of(value) for key, value in body.items() if key != "thoughtSignature")
+            )
+        )
+    if isinstance(body, list):
+        return " ".join(filter(None, map(text_of, body)))
+    return body if isinstance(body, str) else ""
+
+
+def check(model: str, body: dict[str, Any], config: dict[str, Any]) -> None:
+    """Rules of a generateContent request that its message does not carry. Raises Refused."""
+    contents = body.get("contents", [])
+    for index, content in enumerate(contents):
+        if content.get("role") not in {"user", "model"}:
+            raise Refused(
+                400,
+                "INVALID_ARGUMENT",
+                "Please use a valid role: user, model.",
+                fields=[f"contents[{index}].role"],
+            )
+        if not content.get("parts"):
+            raise Refused(
+                400, "INVALID_ARGUMENT", "Unable to submit request because it must have parts."
+            )
+        calls = [part for part in content["parts"] if "functionCall" in part]
+        if model.startswith("gemini-3") and calls and "thoughtSignature" not in calls[0]:
+            raise Refused(
+                400,
+                "INVALID_ARGUMENT",
+                f"Function call `{calls[0]['functionCall'].get('name')}` in the {index}. content "
+                "block is missing a `thought_signature`.",
+            )
+        answers = sum("functionResponse" in part for part in content["parts"])
+        before = contents[index - 1]["parts"] if index else []
+        if answers and answers != sum("functionCall" in part for part in before):
+            raise Refused(
+                400,
+                "INVALID_ARGUMENT",
+                "Please ensure that the number of function response parts is equal to the number "
+                "of function call parts of the function call turn.",
+            )
+    if len(config.get("stopSequences", ())) > 5:
+        raise Refused(400, "INVALID_ARGUMENT", "The number of stop sequences must be at most 5.")
+    temperature = config.get("temperature", 0)
+    if not 0 <= temperature <= 2:
+        raise Refused(400, "INVALID_ARGUMENT", "temperature must be in the range [0.0, 2.0].")
+
+
+def answer(
+    body: dict[str, Any], config: dict[str, Any], learnt: dict[str, str]
+) -> tuple[list[dict[str, Any]], str]:
+    """The parts of an answer, and why it ends. ``learnt``: what a tuned model answers to what."""
+    last = body["contents"][-1]["parts"]
+    mode = body.get("toolConfig", {}).get("functionCallingConfig", {})
+    answered = any("functionResponse" in part for part in last)
+    offered = [
+        function
+        for tool in body.get("tools", ())
+        for function in tool.get("functionDeclarations", ())
+    ]
+    if offered and mode.get("mode") != "NONE" and not answered:
+        allowed = mode.get("allowedFunctionNames") or [one["name"] for one in offered]
+        chosen = next(one for one in offered if one["name"] in allowed)
+        schema = chosen.get("parametersJsonSchema") or chosen.get("parameters") or {}
+        call = {"name": chosen["name"], "args": example(schema)}
+        return [{"functionCall": call, "thoughtSignature": "c2lnbmVk"}], "STOP"
+    schema = config.get("responseJsonSchema") or config.get("responseSchema")
+    if schema is not None:
+        words = [msgspec.json.encode(example(schema)).decode()]
+    elif text_of(last) in learnt:
+        words = learnt[text_of(last)].split()
+    elif answered:
+        words = ["So", "it", "is", "told."]
+    else:
+        words = [f"{word}," for word in WORDS[:-1]] + [WORDS[-1]]
+    text = " ".join(words)
+    reason = "STOP"
+    for stop in config.get("stopSequences", ()):
+        if stop in text:
+            text = text[: text.index(stop)]
+    most = config.get("maxOutputTokens")
+    pieces = re.findall(r"\S+\s*", text)
+    if most is not None and len(pieces) > most:
+        pieces, reason = pieces[:most], "MAX_TOKENS"
+    return [{"text": piece} for piece in pieces], reason
+
+
+def example(schema: dict[str, Any], root: dict[str, Any] | None = None) -> Any:
+    """A value that satisfies a JSON Schema, or an OpenAPI one."""
+    root = schema if root is None else root
+    if "$ref" in schema:
+        target: Any = root
+        for step in schema["$ref"].lstrip("#/").split("/"):
+            target = target[step]
+        return example(target, root)
+    for key in ("const", "default"):
+        if key in schema:
+            return schema[key]
+    if schema.get("enum"):
+        return schema["enum"][0]
+    for key in ("anyOf", "oneOf", "allOf"):
+        if schema.get(key):
+            return example(schema[key][0], root)
+    kind = schema.get("type", "object")
+    kind = (kind[0] if isinstance(kind, list) else kind).lower()
+    if kind == "object":
+        properties = schema.get("properties", {})
+        return {name: example(one, root) for name, one in properties.items()}
+    if kind == "array":
+        count = max(schema.get("minItems", 1), 1)
+        return [example(schema.get("items", {"type": "string"}), root) for _ in range(count)]
+    if kind in {"integer", "number"}:
+        return max(schema.get("minimum", 1), 1)
+    return {"boolean": True, "null": None}.get(kind, "text")
+
+
+def openai_answer(body: dict[str, Any], about: dict[str, Any]) -> Answer:
+    """A chat completion in OpenAI's format, whole or as a stream."""
+    text = f"You said: {body['messages'][-1]['content']}"
+    usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+    if not body.get("stream"):
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return Answer(json={**about, "choices": [choice], "usage": usage})
+    pieces: list[dict[str, Any]] = [
+        {**about, "choices": [{"index": 0, "delta": {"content": word}}]}
+        for word in re.findall(r"\S+\s*", text)
+    ]
+    pieces.append({**about, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    pieces.append({**about, "choices": [], "usage": usage})
+
+    def sent() -> Iterator[bytes]:
+        for piece in pieces:
+            yield b"data: " + msgspec.json.encode(piece) + b"\n\n"
+        yield b"data: [DONE]\n\n"
+
+    return Answer(data=sent(), headers={"Content-Type": "text/event-stream"})

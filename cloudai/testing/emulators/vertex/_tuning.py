@@ -1,0 +1,192 @@
+"""Tuning jobs: they read their examples, make a Model behind an Endpoint, and it answers as it was
+shown."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+from cloudai.testing.emulators.vertex import _schema
+from cloudai.testing.emulators.vertex._answers import text_of
+from cloudai.testing.emulators.vertex._gemini import Gemini
+from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Router
+from cloudai.testing.emulators.vertex._jobs import DONE, Fate, check_labels
+from cloudai.testing.emulators.vertex._serving import Serving
+from cloudai.testing.emulators.vertex._storage import Storage
+from cloudai.testing.emulators.vertex._world import World, fits, page, stamp
+
+TUNABLE: Final = {"gemini-2.5-flash", "gemini-2.5-flash-lite", "gemini-2.5-pro"}
+MAX_EPOCHS: Final = 100
+
+
+class Tunings:
+    """TuningJobs.
+
+    Attributes
+    ----------
+    fate: of a job that no entry of ``fates`` fits. fates: pattern on the tuned model's display
+        name → fate. What a job's examples are wrong in goes before its fate.
+    """
+
+    def __init__(self, world: World, storage: Storage, serving: Serving, gemini: Gemini) -> None:
+        self._world = world
+        self._storage = storage
+        self._serving = serving
+        self._gemini = gemini
+        self.fate = Fate()
+        self.fates: dict[str, Fate] = {}
+        self.all: dict[str, dict[str, Any]] = {}
+        self._cancelled: set[str] = set()
+
+    def routes(self, router: Router) -> None:
+        for version in ("v1", "v1beta1"):
+            base = f"/{version}/projects/{{project}}/locations/{{location}}/tuningJobs"
+            router.add("POST", base, self._create)
+            router.add("GET", base, self._list)
+            router.add("GET", base + "/{id}", self._get)
+            router.add("POST", base + "/{id}:cancel", self._cancel)
+
+    def _create(self, request: Request, project: str, location: str) -> dict[str, Any]:
+        parent = self._world.parent(project, location)
+        if location == "global":
+            raise Refused(400, "INVALID_ARGUMENT", "Tuning is not supported in global.")
+        version = request.path.split("/")[1]
+        body = _schema.checked(version, "TuningJob", request.json, ignored=self._world.ignored)
+        check_labels(body.get("labels", {}))
+        if "supervisedTuningSpec" not in body:
+            raise Refused(400, "INVALID_ARGUMENT", "tuning_spec is required.")
+        if ("baseModel" in body) == ("preTunedModel" in body):
+            raise Refused(
+                400, "INVALID_ARGUMENT", "One of base_model and pre_tuned_model must be set."
+            )
+        base = body.get("baseModel")
+        if base is not None and base.removesuffix("-001") not in TUNABLE:
+            raise Refused(400, "INVALID_ARGUMENT", f"Base model {base} is not supported.")
+        if base is None:
+            name = body["preTunedModel"].get("tunedModelName", "")
+            found = self._gemini.tuned.get(self._serving.model(name)["name"])
+            if found is None:
+                raise Refused(400, "INVALID_ARGUMENT", f"{name} is not a tuned model.")
+            base = found[0]
+        epochs = body["supervisedTuningSpec"].get("hyperParameters", {}).get("epochCount")
+        if epochs is not None and not 1 <= int(epochs) <= MAX_EPOCHS:
+            raise Refused(400, "INVALID_ARGUMENT", "epoch_count must be in the range [1, 100].")
+        for key in ("trainingDatasetUri", "validationDatasetUri"):
+            uri = body["supervisedTuningSpec"].get(key)
+            if uri is not None and self._storage.get(uri) is None:
+                raise Refused(400, "INVALID_ARGUMENT", f"Dataset {uri} does not exist.")
+        name = f"{parent}/tuningJobs/{self._world.number()}"
+        now = self._world.clock.now()
+        self.all[name] = {
+            **body, "name": name, "createTime": stamp(now), "updateTime": stamp(now),
+            "state": "JOB_STATE_PENDING", "emulated": {"created": now, "base": base},
+        }  # fmt: skip
+        return self._advance(name)
+
+    def _fate(self, job: dict[str, Any]) -> Fate:
+        label = job.get("tunedModelDisplayName", "")
+        found = (fate for pattern, fate in self.fates.items() if re.search(pattern, label))
+        return next(found, self.fate)
+
+    def _advance(self, name: str) -> dict[str, Any]:
+        job = self.all[name]
+        if job["state"] not in DONE:
+            self._step(job)
+        return {key: value for key, value in job.items() if key != "emulated"}
+
+    def _step(self, job: dict[str, Any]) -> None:
+        now, fate = self._world.clock.now(), self._fate(job)
+        began = job["emulated"]["created"] + fate.pending
+        if job["name"] in self._cancelled:
+            self._end(job, "JOB_STATE_CANCELLED", 1, "Job is cancelled by the user.")
+        elif now < began:
+            return
+        elif now < began + fate.running or fate.state not in DONE:
+            job.setdefault("startTime", stamp(began))
+            held = now >= began + fate.running
+            job["state"] = fate.state if held else "JOB_STATE_RUNNING"
+        else:
+            job.setdefault("startTime", stamp(began))
+            examples, why = self._examples(job)
+            if why is not None:
+                self._end(job, "JOB_STATE_FAILED", 3, why)
+            elif fate.state != "JOB_STATE_SUCCEEDED":
+                self._end(job, fate.state, fate.code or 13, fate.message)
+            else:
+                self._make(job, examples)
+                self._end(job, "JOB_STATE_SUCCEEDED", 0, "")
+
+    def _end(self, job: dict[str, Any], state: str, code: int, message: str) -> None:
+        job["state"] = state
+        job["endTime"] = job["updateTime"] = stamp(self._world.clock.now())
+        if message:
+            job["error"] = {"code": code, "message": message}
+
+    def _examples(self, job: dict[str, Any]) -> tuple[dict[str, str], str | None]:
+        """Last question → answer, of all examples; or what is wrong with one."""
+        found: dict[str, str] = {}
+        data = self._storage.get(job["supervisedTuningSpec"]["trainingDatasetUri"]) or b""
+        for number, line in enumerate(data.splitlines(), 1):
+            try:
+                example = msgspec.json.decode(line)
+                _schema.checked(
+                    "v1",
+                    "GenerateContentRequest",
+                    {"model": "m", **example},
+                    ignored=[],
+                )
+                *before, answer = example["contents"]
+                if answer["role"] != "model":
+                    return {}, f"Row: {number}. The last role must be model."
+                asked = [one for one in before if one["role"] == "user"]
+                found[text_of(asked[-1]["parts"]) if asked else ""] = text_of(answer["parts"])
+            except (msgspec.DecodeError, KeyError, TypeError, ValueError, Refused) as error:
+                return {}, f"Row: {number}. Invalid example: {error}"
+        if not found:
+            return {}, "The dataset has no examples."
+        return found, None
+
+    def _make(self, job: dict[str, Any], examples: dict[str, str]) -> None:
+        base = job["emulated"]["base"]
+        data = self._storage.get(job["supervisedTuningSpec"]["trainingDatasetUri"]) or b""
+        parent = job["name"].rpartition("/tuningJobs/")[0]
+        label = job.get("tunedModelDisplayName", "tuned")
+        model, endpoint = self._serving.tuned(parent, label, job.get("labels", {}))
+        source = job.get("preTunedModel", {}).get("tunedModelName", "").partition("@")[0]
+        learnt = {**self._gemini.tuned.get(source, ("", {}))[1], **examples}
+        # By the Model too: a later job goes on from it.
+        self._gemini.tuned[model] = self._gemini.tuned[endpoint] = (base, learnt)
+        job["tunedModel"] = {"model": f"{model}@1", "endpoint": endpoint}
+        given = job["supervisedTuningSpec"].get("hyperParameters", {})
+        job["tuningDataStats"] = {
+            "supervisedTuningDataStats": {
+                "tuningDatasetExampleCount": str(len(data.splitlines())),
+                "totalBillableTokenCount": str(len(data.split())),
+                "tuningStepCount": str(int(given.get("epochCount", 1)) * len(examples)),
+            }
+        }
+
+    def _need(self, project: str, location: str, id: str) -> str:
+        name = f"{self._world.parent(project, location)}/tuningJobs/{id}"
+        if name not in self.all:
+            raise Refused(404, "NOT_FOUND", f'The TuningJob "{name}" does not exist.')
+        return name
+
+    def _get(self, request: Request, project: str, location: str, id: str) -> dict[str, Any]:
+        return self._advance(self._need(project, location, id))
+
+    def _list(self, request: Request, project: str, location: str) -> dict[str, Any]:
+        self._world.parent(project, location)
+        wanted = request.query.get("filter", "")
+        found = [self._advance(name) for name in reversed(self.all)]
+        return page([job for job in found if fits(job, wanted)], request.query, "tuningJobs")
+
+    def _cancel(self, request: Request, project: str, location: str, id: str) -> Answer:
+        name = self._need(project, location, id)
+        if self._advance(name)["state"] in DONE:
+            raise Refused(400, "FAILED_PRECONDITION", "The TuningJob is not active.")
+        self._cancelled.add(name)
+        self.all[name]["state"] = "JOB_STATE_CANCELLING"
+        return Answer(json={})
