@@ -24,6 +24,7 @@
     ├── StreamTruncated             a stream ended without its end; keeps what came
     ├── JobError                    a job ended, and not in success
     │   ├── JobFailed, JobCancelled, JobTimedOut, JobPreempted, JobExpired, JobPartial
+    │   └── JobCapacityError        a JobFailed that is a CapacityError too
     ├── WaitTimeout                 ``wait(timeout=)`` is over; the job itself goes on
     ├── EndpointError               an endpoint that did not come up; keeps the server's own log
     ├── HandlerError                the user's ``load`` or ``predict`` failed
@@ -50,6 +51,7 @@ __all__ = [
     "HandlerError",
     "InvalidRequest",
     "JobCancelled",
+    "JobCapacityError",
     "JobError",
     "JobExpired",
     "JobFailed",
@@ -317,6 +319,10 @@ class JobError(CloudAIError):
 
 class JobFailed(JobError):
     """The job's own work failed."""
+
+
+class JobCapacityError(JobFailed, CapacityError):
+    """The job failed since the provider had no machine of that kind."""
 
 
 class JobCancelled(JobError):

@@ -109,7 +109,11 @@ class Jobs(Protocol[SpecT]):
 
 
 class Endpoints(Protocol):
-    """Endpoints. ``deploy`` gives the id at once; the core waits for RUNNING."""
+    """Endpoints. ``deploy`` gives the id at once; the core waits for RUNNING.
+
+    An adapter whose provider streams answers also has ``stream(id, request, call)``, an iterator
+    of bytes.
+    """
 
     def plan(self, spec: Deployment) -> Plan: ...
     def deploy(self, spec: Deployment, call: Call) -> str: ...

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
 from cloudai._core import threads, wait
+from cloudai.client import _predictions
 from cloudai.client._create import checked, create, named
 from cloudai.client._engine import Bound, Engine
 from cloudai.client.jobs import check_kind
@@ -79,9 +80,7 @@ class _Handle:
         variant: str | None,
         timeout: float | None,
     ) -> Prediction:
-        if isinstance(inputs, (str, bytes, dict)) or not isinstance(inputs, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise invalid("inputs", inputs, "is not a list", "Give a list of inputs: [x].")
-        request = PredictRequest(inputs=tuple(inputs), params=params or {}, variant=variant)
+        request = _request(inputs, params, variant)
         return self._call(
             "predict",
             lambda call: self._bound.adapter.predict(self.native_id, request, call),
@@ -178,6 +177,22 @@ class Endpoint(_Handle):
         """Like ``predict``, and says which variant and version answered."""
         return self._predict(inputs, params, variant, timeout)
 
+    def stream(
+        self,
+        inputs: Sequence[JSON],
+        *,
+        params: dict[str, JSON] | None = None,
+        variant: str | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[bytes]:
+        """The server's answer piece by piece, as it writes it; arguments as for ``predict``.
+
+        Raises UnsupportedByProvider where the provider gives answers whole alone; StreamTruncated,
+        with what had come, for one that breaks off. It is tried again until its first piece.
+        """
+        request = _request(inputs, params, variant)
+        yield from _predictions.pieces(self._bound, self.native_id, request, timeout)
+
     def update(self, model: Deployable, *, wait: bool = True, **spec: Any) -> None:
         """Puts other variants behind the endpoint, without a lost request; arguments as for
         ``deploy``."""
@@ -239,6 +254,19 @@ class AsyncEndpoint(_Handle):
         """See ``Endpoint.invoke``."""
         return await threads.run(self._predict, inputs, params, variant, timeout)
 
+    async def stream(
+        self,
+        inputs: Sequence[JSON],
+        *,
+        params: dict[str, JSON] | None = None,
+        variant: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncIterator[bytes]:
+        """See ``Endpoint.stream``."""
+        request = _request(inputs, params, variant)
+        async for piece in _predictions.apieces(self._bound, self.native_id, request, timeout):
+            yield piece
+
     async def update(self, model: Deployable, *, wait: bool = True, **spec: Any) -> None:
         """See ``Endpoint.update``."""
         await threads.finish(self._update, model, spec)
@@ -252,6 +280,14 @@ class AsyncEndpoint(_Handle):
     async def delete(self) -> None:
         """See ``Endpoint.delete``."""
         await threads.finish(self._delete)
+
+
+def _request(
+    inputs: Sequence[JSON], params: dict[str, JSON] | None, variant: str | None
+) -> PredictRequest:
+    if isinstance(inputs, (str, bytes, dict)) or not isinstance(inputs, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise invalid("inputs", inputs, "is not a list", "Give a list of inputs: [x].")
+    return PredictRequest(inputs=tuple(inputs), params=params or {}, variant=variant)
 
 
 def _looked(handle: _Handle, last: EndpointStatus | None) -> EndpointStatus | None:

@@ -22,6 +22,7 @@ from cloudai.errors import (
     ConfigError,
     InvalidRequest,
     JobCancelled,
+    JobCapacityError,
     JobError,
     JobExpired,
     JobFailed,
@@ -151,7 +152,7 @@ class _Handle:
             cursor = page.cursor
 
     def _failure(self, status: JobStatus) -> JobError:
-        kind = ERRORS.get(status.state, JobFailed)
+        kind = JobCapacityError if status.capacity else ERRORS.get(status.state, JobFailed)
         tail = status.log_tail
         if not tail and status.state is State.FAILED:
             tail = tuple(line.text for line in deque(self._lines(None), maxlen=_TAIL))
@@ -222,8 +223,9 @@ class Job(_Handle):
         ----------
         timeout: seconds; None waits as long as it takes. Past it WaitTimeout is raised, and the
             job goes on.
-        check: True raises JobFailed, JobCancelled, JobTimedOut, JobPreempted, JobExpired or
-            JobPartial when the end is not full success; False gives the snapshot.
+        check: True raises JobFailed (JobCapacityError where the provider had no machine),
+            JobCancelled, JobTimedOut, JobPreempted, JobExpired or JobPartial when the end is not
+            full success; False gives the snapshot.
         on_update: called with each snapshot.
         """
         last: JobStatus | None = None

@@ -83,6 +83,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     errors: lines that failed, for a batch.
     log_tail: the last lines of the log, once it failed.
     cost: US dollars so far; None where not known; 0.0 locally.
+    capacity: True where it failed since the provider had no machine of that kind.
     """
 
     id: str
@@ -102,6 +103,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     errors: int = 0
     log_tail: tuple[str, ...] = ()
     cost: float | None = None
+    capacity: bool = False
 
 
 class LogLine(msgspec.Struct, frozen=True):

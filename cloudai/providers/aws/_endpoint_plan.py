@@ -38,7 +38,7 @@ class Planner:
         role = draft.attempt(self._session.role)
         base = draft.attempt(lambda: self._base(spec))
         vpc = draft.attempt(self._session.vpc)
-        wire.check(spec, draft)
+        wire.check(spec, draft, vpc=vpc is not None)
         served: list[wire.Served] = []
         sources: list[tuple[str, _models_s3.Source]] = []
         for variant in spec.variants:

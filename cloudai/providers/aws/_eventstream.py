@@ -24,10 +24,12 @@ _FIXED: Final = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 _TEXT: Final = 7
 
 
-def messages(chunks: Iterable[bytes]) -> Iterator[tuple[dict[bytes, bytes], bytes]]:
+def messages(
+    chunks: Iterable[bytes], *, whole: bool = False
+) -> Iterator[tuple[dict[bytes, bytes], bytes]]:
     """Each message's text headers and payload. A stream that breaks off inside a message ends
-    the iteration: whoever reads misses the terminator. Raises ConnectionFailed for damaged
-    bytes."""
+    the iteration: whoever reads misses the terminator; with ``whole``, for streams that have
+    none, it raises ConnectionFailed, as damaged bytes always do."""
     buffer = b""
     for chunk in chunks:
         buffer = buffer + chunk if buffer else chunk
@@ -45,6 +47,8 @@ def messages(chunks: Iterable[bytes]) -> Iterator[tuple[dict[bytes, bytes], byte
             yield _headers(buffer[start + 12 : body]), buffer[body : end - 4]
             start = end
         buffer = buffer[start:]
+    if whole and buffer:
+        raise ConnectionFailed("the event stream broke off inside a message", provider="aws")
 
 
 def _damaged() -> ConnectionFailed:

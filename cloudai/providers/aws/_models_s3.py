@@ -110,6 +110,7 @@ def image(
 ) -> str:
     """The inference image."""
     if given is not None:
+        session.check_image(given)
         return given
     if handled and framework.startswith("tensorflow"):
         raise invalid(

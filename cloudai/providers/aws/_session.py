@@ -30,11 +30,13 @@ from cloudai._version import __version__
 from cloudai.errors import AuthenticationError, CloudAIError, ConfigError
 from cloudai.protocols import Call
 from cloudai.providers.aws import _catalog, _errors, _transport
+from cloudai.types._base import invalid
 
 T = TypeVar("T")
 
 _REGION: Final = re.compile(r"[a-z]{2,3}(-[a-z]+)+-\d\Z")
 _ROLE: Final = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):role/[\w+=,.@/-]+\Z")
+_ECR: Final = re.compile(r"\d{12}\.dkr\.ecr\.([a-z0-9-]+)\.")
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
 
 _SIGNING: Final = {
@@ -305,6 +307,17 @@ class AwsSession:
                 hint="3 to 63 of a-z 0-9 . -, without s3://",
             )
         return found
+
+    def check_image(self, image: str) -> None:
+        """Refuses an image of ECR that lies in another region. Raises InvalidRequest."""
+        match = _ECR.match(image)
+        if match is not None and match[1] != self.region:
+            raise invalid(
+                "image",
+                image,
+                f"lies in {match[1]}, and the profile works in {self.region}",
+                "SageMaker pulls from its own region: push it there.",
+            )
 
     def listed(self, key: str) -> list[str]:
         """A key that holds several values, separated by commas."""

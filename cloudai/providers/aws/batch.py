@@ -227,7 +227,8 @@ class AwsBatch:
                 return msgspec.structs.replace(status, state=State.TIMED_OUT, reason=reason)
         if state is State.FAILED:
             tail = _logs.tail(self._session, _GROUP, f"{id}/", _TAIL, call)
-            return msgspec.structs.replace(status, log_tail=tail)
+            capacity = common.no_capacity(status.reason)
+            return msgspec.structs.replace(status, log_tail=tail, capacity=capacity)
         if state is not State.SUCCEEDED:
             return status
         return self._ended(status, manifest, "transform", self._planner.base(id), call)

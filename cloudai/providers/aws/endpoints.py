@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
-from urllib.parse import quote
 
 import msgspec
 
@@ -21,11 +20,11 @@ from cloudai.errors import (
 )
 from cloudai.protocols import Call
 from cloudai.providers.aws import _logs, _models_s3, _s3, _tags
+from cloudai.providers.aws._ask import Asker, Mode
 from cloudai.providers.aws._endpoint_plan import Drafted, Planner
-from cloudai.providers.aws._later import later
-from cloudai.providers.aws._pieces import pieces
+from cloudai.providers.aws._scaling import Scaler
 from cloudai.providers.aws._session import session
-from cloudai.providers.aws._wire import common, openai, predict
+from cloudai.providers.aws._wire import common, scaling
 from cloudai.providers.aws._wire import endpoints as wire
 from cloudai.types import (
     Deployment,
@@ -38,7 +37,6 @@ from cloudai.types import (
     State,
 )
 
-_JSON: Final = {"Content-Type": "application/json", "Accept": "application/json"}
 _TAIL: Final = 20
 
 
@@ -54,9 +52,9 @@ class AwsEndpoints:
         self._keys = _tags.Keys(self._session, "endpoint", "describe_endpoint", "Endpoint")
         self._lock = threading.Lock()
         self._configs: dict[str, dict[str, Any]] = {}
-        self._modes: dict[str, str | None] = {}
-        self._scaled: set[str] = set()
-        self._updating: dict[str, str] = {}
+        self._asker = Asker(self._session, self._store, self._mode)
+        self._scaler = Scaler(self._session)
+        self._updating: dict[str, tuple[str, list[scaling.Rule]]] = {}
 
     # Planning.
 
@@ -78,14 +76,7 @@ class AwsEndpoints:
             requests.append(NativeRequest(operation="sagemaker:CreateEndpointConfig", body=config))
             body = wire.endpoint(spec, config["EndpointConfigName"])
             requests.append(NativeRequest(operation="sagemaker:CreateEndpoint", body=body))
-            for name, low, high, rate in wire.scaling(spec):
-                for operation, body in (
-                    ("RegisterScalableTarget", wire.target(spec.name, name, low, high)),
-                    ("PutScalingPolicy", wire.policy(spec.name, name, rate)),
-                ):
-                    requests.append(
-                        NativeRequest(operation=f"application-autoscaling:{operation}", body=body)
-                    )
+            requests += _scaling_requests(spec)
             first = config["ProductionVariants"][0]
             if len(spec.variants) == 1 and "InstanceType" in first:
                 cost = common.cost(
@@ -149,12 +140,16 @@ class AwsEndpoints:
         except Conflict:
             return
 
-    def _discard(self, made: Drafted, call: Call) -> None:
+    def _discard(self, made: Drafted, call: Call, keep: str | None = None) -> None:
+        """Removes what was made for nothing; the models of the config ``keep`` stay."""
+        rows = self._config(keep, call)["ProductionVariants"] if keep is not None else ()
+        serving = {row["ModelName"] for row in rows}
         self._gone(
             "delete_endpoint_config", call, EndpointConfigName=made.config["EndpointConfigName"]
         )
         for body in made.models:
-            self._gone("delete_model", call, ModelName=body["ModelName"])
+            if body["ModelName"] not in serving:
+                self._gone("delete_model", call, ModelName=body["ModelName"])
 
     def _gone(self, operation: str, call: Call, **parameters: str) -> None:
         """Deletes something; what is gone is done."""
@@ -209,25 +204,18 @@ class AwsEndpoints:
         """What is left to do once an endpoint is in service."""
         wanted = self._updating.pop(id, None)
         if wanted is not None:
-            if wanted != config:
-                self._sweep(id, config, call)
+            target, before = wanted
+            self._sweep(id, config, call)
+            if target != config:
+                self._scaler.keep(arn, before, call)
                 raise EndpointError(
                     f"the update of {id!r} was rolled back: it serves what it served before",
                     provider="aws",
                     hint="An alarm of the rollout fired, or the new container did not come up: "
                     "see the endpoint's logs",
                 )
-            self._sweep(id, config, call)
-        if id in self._scaled:
-            return
-        rules = _tags.of(self._session, arn, call).get(wire.SCALING_TAG)
-        for name, low, high, rate in wire.parse_scaling(rules or ""):
-            service = "application-autoscaling"
-            self._session.call(
-                service, "register_scalable_target", call, **wire.target(id, name, low, high)
-            )
-            self._session.call(service, "put_scaling_policy", call, **wire.policy(id, name, rate))
-        self._scaled.add(id)
+        rows = self._config(config, call)["ProductionVariants"]
+        self._scaler.set_up(id, arn, {row["VariantName"] for row in rows}, call)
 
     def _sweep(self, id: str, config: str | None, call: Call) -> None:
         """Removes the endpoint's configs and models that ``config`` does not use."""
@@ -248,57 +236,19 @@ class AwsEndpoints:
 
     def predict(self, id: str, request: PredictRequest, call: Call) -> Prediction:
         """Raises HandlerError where the endpoint's own code failed; NotFound."""
-        body = predict.predict_body(request)
-        output = self._mode(id, call)
-        if output is not None:
-            return later(self._session, self._store, id, len(request.inputs), body, call)
-        headers = dict(_JSON)
-        if request.variant is not None:
-            headers["X-Amzn-SageMaker-Target-Variant"] = request.variant
-        try:
-            response = self._session.send(
-                "sagemaker-runtime",
-                "InvokeEndpoint",
-                f"/endpoints/{quote(id, safe='')}/invocations",
-                body,
-                headers,
-                call,
-            )
-        except NotFound:
-            self._modes.pop(id, None)
-            raise
-        found = response.headers
-        return predict.prediction(
-            response.data,
-            len(request.inputs),
-            found.get("x-Amzn-Invoked-Production-Variant"),
-            found.get("x-amzn-RequestId"),
-        )
+        return self._asker.predict(id, request, call)
 
     def stream(self, id: str, request: PredictRequest, call: Call) -> Iterator[bytes]:
         """The container's answer piece by piece, as it writes it."""
-        headers = {"Content-Type": "application/json"}
-        if request.variant is not None:
-            headers["X-Amzn-SageMaker-Target-Variant"] = request.variant
-        response = self._session.send(
-            "sagemaker-runtime",
-            "InvokeEndpointWithResponseStream",
-            f"/endpoints/{quote(id, safe='')}/invocations-response-stream",
-            predict.predict_body(request),
-            headers,
-            call,
-            stream=True,
-        )
-        request_id = response.headers.get("x-amzn-RequestId")
-        yield from openai.payload(pieces(response), request_id)
+        return self._asker.stream(id, request, call)
 
-    def _mode(self, id: str, call: Call) -> str | None:
-        """Where an asynchronous endpoint puts its results; None for the others."""
-        if id not in self._modes:
-            config = self._config(self._described(id, call)["EndpointConfigName"], call)
-            later = config.get("AsyncInferenceConfig")
-            self._modes[id] = later["OutputConfig"]["S3OutputPath"] if later else None
-        return self._modes[id]
+    def _mode(self, id: str, call: Call) -> Mode:
+        config = self._config(self._described(id, call)["EndpointConfigName"], call)
+        results = config.get("AsyncInferenceConfig")
+        return Mode(
+            results["OutputConfig"]["S3OutputPath"] if results else None,
+            any("ServerlessConfig" in row for row in config["ProductionVariants"]),
+        )
 
     # Changing.
 
@@ -313,16 +263,29 @@ class AwsEndpoints:
         name = made.config["EndpointConfigName"]
         if described["EndpointConfigName"] == name:
             return  # it serves exactly this
+        rules, before = scaling.rules(spec), self._scaler.rules(described["EndpointArn"], call)
+        kept = {one.variant for one in rules}
+        body = wire.update(spec, name, retain=any(one.variant in kept for one in before))
+        shape = self._session.model("sagemaker").operation_model("UpdateEndpoint").input_shape
+        draft.check(shape, body, wire.FIELDS)
+        draft.refuse()
         self._prepare(made, call)
-        body = wire.update(spec, name)
+        # SageMaker refuses to take away a variant that still scales.
+        self._scaler.take_down(id, [one for one in before if one.variant not in kept], call)
         try:
             self._session.call("sagemaker", "update_endpoint", call, **body)
         except Conflict:
             # A try whose reply was lost is under way, or somebody else's update is.
             if self._described(id, call)["EndpointStatus"] != "Updating":
                 raise
-        self._updating[id] = name
-        self._scaled.discard(id)
+        except CloudAIError as error:
+            if not error.ambiguous and not error.retryable:
+                self._discard(made, call, keep=described["EndpointConfigName"])
+            raise
+        if rules != before:
+            self._scaler.keep(described["EndpointArn"], rules, call)
+        self._updating[id] = (name, before)
+        self._scaler.anew(id)
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
         """New lines of all variants' machines."""
@@ -337,7 +300,8 @@ class AwsEndpoints:
             described = None
         if described is not None:
             config = described["EndpointConfigName"]
-            self._unscale(id, described, call)
+            arn = described["EndpointArn"]
+            self._scaler.take_down(id, self._scaler.rules(arn, call), call)
             self._delete_endpoint(id, call)
         if config is not None:
             try:
@@ -349,9 +313,8 @@ class AwsEndpoints:
                 self._gone("delete_model", call, ModelName=row["ModelName"])
         self._sweep(id, None, call)
         self._store.delete_under(f"s3://{self._session.bucket()}/cloudai/{id}/", call)
-        for known in (self._modes, self._updating):
-            known.pop(id, None)
-        self._scaled.discard(id)
+        self._asker.forget(id)
+        self._updating.pop(id, None)
 
     def _delete_endpoint(self, id: str, call: Call) -> None:
         """Deletes the endpoint; one that is being updated is waited for, as SageMaker wants."""
@@ -366,20 +329,6 @@ class AwsEndpoints:
             f"the endpoint {id!r} is being updated", provider="aws", hint="Delete it again later"
         )
 
-    def _unscale(self, id: str, described: dict[str, Any], call: Call) -> None:
-        rules = _tags.of(self._session, described["EndpointArn"], call).get(wire.SCALING_TAG)
-        for name, *_ in wire.parse_scaling(rules or ""):
-            scalable = wire.target(id, name, 0, 1)
-            try:
-                self._session.call(
-                    "application-autoscaling",
-                    "deregister_scalable_target",
-                    call,
-                    **{key: scalable[key] for key in scalable if "Capacity" not in key},
-                )
-            except NotFound:
-                continue
-
     def list(self, call: Call) -> Sequence[EndpointStatus]:
         """The endpoints that cloudai made."""
         found: list[EndpointStatus] = []
@@ -389,6 +338,25 @@ class AwsEndpoints:
             except NotFound:
                 continue  # the tagging service has not heard yet that it was deleted
         return found
+
+
+def _scaling_requests(spec: Deployment) -> list[NativeRequest]:
+    """What sets up the scaling once the endpoint is in service."""
+    made: list[NativeRequest] = []
+
+    def add(operation: str, body: dict[str, Any]) -> None:
+        made.append(NativeRequest(operation=operation, body=body))
+
+    for rule in scaling.rules(spec):
+        service = "application-autoscaling"
+        add(f"{service}:RegisterScalableTarget", scaling.target(spec.name, rule))
+        add(f"{service}:PutScalingPolicy", scaling.policy(spec.name, rule))
+        if rule.from_zero:
+            add(f"{service}:PutScalingPolicy", scaling.wake_policy(spec.name, rule))
+            # The policy's ARN is known once it is there.
+            alarm = scaling.wake_alarm(spec.name, rule, "PolicyARN")
+            add("cloudwatch:PutMetricAlarm", alarm)
+    return made
 
 
 def _group(id: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 import threading
 import time
@@ -35,7 +34,6 @@ from cloudai.types._base import invalid
 GROUP: Final = "/aws/sagemaker/TrainingJobs"
 """The log group of all training jobs."""
 
-_ECR: Final = re.compile(r"\d{12}\.dkr\.ecr\.([a-z0-9-]+)\.")
 _TAIL: Final = 20
 _LATE: Final = 120.0
 """Seconds after a job's end in which lines of its log may still come in."""
@@ -136,14 +134,7 @@ class AwsTraining:
 
     def _image(self, spec: TrainingJob, machines: list[str]) -> str:
         if spec.image is not None:
-            match = _ECR.match(spec.image)
-            if match is not None and match[1] != self._session.region:
-                raise invalid(
-                    "image",
-                    spec.image,
-                    f"lies in {match[1]}, and the profile works in {self._session.region}",
-                    "SageMaker pulls from its own region: push it there.",
-                )
+            self._session.check_image(spec.image)
             return spec.image
         machine = _catalog.MACHINES.get(machines[0])
         gpu = machine.gpu is not None if machine else machines[0].startswith(("ml.g", "ml.p"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,17 @@ from typing import Any
 import boto3
 import pytest
 
-from cloudai import Client, Deployment
-from cloudai.errors import Conflict, EndpointError, HandlerError, InvalidRequest
-from cloudai.protocols import Call
+from cloudai import AsyncClient, Client, Deployment
+from cloudai.errors import (
+    Conflict,
+    EndpointError,
+    HandlerError,
+    InvalidRequest,
+    StreamTruncated,
+    UnsupportedByProvider,
+)
 from cloudai.testing.emulators.aws import BUCKET, AwsEmulator, ScriptedExecutor
-from cloudai.types import PredictRequest, Resources, Rollout, SecretRef, State, Variant
+from cloudai.types import Resources, Rollout, SecretRef, State, Variant
 
 HANDLER = "def load(d):\n    return 0\n\n\ndef predict(m, inputs, params):\n    return inputs\n"
 
@@ -84,6 +91,66 @@ def test_scaling_is_set_up_once_in_service(aws: AwsEmulator, client: Client, mod
     endpoint.delete()
     left = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
     assert left == []
+    assert nothing_left(aws)
+
+
+def test_scaling_changes_with_an_update(aws: AwsEmulator, client: Client, model: str) -> None:
+    scaling = boto3.client("application-autoscaling", endpoint_url=aws.url)
+
+    def targets() -> dict[str, tuple[int, int]]:
+        rows = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+        return {row["ResourceId"].rpartition("/")[2]: (row["MinCapacity"], row["MaxCapacity"])
+                for row in rows}  # fmt: skip
+
+    two = (
+        Variant(model=model, name="a", max=3, target=1.0),
+        Variant(model=model, name="b", max=2, target=1.0),
+    )
+    endpoint = client.endpoints.deploy(spec(model, variants=two))
+    assert targets() == {"a": (1, 3), "b": (1, 2)}
+    one = (Variant(model=model, name="a", min=2, max=5, target=4.0),)
+    endpoint.update(spec(model, variants=one))
+    assert targets() == {"a": (2, 5)}
+    (sent,) = aws.sent("UpdateEndpoint")
+    assert sent.json["RetainAllVariantProperties"] is True
+    # A rollback brings the former rules back, and another process sets up just these.
+    aws.world.alarms.add("errors-high")
+    other = (Variant(model=model, name="a", max=9, target=4.0), Variant(model=model, name="c"))
+    with pytest.raises(EndpointError, match="rolled back"):
+        rollout = Rollout(kind="canary", alarms=("errors-high",))
+        endpoint.update(spec(model, variants=other, rollout=rollout))
+    assert endpoint.status.state is State.RUNNING
+    assert targets() == {"a": (2, 5)}
+    endpoint.update(spec(model, variants=(Variant(model=model, name="a", min=2),), env={"A": "1"}))
+    assert targets() == {}
+    endpoint.delete()
+    assert nothing_left(aws)
+
+
+def test_an_asynchronous_endpoint_scales_to_zero_by_its_backlog(
+    aws: AwsEmulator, client: Client, model: str
+) -> None:
+    variant = Variant(model=model, min=0, max=4, target=0.5)
+    plan = client.endpoints.plan(spec(model, mode="async", variants=(variant,)))
+    endpoint = client.endpoints.deploy(spec(model, mode="async", variants=(variant,)))
+    scaling = boto3.client("application-autoscaling", endpoint_url=aws.url)
+    (target,) = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+    assert (target["MinCapacity"], target["MaxCapacity"]) == (0, 4)
+    rows = scaling.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"]
+    tracked, step = sorted(rows, key=lambda row: row["PolicyType"], reverse=True)
+    about = tracked["TargetTrackingScalingPolicyConfiguration"]
+    assert about["TargetValue"] == 30.0
+    assert about["CustomizedMetricSpecification"]["MetricName"] == (
+        "ApproximateBacklogSizePerInstance"
+    )
+    watch = boto3.client("cloudwatch", endpoint_url=aws.url)
+    (alarm,) = watch.describe_alarms(AlarmNamePrefix="cloudai-house")["MetricAlarms"]
+    assert alarm["MetricName"] == "HasBacklogWithoutCapacity"
+    assert alarm["AlarmActions"] == [step["PolicyARN"]]
+    assert plan.requests[-1].body["AlarmName"] == alarm["AlarmName"]
+    endpoint.delete()
+    assert watch.describe_alarms(AlarmNamePrefix="cloudai-house")["MetricAlarms"] == []
+    assert scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"] == []
     assert nothing_left(aws)
 
 
@@ -159,6 +226,30 @@ def test_an_alarm_rolls_back_and_is_told(aws: AwsEmulator, client: Client, model
     assert nothing_left(aws)
 
 
+def test_a_network_that_serverless_endpoints_cannot_have(
+    aws: AwsEmulator, keys: Any, model: str
+) -> None:
+    with Client(**keys, subnets="subnet-1", security_groups="sg-1") as client:
+        with pytest.raises(UnsupportedByProvider, match="realtime"):
+            client.endpoints.deploy(spec(model, mode="serverless"))
+        plan = client.endpoints.plan(spec(model))
+    (made,) = [r.body for r in plan.requests if r.operation == "sagemaker:CreateModel"]
+    assert made["VpcConfig"]["Subnets"] == ["subnet-1"]
+
+
+def test_an_update_that_is_refused_leaves_nothing(
+    aws: AwsEmulator, client: Client, model: str
+) -> None:
+    endpoint = client.endpoints.deploy(spec(model))
+    before = aws.world.left("Model", "EndpointConfig")
+    bad = {"aws": {"UpdateEndpoint": {"DeploymentConfig": {"BlueGreenUpdatePolicy": {
+        "TrafficRoutingConfiguration": {"Type": "SIDEWAYS"}}}}}}  # fmt: skip
+    with pytest.raises(InvalidRequest, match="rollout"):
+        endpoint.update(spec(model, env={"V": "2"}, native=bad))
+    assert aws.sent("UpdateEndpoint") == []
+    assert aws.world.left("Model", "EndpointConfig") == before
+
+
 def test_an_update_that_changes_nothing_sends_nothing(
     aws: AwsEmulator, client: Client, model: str
 ) -> None:
@@ -175,13 +266,54 @@ def test_an_endpoint_that_is_coming_up(aws: AwsEmulator, client: Client, model: 
     assert endpoint.wait(10).state is State.RUNNING
 
 
-def test_a_response_stream(aws: AwsEmulator, client: Client, model: str) -> None:
-    client.endpoints.deploy(spec(model))
-    adapter = client._engine.bound("endpoints").adapter
-    request = PredictRequest(inputs=tuple(range(100)))
-    pieces = list(adapter.stream("house", request, Call()))
+def test_a_response_stream(aws: AwsEmulator, client: Client, keys: Any, model: str) -> None:
+    endpoint = client.endpoints.deploy(spec(model))
+    pieces = list(endpoint.stream(range(100)))
     assert len(pieces) > 1
     assert json.loads(b"".join(pieces)) == {"predictions": list(range(100))}
+
+    async def later() -> list[bytes]:
+        async with AsyncClient(**keys) as other:
+            found = await other.endpoints.attach("house")
+            return [piece async for piece in found.stream(list(range(100)))]
+
+    assert asyncio.run(later()) == pieces
+    with pytest.raises(InvalidRequest, match="list"):
+        next(endpoint.stream("text"))
+
+
+def test_a_response_stream_that_is_cut(aws: AwsEmulator, client: Client, model: str) -> None:
+    endpoint = client.endpoints.deploy(spec(model))
+    whole = b"".join(endpoint.stream(range(200))).decode()
+    told = 0
+    for after in range(150, 2000, 170):
+        aws.faults.add("cut", r"/invocations-response-stream$", after=after)
+        came: list[bytes] = []
+        cut: StreamTruncated | None = None
+        try:
+            for piece in endpoint.stream(range(200), timeout=5.0):
+                came.append(piece)
+        except StreamTruncated as error:
+            cut = error
+        text = b"".join(came).decode()
+        if cut is None:
+            assert text == whole
+            continue
+        told += 1
+        assert cut.text == text
+        assert whole.startswith(text)
+    assert told > 5
+
+
+def test_modes_that_do_not_stream_and_requests_that_are_too_large(
+    aws: AwsEmulator, client: Client, model: str
+) -> None:
+    endpoint = client.endpoints.deploy(spec(model, mode="serverless"))
+    with pytest.raises(UnsupportedByProvider, match="predict"):
+        next(endpoint.stream([1]))
+    with pytest.raises(InvalidRequest, match="async"):
+        endpoint.predict(["x" * (5 << 20)])
+    assert aws.sent("/invocations") == []
 
 
 def test_a_container_that_fails(aws: AwsEmulator, client: Client, model: str) -> None:
@@ -209,6 +341,12 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         Variant(model="m", resources=Resources(memory=10)),)}, "6 GiB"),
     "gpu": ({"mode": "serverless", "variants": (
         Variant(model="m", resources=Resources(accelerator="L4:1")),)}, "accelerator"),
+    "canary": ({"rollout": Rollout(kind="canary", percent=60)}, "rollout.percent"),
+    "linear": ({"rollout": Rollout(kind="linear", percent=5)}, "10 to 50"),
+    "bake": ({"rollout": Rollout(kind="linear", bake=4000)}, "rollout.bake"),
+    "serverless-rollout": ({"mode": "serverless", "rollout": Rollout(kind="canary")}, "rollout"),
+    "zero-without-target": ({"mode": "async", "variants": (Variant(model="m", min=0),)}, "target"),
+    "image-region": ({"image": "123456789012.dkr.ecr.eu-west-1.amazonaws.com/x:1"}, "eu-west-1"),
     "secrets": ({"secrets": {"K": SecretRef(store="ssm", name="x")}}, "secrets"),
     "tensorflow": ({"framework": "tensorflow==2.19"}, "framework"),
     "remote-model": ({"variants": (Variant(model=f"s3://{BUCKET}/none/model.tar.gz"),)}, "model"),

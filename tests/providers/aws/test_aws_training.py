@@ -18,6 +18,7 @@ from cloudai.errors import (
     Conflict,
     InvalidRequest,
     JobCancelled,
+    JobCapacityError,
     JobExpired,
     JobFailed,
     JobTimedOut,
@@ -96,7 +97,7 @@ ENDS: list[tuple[str, Fate, dict[str, Any], type[CloudAIError], State, str]] = [
     ("failed", Fate(end="Failed", exit_code=7, logs=("boom",)), {}, JobFailed, State.FAILED, "7"),
     ("late", Fate(running=1e6), {"timeout": 1.0}, JobTimedOut, State.TIMED_OUT, "MaxRuntime"),
     (
-        "capacity", Fate(end="CapacityError"), {}, JobFailed, State.FAILED, "CapacityError",
+        "capacity", Fate(end="CapacityError"), {}, JobCapacityError, State.FAILED, "CapacityError",
     ),
     (
         "no-spot", Fate(starting=1e6),
@@ -114,6 +115,7 @@ def test_ends_are_told_apart(aws: AwsEmulator, client: Client, source: str, case
     with pytest.raises(kind) as caught:
         handle.wait(20)
     error: Any = caught.value
+    assert type(error) is kind
     assert error.state is state
     assert word in str(error)
     if state is State.FAILED and fate.end == "Failed":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -16,6 +17,9 @@ KIND_TAG: Final = "cloudai:kind"
 
 DEFAULT_MACHINE: Final = "ml.m5.xlarge"
 """The smallest machine that trains and serves PyTorch with room to spare; CPU."""
+
+
+_CAPACITY: Final = re.compile(r"(\w+: )?(CapacityError|Unable to provision|InsufficientInstance)")
 
 
 class Draft:
@@ -142,6 +146,12 @@ def merged(body: dict[str, Any], native: Mapping[str, Any]) -> dict[str, Any]:
             merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
         )
     return made
+
+
+def no_capacity(reason: str | None) -> bool:
+    """Whether a FailureReason says that there was no machine; what the user's own code wrote
+    into it comes later in the text."""
+    return reason is not None and _CAPACITY.match(reason) is not None
 
 
 def cost(machine: str, count: int, low: float, high: float, what: str) -> CostRange | None:

@@ -11,7 +11,7 @@ import msgspec
 
 from cloudai.errors import UnsupportedByProvider
 from cloudai.providers.aws import _s3
-from cloudai.providers.aws._wire import common
+from cloudai.providers.aws._wire import common, scaling
 from cloudai.types import (
     Deployment,
     EndpointStatus,
@@ -22,7 +22,6 @@ from cloudai.types import (
 from cloudai.types._base import invalid
 
 ENDPOINT_TAG: Final = "cloudai:endpoint"
-SCALING_TAG: Final = "cloudai:scaling"
 
 NAME: Final = 63
 """Characters in a name of SageMaker's."""
@@ -149,16 +148,16 @@ def _memory(variant: Variant) -> int:
 def endpoint(spec: Deployment, config_name: str) -> dict[str, Any]:
     """The arguments of CreateEndpoint."""
     marks = tags(spec)
-    rules = scaling(spec)
+    rules = scaling.rules(spec)
     if rules:
-        text = " ".join(f"{name}={low}:{high}:{target:g}" for name, low, high, target in rules)
-        marks.append({"Key": SCALING_TAG, "Value": text})
+        marks.append({"Key": scaling.TAG, "Value": scaling.tag(rules)})
     body = {"EndpointName": spec.name, "EndpointConfigName": config_name, "Tags": marks}
     return common.merged(body, spec.native.get("aws", {}).get("CreateEndpoint", {}))
 
 
-def update(spec: Deployment, config_name: str) -> dict[str, Any]:
-    """The arguments of UpdateEndpoint: blue/green, all at once, canary or linear."""
+def update(spec: Deployment, config_name: str, *, retain: bool = False) -> dict[str, Any]:
+    """The arguments of UpdateEndpoint: blue/green, all at once, canary or linear. ``retain``
+    keeps as many instances as scaling has come to."""
     rollout = spec.rollout
     wait = math.ceil(rollout.bake)
     size = {"Type": "CAPACITY_PERCENT", "Value": math.ceil(rollout.percent)}
@@ -180,30 +179,23 @@ def update(spec: Deployment, config_name: str) -> dict[str, Any]:
             "Alarms": [{"AlarmName": name} for name in rollout.alarms]
         }
     body: dict[str, Any] = {"EndpointName": spec.name, "EndpointConfigName": config_name}
+    if retain:
+        body["RetainAllVariantProperties"] = True
+        body["ExcludeRetainedVariantProperties"] = [
+            {"VariantPropertyType": name} for name in ("DesiredWeight", "DataCaptureConfig")
+        ]
     # Serverless endpoints know no deployment policy (developer guide, read 2026-11).
     if spec.mode != "serverless":
         body["DeploymentConfig"] = deployment
     return common.merged(body, spec.native.get("aws", {}).get("UpdateEndpoint", {}))
 
 
-def check(spec: Deployment, draft: common.Draft) -> None:
-    """What SageMaker's models do not tell."""
+def check(spec: Deployment, draft: common.Draft, *, vpc: bool = False) -> None:
+    """What SageMaker's models do not tell. ``vpc``: whether the profile has a network."""
+    if spec.mode == "serverless":
+        _check_serverless(spec, draft, vpc=vpc)
     for variant in spec.variants:
         where = f"variants.{variant.name}"
-        if variant.max is not None and variant.max > variant.min and spec.mode != "serverless":
-            if variant.target is None:
-                draft.wrong(
-                    invalid(
-                        f"{where}.target",
-                        None,
-                        "is missing, and max is above min",
-                        "Say how many requests a second one replica takes.",
-                    )
-                )
-        elif spec.mode == "serverless" and (variant.max or 1) > 200:
-            draft.wrong(
-                invalid(f"{where}.max", variant.max, "is above the 200 of serverless endpoints")
-            )
         if variant.min == 0 and spec.mode == "realtime":
             draft.wrong(
                 invalid(
@@ -213,33 +205,16 @@ def check(spec: Deployment, draft: common.Draft) -> None:
                     'Use mode="serverless" or "async", which scale to zero.',
                 )
             )
-        memory = variant.resources.memory
-        if spec.mode == "serverless" and memory is not None and memory > 6:
+        elif scaling.scales(spec, variant) and variant.target is None:
             draft.wrong(
                 invalid(
-                    f"{where}.resources.memory",
-                    memory,
-                    "is above the 6 GiB of serverless endpoints",
+                    f"{where}.target",
+                    None,
+                    "is missing, and max is above min",
+                    "Say how many requests a second one replica takes.",
                 )
             )
-        if spec.mode == "serverless" and variant.resources.accelerator is not None:
-            draft.wrong(
-                UnsupportedByProvider(
-                    f"{where}.resources.accelerator on a serverless endpoint",
-                    provider="aws",
-                    alternative='Use mode="realtime" or "async"',
-                    field=f"{where}.resources.accelerator",
-                )
-            )
-    if spec.mode == "serverless" and len(spec.variants) > 1:
-        draft.wrong(
-            UnsupportedByProvider(
-                "several variants on a serverless endpoint",
-                provider="aws",
-                alternative='Use mode="realtime"',
-                field="variants",
-            )
-        )
+    _check_rollout(spec, draft)
     if spec.secrets:
         draft.wrong(
             UnsupportedByProvider(
@@ -255,53 +230,64 @@ def check(spec: Deployment, draft: common.Draft) -> None:
         draft.losses.append("host, port: SageMaker gives the address")
 
 
-def scaling(spec: Deployment) -> list[tuple[str, int, int, float]]:
-    """Variant, least, most, requests a second on each replica; of those that scale."""
-    if spec.mode == "serverless":
-        return []
-    return [
-        (one.name, one.min, one.max, one.target)
-        for one in spec.variants
-        if one.max is not None and one.max > one.min and one.target is not None
-    ]
+def _check_rollout(spec: Deployment, draft: common.Draft) -> None:
+    """The steps that BlueGreenUpdatePolicy takes (API reference, read 2026-11)."""
+    rollout = spec.rollout
+    low = {"canary": 0, "linear": 10}.get(rollout.kind)
+    if low is None:
+        return
+    if not low <= rollout.percent <= 50:
+        draft.wrong(
+            invalid(
+                "rollout.percent",
+                rollout.percent,
+                f"is not a step that SageMaker takes for a {rollout.kind} rollout",
+                f"Use {max(low, 1)} to 50.",
+            )
+        )
+    if rollout.bake > 3600:
+        draft.wrong(
+            invalid("rollout.bake", rollout.bake, "is above 3600 s", "Use up to an hour a step.")
+        )
 
 
-def parse_scaling(text: str) -> list[tuple[str, int, int, float]]:
-    """What ``endpoint`` wrote into the tag."""
-    found: list[tuple[str, int, int, float]] = []
-    for rule in text.split():
-        name, _, numbers = rule.partition("=")
-        low, high, target = numbers.split(":")
-        found.append((name, int(low), int(high), float(target)))
-    return found
+def _check_serverless(spec: Deployment, draft: common.Draft, *, vpc: bool) -> None:
+    """What serverless endpoints leave out (developer guide, "Feature exclusions", read
+    2026-11)."""
 
+    def cannot(feature: str, field: str) -> None:
+        draft.wrong(
+            UnsupportedByProvider(
+                f"{feature} on a serverless endpoint",
+                provider="aws",
+                alternative='Use mode="realtime" or "async"',
+                field=field,
+            )
+        )
 
-def target(endpoint_name: str, variant: str, low: int, high: int) -> dict[str, Any]:
-    """The arguments of RegisterScalableTarget."""
-    return {**_scalable(endpoint_name, variant), "MinCapacity": low, "MaxCapacity": high}
-
-
-def policy(endpoint_name: str, variant: str, rate: float) -> dict[str, Any]:
-    """The arguments of PutScalingPolicy; CloudWatch counts invocations a minute."""
-    return {
-        "PolicyName": f"cloudai-{endpoint_name}-{variant}",
-        **_scalable(endpoint_name, variant),
-        "PolicyType": "TargetTrackingScaling",
-        "TargetTrackingScalingPolicyConfiguration": {
-            "TargetValue": rate * 60,
-            "PredefinedMetricSpecification": {
-                "PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"
-            },
-        },
-    }
-
-
-def _scalable(endpoint_name: str, variant: str) -> dict[str, Any]:
-    return {
-        "ServiceNamespace": "sagemaker",
-        "ResourceId": f"endpoint/{endpoint_name}/variant/{variant}",
-        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
-    }
+    if vpc:
+        cannot("a network of your own (subnets, security_groups)", "subnets")
+    if len(spec.variants) > 1:
+        cannot("several variants", "variants")
+    if spec.rollout.kind != "all" or spec.rollout.alarms:
+        cannot("a rollout in steps or with alarms", "rollout")
+    for variant in spec.variants:
+        where = f"variants.{variant.name}"
+        if (variant.max or 1) > 200:
+            draft.wrong(
+                invalid(f"{where}.max", variant.max, "is above the 200 of serverless endpoints")
+            )
+        memory = variant.resources.memory
+        if memory is not None and memory > 6:
+            draft.wrong(
+                invalid(
+                    f"{where}.resources.memory",
+                    memory,
+                    "is above the 6 GiB of serverless endpoints",
+                )
+            )
+        if variant.resources.accelerator is not None:
+            cannot(f"{where}.resources.accelerator", f"{where}.resources.accelerator")
 
 
 FIELDS: Final[Mapping[str, str]] = {

@@ -223,7 +223,7 @@ def _unreadable(error: Exception, request_id: str | None) -> ProviderError:
 
 def payload(source: Iterable[bytes], request_id: str | None) -> Iterator[bytes]:
     """What the container wrote, out of InvokeEndpointWithResponseStream's messages."""
-    for headers, data in _eventstream.messages(source):
+    for headers, data in _eventstream.messages(source, whole=True):
         if headers.get(b":event-type") == b"PayloadPart":
             yield data
         elif headers.get(b":message-type") == b"exception":

@@ -287,6 +287,7 @@ def status(described: Mapping[str, Any], metrics: dict[str, tuple[MetricPoint, .
         outputs=outputs,
         metrics=metrics,
         cost=_cost(described),
+        capacity=found is State.FAILED and common.no_capacity(reason),
     )
 
 

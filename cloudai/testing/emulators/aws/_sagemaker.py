@@ -397,6 +397,14 @@ def add_tags(region: str, parameters: dict[str, Any]) -> Any:
     return {"Tags": found["Tags"]}
 
 
+def delete_tags(region: str, parameters: dict[str, Any]) -> Any:
+    found = WORLD.by_arn(parameters["ResourceArn"])
+    if found is None:
+        raise invalid(f"Could not find {parameters['ResourceArn']}.")
+    found["Tags"] = [tag for tag in found["Tags"] if tag["Key"] not in parameters["TagKeys"]]
+    return {}
+
+
 def tagged(region: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
     """What the tagging service finds among the emulated resources."""
     kinds = [kind.partition(":")[2] for kind in asked.get("ResourceTypeFilters", [])]
@@ -436,4 +444,5 @@ OPERATIONS: Final[dict[str, Callable[[str, dict[str, Any]], Any]]] = {
     "ListEndpoints": list_endpoints,
     "ListTags": list_tags,
     "AddTags": add_tags,
+    "DeleteTags": delete_tags,
 }

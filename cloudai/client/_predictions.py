@@ -1,0 +1,96 @@
+"""A streamed prediction: its pieces, and how one that breaks off is told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Iterator
+from typing import Final, NoReturn
+
+from cloudai._core import threads
+from cloudai.client._engine import Bound
+from cloudai.errors import StreamTruncated, TransientError, UnsupportedByProvider
+from cloudai.protocols import Call
+from cloudai.types import PredictRequest
+
+_KEPT: Final = 1 << 20
+"""Bytes of what had come that a StreamTruncated carries: the last ones."""
+
+
+class _Came:
+    """What has come so far."""
+
+    def __init__(self, bound: Bound, id: str) -> None:
+        self._provider = bound.profile.provider
+        self._id = id
+        self._last = bytearray()
+        self._count = 0
+
+    def add(self, piece: bytes) -> bytes:
+        self._count += len(piece)
+        self._last += piece
+        if len(self._last) > 2 * _KEPT:
+            del self._last[:-_KEPT]
+        return piece
+
+    def cut(self, error: TransientError) -> NoReturn:
+        if not self._count:
+            raise error
+        raise StreamTruncated(
+            f"the answer of {self._id!r} broke off after {self._count} bytes ({error.message})",
+            text=self._last[-_KEPT:].decode("utf-8", "replace"),
+            provider=self._provider,
+            request_id=error.request_id,
+            hint="What had come is in .text",
+        ) from error
+
+
+def pieces(
+    bound: Bound, id: str, request: PredictRequest, timeout: float | None
+) -> Generator[bytes]:
+    """The answer piece by piece; tried again until the first piece, after it never."""
+    came = _Came(bound, id)
+    source, piece = _opened(bound, id, request, timeout)
+    try:
+        while piece is not None:
+            yield came.add(piece)
+            piece = next(source, None)
+    except TransientError as error:
+        came.cut(error)
+    finally:
+        close = getattr(source, "close", None)
+        if close is not None:
+            close()
+
+
+async def apieces(
+    bound: Bound, id: str, request: PredictRequest, timeout: float | None
+) -> AsyncGenerator[bytes]:
+    """The same, under asyncio."""
+    came = _Came(bound, id)
+    source, piece = await threads.run(_opened, bound, id, request, timeout)
+    if piece is None:
+        return
+    rest = threads.iterate(source)
+    try:
+        yield came.add(piece)
+        async for piece in rest:
+            yield came.add(piece)
+    except TransientError as error:
+        came.cut(error)
+
+
+def _opened(
+    bound: Bound, id: str, request: PredictRequest, timeout: float | None
+) -> tuple[Iterator[bytes], bytes | None]:
+    ask = getattr(bound.adapter, "stream", None)
+    if ask is None:
+        raise UnsupportedByProvider(
+            "a streamed prediction",
+            provider=bound.profile.provider,
+            alternative="Use predict(), which gives the answer whole",
+        )
+
+    def first(call: Call) -> tuple[Iterator[bytes], bytes | None]:
+        source: Iterator[bytes] = ask(id, request, call)
+        return source, next(source, None)
+
+    return bound.caller.run("endpoints.stream", first, bound.caller.call(timeout))
