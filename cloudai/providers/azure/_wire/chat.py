@@ -141,10 +141,10 @@ def _parts(message: Message, parts: tuple[Any, ...], where: str) -> dict[str, An
     if message.role == "user":
         made["content"] = content
     else:
-        # Assistants and systems speak text alone.
-        made["content"] = "".join(part["text"] for part in content if "text" in part) or None
-    if made["content"] is None and not calls:
-        made["content"] = ""
+        # Assistants and systems speak text alone; beside calls there may be none of it.
+        text = "".join(part["text"] for part in content if "text" in part)
+        if text or not calls:
+            made["content"] = text
     if calls:
         made["tool_calls"] = calls
     if message.name:

@@ -31,6 +31,13 @@ SKUS: Final = (
 _CAPACITY: Final = 10
 """Thousands of tokens a minute, where the spec says nothing."""
 _NATIVE: Final = {"sku", "capacity", "version", "format", "version_upgrade", "content_filter"}
+UPGRADES: Final = (
+    "OnceNewDefaultVersionAvailable",
+    "OnceCurrentVersionExpired",
+    "NoAutoUpgrade",
+)
+"""When the service moves a deployment to a newer version of its model (azure-mgmt-
+cognitiveservices 14.1, DeploymentModelVersionUpgradeOption)."""
 IDLE_DAYS: Final = 15
 """Days without a call after which the deployment of a fine-tuned model is deleted (Azure
 OpenAI's fine-tuning guide, read 2025-08)."""
@@ -64,6 +71,10 @@ def violations(spec: Deployment) -> list[Violation]:
     capacity = native.get("capacity", _CAPACITY)
     if not isinstance(capacity, int) or capacity < 1:
         found.append(Violation("native.azure.capacity", f"{capacity!r} is not a number above 0."))
+    upgrade = native.get("version_upgrade", UPGRADES[0])
+    if upgrade not in UPGRADES:
+        mend = f"There are: {', '.join(UPGRADES)}."
+        found.append(Violation("native.azure.version_upgrade", f"{upgrade!r} is none.", mend))
     ml = "Azure ML serves models with handlers: set workspace in the profile."
     if spec.handler is not None or any(v.handler for v in spec.variants):
         found.append(Violation("handler", "has no place in a model deployment.", ml))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any, Final
 
+from cloudai.testing.emulators.azure import _shapes
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
 from cloudai.testing.emulators.azure._world import ACCOUNT, GROUP, SUBSCRIPTION, Deployed, World
 
@@ -190,7 +191,9 @@ class Manager:
         return Response(body={"id": request.path, "status": status})
 
     def _patch(self, request: Request) -> Response:
-        body = request.json()
+        from azure.mgmt.cognitiveservices.models import PatchResourceTagsAndSku
+
+        body = _shapes.check(request.json(), PatchResourceTagsAndSku)
         with self._world.lock:
             held = self._held(request)
             sku = body.get("sku") or {}
@@ -210,20 +213,28 @@ class Manager:
 
 def _checked(body: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Raises Refused for what is no Deployment (azure-mgmt-cognitiveservices 14.1's model)."""
-    from azure.mgmt.cognitiveservices.models import Deployment
+    from azure.mgmt.cognitiveservices.models import (
+        Deployment,
+        DeploymentModelVersionUpgradeOption,
+    )
 
-    fields = {"sku", "properties", "tags"}
-    if not isinstance(body, dict) or not set(body) <= fields:
-        raise Refused(400, "InvalidRequestContent", f"The request content is invalid: {body!r}.")
-    model: Any = Deployment.deserialize(body)  # reads what the service would read
-    properties = model.properties
-    if properties is None or properties.model is None or model.sku is None:
+    _shapes.check(body, Deployment)
+    properties, sku = body.get("properties") or {}, body.get("sku")
+    model = properties.get("model")
+    if model is None or sku is None:
         raise Refused(400, "InvalidRequestContent", "sku and properties.model are required.")
-    if properties.model.format != "OpenAI" or not properties.model.name:
+    if model.get("format") != "OpenAI" or not model.get("name"):
         raise Refused(400, "InvalidResourceProperties", "The model format and name are required.")
-    if model.sku.name not in _SKUS:
-        raise Refused(400, "InvalidResourceProperties", f"The sku {model.sku.name!r} is not known.")
-    capacity = body["sku"].get("capacity")
-    if not isinstance(capacity, int) or capacity < 1:
+    if sku.get("name") not in _SKUS:
+        raise Refused(
+            400, "InvalidResourceProperties", f"The sku {sku.get('name')!r} is not known."
+        )
+    options = {option.value for option in DeploymentModelVersionUpgradeOption}
+    upgrade = properties.get("versionUpgradeOption")
+    if upgrade is not None and upgrade not in options:
+        raise Refused(
+            400, "InvalidResourceProperties", f"versionUpgradeOption {upgrade!r} is not known."
+        )
+    if sku.get("capacity", 0) < 1:
         raise Refused(400, "InvalidCapacity", "The capacity should be at least 1.")
-    return body["sku"], body["properties"]["model"]
+    return sku, model

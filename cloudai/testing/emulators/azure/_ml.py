@@ -6,6 +6,7 @@ import datetime
 import threading
 from typing import Any, Final
 
+from cloudai.testing.emulators.azure import _shapes
 from cloudai.testing.emulators.azure._blobs import STORE
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
 from cloudai.testing.emulators.azure._world import GROUP, SUBSCRIPTION, WORKSPACE, World
@@ -140,9 +141,9 @@ class MachineLearning:
 
     def _put_asset(self, request: Request) -> Response:
         kind = {
-            "codes": "CodeVersionProperties",
-            "models": "ModelVersionProperties",
-            "environments": "EnvironmentVersionProperties",
+            "codes": "CodeVersion",
+            "models": "ModelVersion",
+            "environments": "EnvironmentVersion",
         }.get(request.groups["kind"])
         if kind is None:
             raise Refused(404, "404", "Resource not found")
@@ -192,7 +193,7 @@ class MachineLearning:
     # -- jobs ----------------------------------------------------------------------------
 
     def _put_job(self, request: Request) -> Response:
-        body = check("CommandJob", request.json())
+        body = check("JobBase", request.json())
         properties, key = body["properties"], self._key(request)
         if properties.get("jobType") != "Command" or not properties.get("command"):
             raise Refused(400, "UserError", "Only command jobs, with a command, are served.")
@@ -263,7 +264,7 @@ class MachineLearning:
 
     def _put_endpoint(self, request: Request) -> Response:
         online = request.groups["kind"].lower() == "onlineendpoints"
-        kind = "OnlineEndpointProperties" if online else "BatchEndpointProperties"
+        kind = "OnlineEndpoint" if online else "BatchEndpoint"
         body = check(kind, request.json())
         if not body.get("location"):
             raise Refused(400, "LocationRequired", "The location property is required.")
@@ -308,7 +309,7 @@ class MachineLearning:
 
     def _put_deployment(self, request: Request) -> Response:
         online = request.groups["kind"].lower() == "onlineendpoints"
-        kind = "ManagedOnlineDeployment" if online else "BatchDeploymentProperties"
+        kind = "OnlineDeployment" if online else "BatchDeployment"
         body = check(kind, request.json())
         self._held(f"{request.groups['kind']}/{request.groups['name']}")
         properties = body["properties"]
@@ -415,15 +416,7 @@ class Scoring:
 
 
 def check(kind: str, body: Any) -> dict[str, Any]:
-    """The body, where azure-ai-ml's own model of it knows all its fields. Raises Refused."""
+    """The body, where it is azure-ai-ml's own model of that name. Raises Refused."""
     from azure.ai.ml._restclient.arm_ml_service import models
 
-    if not isinstance(body, dict) or not isinstance(body.get("properties"), dict):
-        raise Refused(400, "InvalidRequestContent", "properties are required.")
-    model: Any = getattr(models, kind)
-    model()  # its fields are known once one has been made
-    known = {field._rest_name for field in model._attr_to_rest_field.values()}
-    unknown = set(body["properties"]) - known
-    if unknown:
-        raise Refused(400, "InvalidRequestContent", f"{kind} has no {', '.join(sorted(unknown))}.")
-    return body
+    return _shapes.check(body, getattr(models, kind))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from cloudai.testing.emulators.azure import _shapes
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
 from cloudai.testing.emulators.azure._world import TENANT, Vaulted, World
 
@@ -95,13 +96,27 @@ class KeyVault:
         }
 
     def _put(self, request: Request) -> Response:
-        body = request.json()
-        if not isinstance(body, dict) or not isinstance(body.get("value"), str):
-            raise Refused(400, "BadParameter", "Property value is required.", param="value")
+        from azure.keyvault.secrets._generated.models import SecretSetParameters
+
+        body, name = _shapes.check(request.json(), SecretSetParameters), request.groups["name"]
+        attributes = body.get("attributes") or {}
         with self._world.lock:
-            self._world.vault.put(request.groups["name"], body["value"])
-            found = self._world.vault.secrets[request.groups["name"]][-1]
-        return Response(body=self._bundle(request, request.groups["name"], found))
+            if name in self._world.vault.deleted:
+                raise Refused(
+                    409,
+                    "Conflict",
+                    f"Secret {name} is currently in a deleted but recoverable state, and its "
+                    "name cannot be reused; recover or purge it first.",
+                    inner={"code": "ObjectIsDeletedButRecoverable"},
+                )
+            self._world.vault.put(
+                name,
+                body["value"],
+                enabled=attributes.get("enabled", True),
+                expires=attributes.get("exp"),
+            )
+            found = self._world.vault.secrets[name][-1]
+        return Response(body=self._bundle(request, name, found))
 
     def _delete(self, request: Request) -> Response:
         name = request.groups["name"]
