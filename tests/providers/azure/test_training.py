@@ -76,7 +76,7 @@ def test_logs_go_on_where_they_were(
     first = adapter.logs(handle.native_id, None, call)
     again = adapter.logs(handle.native_id, first.cursor, call)
     azure.advance(10)
-    rest = adapter.logs(handle.native_id, first.cursor, call)
+    rest = adapter.logs(handle.native_id, again.cursor, call)
     texts = [line.text for line in (*first.lines, *again.lines, *rest.lines)]
     assert len(texts) == 13
     assert len(set(texts)) == 13
