@@ -1,11 +1,20 @@
-"""The endpoint server against the model's own throughput, in one run.
+"""The endpoint server against the model's own throughput, and other servers, in one run.
 
-    python benchmarks/serving.py [--dtype float32] [--seconds 8] [--rounds 2] [--model DIR]
+    python benchmarks/serving.py                                    # MiniLM, one text a request
+    python benchmarks/serving.py --dtype bfloat16 --peers DIR       # beside the peers in DIR
+    python benchmarks/serving.py --model DIR --inputs FILE          # a model with a handler
+    python benchmarks/serving.py --device cuda --concurrency 256 --texts 1,32
 
-The ceiling: as many processes of one thread as there are cores, each tokenising and encoding
-texts in batches as fast as it can (embeddings), or calling ``predict`` on full batches (--handler).
-Then our server, one text a request, at concurrency 1, 16 and 64. The rounds alternate, so that a
-machine that others use too disturbs both alike; the ratio is of the medians.
+The ceiling is the model without a server, tokenising included: on CPUs as many processes of one
+thread as there are cores, on a GPU one process; each computes full batches as fast as it can. Each
+server is started, warmed, and then measured in windows that alternate with the ceiling's, so that
+a machine that others use too disturbs both alike: the ratio is the median of the windows' own
+ratios. A window during which other processes took more than --foreign cores is repeated up to
+--tries times; what stayed is printed. The load generator runs on the same cores: its share is
+printed, and is not taken out of the ratio.
+
+The peers (benchmarks/peers/README.md) run the same packed encoder, with the batching that their
+documentation recommends; the way of the textbook is Flask with one text a forward.
 """
 
 from __future__ import annotations
@@ -21,56 +30,20 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _cpu
+
 HERE = Path(__file__).parent
-TOPICS = (
+WORDS = (
     "time year people way day man thing woman life child world school state family student "
     "group country problem hand part place case week company system program question work "
     "government number night point home water room mother area money story fact month lot "
     "right study book eye job word business issue side kind head house service friend "
     "father power hour game line "
-)
-WORDS = TOPICS.split()
-
-CEILING = """
-import json, sys, time
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-asked = json.loads(sys.argv[1])
-if asked["handler"]:
-    from cloudai._core.handler import load_handler
-    handler = load_handler(Path(asked["model"]))
-    inputs = asked["inputs"]
-    work = lambda: handler.predict(inputs)
-else:
-    from cloudai.providers.local._packed import PackedEncoder
-    encoder = PackedEncoder(Path(asked["model"]), "cpu", asked["dtype"])
-    inputs = asked["inputs"]
-    work = lambda: encoder.encode_ids(encoder.tokenize(inputs))
-work()
-print("ready", flush=True)
-sys.stdin.readline()
-# One input at a time, in the first process alone: what concurrency 1 is compared with.
-alone = []
-if asked["alone"]:
-    for value in inputs[:200]:
-        begin = time.perf_counter()
-        if asked["handler"]:
-            handler.predict([value])
-        else:
-            encoder.encode_ids(encoder.tokenize([value]))
-        alone.append(time.perf_counter() - begin)
-    print(sorted(alone)[len(alone) // 2], flush=True)
-    sys.exit()
-done, begin = 0, time.perf_counter()
-while time.perf_counter() - begin < asked["seconds"]:
-    work()
-    done += len(inputs)
-print(done / (time.perf_counter() - begin))
-"""
+).split()
 
 
 def texts(count: int, seed: int = 7) -> list[str]:
@@ -80,65 +53,103 @@ def texts(count: int, seed: int = 7) -> list[str]:
     return [" ".join(rng.choice(WORDS) for _ in range(n)).capitalize() + "." for n in lengths]
 
 
-def ceiling(model: str, inputs: list[Any], cores: int, seconds: float, **about: Any) -> float:
-    """Inputs a second of ``cores`` processes of one thread each."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    asked = json.dumps(
-        {"model": model, "inputs": inputs, "seconds": seconds, "alone": seconds == 0, **about}
-    )
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", CEILING, asked],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=env,
-            text=True,
-        )
-        for _ in range(cores)
-    ]
-    for process in running:
-        assert process.stdout is not None
-        assert process.stdout.readline().strip() == "ready"
-    for process in running:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    return sum(float(process.communicate()[0]) for process in running)
+def minilm() -> str:
+    """The embedded MiniLM's folder."""
+    from cloudai.providers.local import _models
+
+    return str(_models.find("embedding", "", home=Path("/nonexistent")).path)
 
 
-class Server:
-    """Our server, in a process of its own."""
+class Ceiling:
+    """The model without a server, in processes that wait until they are asked to compute."""
 
-    def __init__(self, model: str, *arguments: str) -> None:
+    def __init__(self, asked: dict[str, Any], processes: int, threads: int) -> None:
+        env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        env["TOKENIZERS_PARALLELISM"] = "false" if threads == 1 else "true"
+        self.running = [
+            subprocess.Popen(
+                [sys.executable, str(HERE / "_ceiling.py")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=env,
+                text=True,
+            )
+            for _ in range(processes)
+        ]
+        self._tell(self.running, json.dumps(asked))
+        for answer in self._hear(self.running):
+            if answer != "ready":
+                raise SystemExit("the ceiling's process failed")
+
+    def rate(self, seconds: float) -> float:
+        """Inputs a second of all processes together."""
+        self._tell(self.running, str(seconds))
+        return sum(map(float, self._hear(self.running)))
+
+    def alone(self) -> float:
+        """The median milliseconds of one input by itself, in one process."""
+        self._tell(self.running[:1], "0")
+        return float(self._hear(self.running[:1])[0]) * 1e3
+
+    def cpu(self) -> float:
+        return sum(_cpu.of(process.pid) for process in self.running)
+
+    def stop(self) -> None:
+        for process in self.running:
+            process.communicate()
+
+    @staticmethod
+    def _tell(running: list[subprocess.Popen[str]], line: str) -> None:
+        for process in running:
+            assert process.stdin is not None
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
+
+    @staticmethod
+    def _hear(running: list[subprocess.Popen[str]]) -> list[str]:
+        return [process.stdout.readline().strip() for process in running if process.stdout]
+
+
+class Process:
+    """A server in a process of its own, once it answers.
+
+    Parameters
+    ----------
+    command: its arguments; ``{port}`` stands for the port. path: where it takes requests.
+    """
+
+    path = "/predict"
+
+    def __init__(self, command: list[str], env: dict[str, str] | None = None) -> None:
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             self.port = sock.getsockname()[1]
         self.log = tempfile.TemporaryFile()  # noqa: SIM115
-        command = [sys.executable, "-m", "cloudai.server", "--model", model]
         self.process = subprocess.Popen(
-            [*command, "--port", str(self.port), *arguments], stderr=self.log
+            [part.replace("{port}", str(self.port)) for part in command],
+            stdout=self.log,
+            stderr=self.log,
+            env=env,
+            start_new_session=True,
         )
         end = time.monotonic() + 120
-        while not self._ready():
+        while not self.ready():
             if self.process.poll() is not None or time.monotonic() > end:
                 self.log.seek(0)
-                raise SystemExit(self.log.read().decode())
+                text = self.log.read().decode()
+                self.stop()
+                raise SystemExit(text[-4000:])
             time.sleep(0.1)
 
-    def _ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/models") as answer:
-                models = json.load(answer)["models"]
-        except OSError:
-            return False
-        # All workers, not only the first: a load on half of them measures half.
-        return bool(models) and models[0]["variants"][0]["ready"] >= self.workers
+    def ready(self) -> bool:
+        raise NotImplementedError
 
-    workers = 1
-
-    def load(self, bodies: list[str], concurrency: int, seconds: float) -> dict[str, Any]:
-        asked = {"port": self.port, "path": "/predict", "bodies": bodies,
-                 "concurrency": concurrency, "seconds": seconds}  # fmt: skip
+    def load(
+        self, bodies: list[str], concurrency: int, seconds: float, processes: int = 1
+    ) -> dict[str, Any]:
+        asked = {"port": self.port, "path": self.path, "bodies": bodies,
+                 "concurrency": concurrency, "seconds": seconds,
+                 "processes": processes}  # fmt: skip
         ran = subprocess.run(
             [sys.executable, str(HERE / "_load.py")],
             input=json.dumps(asked),
@@ -148,59 +159,233 @@ class Server:
         )
         return json.loads(ran.stdout)
 
+    def cpu(self) -> tuple[float, float]:
+        """CPU seconds of the process itself and of all below it."""
+        pid = self.process.pid
+        return _cpu.of(pid), sum(map(_cpu.of, _cpu.descendants(pid)))
+
     def stop(self) -> None:
+        below = _cpu.descendants(self.process.pid)
         self.process.terminate()
-        self.process.wait(30)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        for pid in below:  # a peer's processes that did not end with it
+            if Path(f"/proc/{pid}").exists():
+                os.kill(pid, 9)
+
+
+class Server(Process):
+    """Our server. ``workers``: how many it was told to start."""
+
+    workers = 1
+
+    def __init__(self, model: str, *arguments: str) -> None:
+        command = [sys.executable, "-m", "cloudai.server", "--model", model]
+        super().__init__([*command, "--port", "{port}", *arguments])
+
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/models") as answer:
+                models = json.load(answer)["models"]
+        except OSError:
+            return False
+        # All workers, not only the first: a load on half of them measures half.
+        return bool(models) and models[0]["variants"][0]["ready"] >= self.workers
+
+
+class Peer(Process):
+    """Another server of the same model; ready once it answered a request."""
+
+    path = "/embed"
+
+    def __init__(self, command: list[str], body: str, env: dict[str, str]) -> None:
+        self.body = body.encode()
+        super().__init__(command, {**os.environ, **env})
+
+    def ready(self) -> bool:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{self.path}",
+            self.body,
+            {"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+
+class Windows:
+    """Measures in windows, and repeats those that others disturbed."""
+
+    def __init__(self, seconds: float, foreign: float, tries: int) -> None:
+        self.seconds = seconds
+        self.foreign = foreign
+        self.tries = tries
+        self.cores = len(os.sched_getaffinity(0))
+
+    def _undisturbed(self, measure: Callable[[], Any], own: Callable[[], float]) -> Any:
+        """The measurement with the least foreign CPU time of at most ``tries``."""
+        best: tuple[float, Any] | None = None
+        for _ in range(self.tries):
+            begin, machine, mine = time.monotonic(), _cpu.machine(), own()
+            made = measure()
+            spent = time.monotonic() - begin
+            foreign = max(0.0, _cpu.machine() - machine - (own() - mine)) / spent
+            if best is None or foreign < best[0]:
+                best = (foreign, made)
+            if foreign <= self.foreign:
+                break
+        assert best is not None
+        return best
+
+    def compare(
+        self,
+        ceiling: Ceiling,
+        server: Process,
+        bodies: list[str],
+        concurrency: int,
+        rounds: int,
+        texts_each: int = 1,
+        processes: int = 1,
+    ) -> dict[str, Any]:
+        """The server's inputs a second and their ratio to the ceiling's, window by window."""
+        server.load(bodies, concurrency, 2.0, processes)
+        rows: list[dict[str, Any]] = []
+        generator = 0.0
+
+        def load() -> dict[str, Any]:
+            nonlocal generator
+            before = server.cpu()
+            made = server.load(bodies, concurrency, self.seconds, processes)
+            after = server.cpu()
+            generator += made["cpu"]
+            count = max(1, sum(made["statuses"].values()))
+            made["front_us"] = (after[0] - before[0]) / count * 1e6
+            made["workers_us"] = (after[1] - before[1]) / count * 1e6
+            made["generator_us"] = made["cpu"] / count * 1e6
+            return made
+
+        for _ in range(rounds):
+            calm_top, top = self._undisturbed(lambda: ceiling.rate(self.seconds), ceiling.cpu)
+            calm, made = self._undisturbed(load, lambda: sum(server.cpu()) + generator)
+            made["rps"] *= texts_each
+            rows.append({**made, "ceiling": top, "ratio": made["rps"] / top,
+                         "foreign": max(calm, calm_top)})  # fmt: skip
+        found = {
+            name: statistics.median(row[name] for row in rows)
+            for name in ("rps", "ceiling", "ratio", "p50_ms", "p99_ms", "foreign", "front_us",
+                         "workers_us", "generator_us")
+        }  # fmt: skip
+        statuses = {status for row in rows for status in row["statuses"]}
+        return {**found, "statuses": sorted(statuses), "concurrency": concurrency}
+
+
+def show(name: str, row: dict[str, Any]) -> None:
+    print(
+        f"{name:28} c={row['concurrency']:<4}{row['rps']:8.0f}/s of {row['ceiling']:6.0f} = "
+        f"{row['ratio']:5.2f}  p50 {row['p50_ms']:7.1f} p99 {row['p99_ms']:7.1f} ms  "
+        f"CPU us a request: front {row['front_us']:.0f} rest {row['workers_us']:.0f} "
+        f"generator {row['generator_us']:.0f}  others {row['foreign']:.2f} cores  "
+        f"{','.join(row['statuses'])}",
+        flush=True,
+    )
+
+
+def arguments() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    made.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    made.add_argument("--device", default="cpu", help="cpu or cuda")
+    made.add_argument("--workers", type=int, help="default: one a core; 4 on a GPU")
+    made.add_argument("--seconds", type=float, default=4.0, help="of one window")
+    made.add_argument("--rounds", type=int, default=3)
+    made.add_argument("--concurrency", help="default: 1,16,64; on a GPU 1,64,256")
+    made.add_argument("--texts", default="1", help="texts a request, such as 1,32")
+    made.add_argument("--model", help="a model directory (default: the embedded MiniLM)")
+    made.add_argument("--random-weights", metavar="DIR", help="a folder with MiniLM's config.json "
+                      "and tokenizer.json: its shape with random weights")  # fmt: skip
+    made.add_argument("--inputs", help="a JSON list of inputs, for a model with a handler")
+    made.add_argument("--peers", type=Path, help="what benchmarks/peers/setup.sh filled")
+    made.add_argument("--only", help="peers by name, such as litserve,bentoml")
+    made.add_argument("--generators", type=int, help="processes of the load generator")
+    made.add_argument("--foreign", type=float, default=0.15, help="cores of others to bear with")
+    made.add_argument("--tries", type=int, default=3)
+    made.add_argument("--access-log", action="store_true")
+    made.add_argument("server", nargs="*", help="more arguments of our server, after --")
+    return made
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--model", help="a model directory (default: the embedded MiniLM)")
-    parser.add_argument("--inputs", help="a JSON list of inputs, for a model with a handler")
-    parser.add_argument("--access-log", action="store_true")
-    options = parser.parse_args()
-    model = options.model
+    options = arguments().parse_args()
+    cuda = options.device.startswith("cuda")
+    model = options.model or (None if options.random_weights else minilm())
+    scratch = tempfile.TemporaryDirectory()
     if model is None:
-        from cloudai.providers.local import _models
+        from _shape import random_weights
 
-        model = str(_models.find("embedding", "", home=Path("/nonexistent")).path)
-    inputs: list[Any] = texts(512)
+        model = random_weights(Path(options.random_weights), Path(scratch.name))
+    inputs: list[Any] = texts(4096 if cuda else 512)
     if options.inputs:
         inputs = json.loads(Path(options.inputs).read_text())
     cores = len(os.sched_getaffinity(0))
-    bodies = [json.dumps({"inputs": [value]}) for value in inputs]
-    arguments = ["--dtype", options.dtype, "--workers", str(cores), "--device", "cpu"]
+    asked = {"model": model, "device": options.device, "dtype": options.dtype,
+             "handler": bool(options.inputs), "forward": False, "inputs": inputs,
+             "batch": len(inputs)}  # fmt: skip
+    workers = options.workers or (4 if cuda else cores)
+    windows = Windows(options.seconds, options.foreign, options.tries)
+    processes, threads = (1, cores) if cuda else (cores, 1)
+    print(f"cores {cores}, {options.device}, {options.dtype}, workers {workers}")
+    ceiling = Ceiling(asked, processes, threads)
+    if cuda:
+        for about in ({"batch": 256}, {"forward": True, "batch": 256}, {"forward": True}):
+            other = Ceiling({**asked, **about}, processes, threads)
+            batch = {**asked, **about}["batch"]
+            what = "forward alone" if "forward" in about else "tokenising and forward"
+            print(f"{what}, {batch} a batch: {other.rate(options.seconds):.0f}/s", flush=True)
+            other.stop()
+    print(f"one input alone, without a server: p50 {ceiling.alone():.2f} ms", flush=True)
+    concurrencies = options.concurrency or ("1,64,256" if cuda else "1,16,64")
+    generators = options.generators or (4 if cuda else 1)
+    extra = ["--dtype", options.dtype, "--workers", str(workers), "--device", options.device]
     if not options.access_log:
-        arguments.append("--no-access-log")
-    ceilings: list[float] = []
-    alone: list[float] = []
-    rates: dict[int, list[dict[str, Any]]] = {1: [], 16: [], 64: []}
-    Server.workers = cores
-    for _ in range(options.rounds):
-        about = {"dtype": options.dtype, "handler": bool(options.inputs)}
-        alone.append(ceiling(model, inputs[:512], 1, 0, **about) * 1e3)
-        ceilings.append(ceiling(model, inputs[:512], cores, options.seconds, **about))
-        server = Server(model, *arguments)
-        try:
-            server.load(bodies, 64, 2.0)  # warm
-            for concurrency, found in rates.items():
-                found.append(server.load(bodies, concurrency, options.seconds))
-        finally:
-            server.stop()
-    top = statistics.median(ceilings)
-    print(f"cores {cores}, {options.dtype}; ceiling {top:.0f}/s, of {[round(c) for c in ceilings]}")
-    print(f"one input alone, without a server: p50 {statistics.median(alone):.2f} ms")
-    for concurrency, found in rates.items():
-        rate = statistics.median(one["rps"] for one in found)
-        print(
-            f"concurrency {concurrency:3}: {rate:7.0f}/s  {rate / top:5.2f} of the ceiling  "
-            f"p50 {statistics.median(one['p50_ms'] for one in found):.1f} ms  "
-            f"p99 {statistics.median(one['p99_ms'] for one in found):.1f} ms  "
-            f"{found[-1]['statuses']}"
-        )
+        extra.append("--no-access-log")
+    Server.workers = workers
+    server = Server(model, *extra, *options.server)
+    try:
+        for each in map(int, options.texts.split(",")):
+            bodies = [
+                json.dumps({"inputs": inputs[at : at + each]})
+                for at in range(0, len(inputs) - each + 1, each)
+            ]
+            for concurrency in map(int, concurrencies.split(",")):
+                row = windows.compare(
+                    ceiling, server, bodies, concurrency, options.rounds, each,
+                    min(generators, concurrency),
+                )  # fmt: skip
+                show("cloudai" if each == 1 else f"cloudai, {each} texts each", row)
+    finally:
+        server.stop()
+    if options.peers:
+        from peers import PEERS
+
+        names = options.only.split(",") if options.only else list(PEERS)
+        for name in names:
+            command, single, env = PEERS[name](options.peers, cores)
+            env |= {"BENCH_MODEL": model, "BENCH_DTYPE": options.dtype}
+            bodies = [json.dumps(single(text)) for text in inputs]
+            try:
+                peer = Peer(command, bodies[0], env)
+            except SystemExit as error:
+                print(f"{name}: did not start: {str(error)[-300:]}", flush=True)
+                continue
+            try:
+                show(name, windows.compare(ceiling, peer, bodies, 64, options.rounds))
+            finally:
+                peer.stop()
+    ceiling.stop()
 
 
 if __name__ == "__main__":
