@@ -37,13 +37,14 @@ from typing import Any
 import _cpu
 
 HERE = Path(__file__).parent
-WORDS = (
+TOPICS = (
     "time year people way day man thing woman life child world school state family student "
     "group country problem hand part place case week company system program question work "
     "government number night point home water room mother area money story fact month lot "
     "right study book eye job word business issue side kind head house service friend "
     "father power hour game line "
-).split()
+)
+WORDS = TOPICS.split()
 
 
 def texts(count: int, seed: int = 7) -> list[str]:

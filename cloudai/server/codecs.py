@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai.server.config import Limits
+from cloudai.server.config import DEFAULT_BATCH, Limits
 from cloudai.server.http import HTTPError
 from cloudai.server.wire import Item, ItemKind
 
@@ -166,7 +166,7 @@ def parse_any(body: bytes, limits: Limits) -> Parsed:
 
 def items_of(parsed: Parsed, accept: str, limits: Limits) -> list[Item]:
     """The request in parts of one batch at most, so that several workers share a large one."""
-    values, size = parsed.values, limits.batch
+    values, size = parsed.values, limits.batch or DEFAULT_BATCH
     return [
         Item(
             "json",

@@ -15,6 +15,7 @@ from cloudai.errors import ConfigError, InvalidRequest
 from cloudai.types._base import check_positive, invalid
 
 DEFAULT_PORT: Final = 8080
+DEFAULT_BATCH: Final = 64
 TOKEN_VARIABLE: Final = "CLOUDAI_SERVER_TOKEN"  # noqa: S105 (a variable's name)
 TOKEN_FILE_VARIABLE: Final = "CLOUDAI_SERVER_TOKEN_FILE"  # noqa: S105 (a variable's name)
 SAGEMAKER_MODEL_DIR: Final = "/opt/ml/model"
@@ -82,8 +83,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     body: bytes. depth: levels of JSON. items: inputs of one request.
     timeout: seconds until an answer; then 504. SageMaker allows a container 60 (InvokeEndpoint,
         read 2026-11). body_timeout: seconds until the whole request has come; then 408.
-    batch: items of one ``predict`` call. batch_bytes: bytes of one. queue: items that wait;
-        beyond it 429.
+    batch: items of one ``predict`` call; None: 64, or what the engine takes best (1024 texts
+        for embeddings on a GPU). batch_bytes: bytes of one. queue: items that wait; beyond it
+        429.
     drain: seconds for the requests under way when the server is told to stop.
     """
 
@@ -92,7 +94,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     items: int = 10_000
     timeout: float = 60.0
     body_timeout: float = 30.0
-    batch: int = 64
+    batch: int | None = None
     batch_bytes: int = 8 << 20
     queue: int = 1024
     drain: float = 30.0

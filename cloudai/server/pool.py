@@ -22,6 +22,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from cloudai.errors import CloudAIError, EndpointError, RateLimited, ServiceUnavailable
+from cloudai.server.config import DEFAULT_BATCH
 from cloudai.server.engines import Options
 from cloudai.server.tracing import Mark
 from cloudai.server.wire import (
@@ -138,7 +139,7 @@ class Group:
         env: dict[str, str],
         timeout: float,
         queue: int,
-        batch: int,
+        batch: int | None,
         batch_bytes: int,
         devices: tuple[str, ...] = (),
         on_batch: Callable[[int, float], None] = lambda items, seconds: None,
@@ -150,7 +151,8 @@ class Group:
         self.env = env
         self.timeout = timeout
         self.limit = queue
-        self.batch = batch
+        self.batch = batch or DEFAULT_BATCH
+        self._batch_from_engine = batch is None
         self.batch_bytes = batch_bytes
         self.devices = devices
         self.info: dict[str, Any] = {}
@@ -333,6 +335,8 @@ class Group:
             worker.ready = True
             self.error = None
             self.info = message.info
+            if self._batch_from_engine:
+                self.batch = self.info.get("batch", DEFAULT_BATCH)
             self._pause = RESTART_PAUSE
             self._log("worker_ready", worker=worker.number)
             if not self._first_ready.done():

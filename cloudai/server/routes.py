@@ -18,6 +18,7 @@ from cloudai.server.codecs import (
     parse_object,
     to_csv,
 )
+from cloudai.server.config import DEFAULT_BATCH
 from cloudai.server.http import JSON_TYPE, HTTPError, Request, Response
 from cloudai.server.metrics import CONTENT_TYPE
 from cloudai.server.models import ServedModel
@@ -186,7 +187,8 @@ async def _typed(
         # NumPy's format is one array of all outputs, so such a request is not cut in parts.
         items = items_of(parsed, accept, limits)
         if accept == "application/x-npy" and len(items) > 1:
-            raise HTTPError(406, f"more than {limits.batch} outputs do not come as one array")
+            most = limits.batch or DEFAULT_BATCH
+            raise HTTPError(406, f"more than {most} outputs do not come as one array")
         return await _json_answer(app, request, model, items, parsed)
     if not body and kind != "image":
         raise HTTPError(400, "the body is empty")

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai.errors import CloudAIError, ContextOverflow, InvalidRequest
+from cloudai.server.config import DEFAULT_BATCH
 from cloudai.server.engines import (
     Engine,
     Options,
@@ -24,6 +25,9 @@ from cloudai.server.engines import (
 )
 from cloudai.server.wire import BASE64, Item, Result
 from cloudai.types._base import invalid
+
+GPU_BATCH: Final = 1024
+"""Texts that a GPU gets at once."""
 
 _WARM_TEXTS: Final = ("a", "The quick brown fox jumps over the lazy dog.")
 
@@ -164,11 +168,14 @@ class EmbeddingEngine(_TextBatch):
 
         dtype = "float32" if options.dtype == "auto" else options.dtype
         device = _device.pick(options.device)
+        # Only GPUs gain from more; the encoder cuts what is too much for one forward.
+        self._batch = GPU_BATCH if device.startswith("cuda") else DEFAULT_BATCH
         self._encoder = open_encoder(_models.Found(name=folder.name, path=folder), device, dtype)
 
     def info(self) -> dict[str, Any]:
         return {
             "engine": "embeddings",
+            "batch": self._batch,
             "dimensions": self._encoder.dim,
             "max_tokens": self._encoder.limit,
             "input_schema": _TEXT_SCHEMA,

@@ -217,36 +217,31 @@ def varlen(device: str, dtype: Any, width: int) -> Varlen | None:
     """
     if not device.startswith("cuda"):
         return None
-    ops = torch.ops.aten
-    found: Varlen
-    if dtype in (torch.float16, torch.bfloat16):
-
-        def found(q: Any, k: Any, v: Any, bounds: Any, longest: int) -> Any:
-            made = ops._flash_attention_forward(
-                q, k, v, bounds, bounds, longest, longest, 0.0, False, False
-            )
-            return made[0]
-    else:
-
-        def found(q: Any, k: Any, v: Any, bounds: Any, longest: int) -> Any:
-            made = ops._efficient_attention_forward(
-                q[None], k[None], v[None], None, bounds, bounds, longest, longest, 0.0, 0
-            )
-            return made[0][0]
-
-    qkv = torch.randn(5, 3, 2, width, device=device, dtype=dtype)
-    q, k, v = qkv.unbind(1)
+    half = dtype in (torch.float16, torch.bfloat16)
+    found = _flash if half else _efficient
+    q, k, v = torch.randn(5, 3, 2, width, device=device, dtype=dtype).unbind(1)
     bounds = torch.tensor([0, 3, 5], dtype=torch.int32, device=device)
     try:
         with torch.inference_mode():
             mixed = found(q, k, v, bounds, 3)
             for start, end in ((0, 3), (3, 5)):
-                own = (part[start:end].transpose(0, 1) for part in (q, k, v))
-                alone = F.scaled_dot_product_attention(*own).transpose(0, 1)
+                own_q, own_k, own_v = (part[start:end].transpose(0, 1) for part in (q, k, v))
+                alone = F.scaled_dot_product_attention(own_q, own_k, own_v).transpose(0, 1)
                 torch.testing.assert_close(mixed[start:end], alone, rtol=0.02, atol=0.02)
     except (AttributeError, RuntimeError, TypeError, IndexError, AssertionError):
         return None
     return found
+
+
+def _flash(q: Any, k: Any, v: Any, bounds: Any, longest: int) -> Any:
+    forward: Any = torch.ops.aten._flash_attention_forward
+    return forward(q, k, v, bounds, bounds, longest, longest, 0.0, False, False)[0]
+
+
+def _efficient(q: Any, k: Any, v: Any, bounds: Any, longest: int) -> Any:
+    forward: Any = torch.ops.aten._efficient_attention_forward
+    one, two, three = q[None], k[None], v[None]
+    return forward(one, two, three, None, bounds, bounds, longest, longest, 0.0, 0)[0][0]
 
 
 class _Pack:
@@ -277,7 +272,8 @@ class _Pack:
         split = qkv.view(rows, 3, heads, -1)
         longest = int(self._lengths[0])
         if self._kernel is not None:
-            return self._kernel(*split.unbind(1), self._bounds, longest).reshape(rows, -1)
+            q, k, v = split.unbind(1)
+            return self._kernel(q, k, v, self._bounds, longest).reshape(rows, -1)
         if self._nested:
             q, k, v = (
                 torch.nested.nested_tensor_from_jagged(
