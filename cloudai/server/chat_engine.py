@@ -160,7 +160,7 @@ class ChatEngine:
     def stream(self, item: Item, emit: Callable[[bytes], bool]) -> Result:
         """Sends OpenAI's chunks; ends early when ``emit`` says that nobody reads any more."""
         try:
-            asked = _decode(item.inputs)
+            asked = decode_completion(item.inputs)
             request = self._request(asked)
             head: dict[str, Any] = {
                 "id": f"chatcmpl-{uuid.uuid4().hex}",
@@ -191,12 +191,12 @@ class ChatEngine:
         try:
             if item.kind != "chat":
                 return self._predict(item)
-            asked = _decode(item.inputs)
+            asked = decode_completion(item.inputs)
             reply = self._chat.create(self._request(asked), Call())
         except CloudAIError as error:
             return _failed(error)
         return Result(
-            body=_encode(_completion(asked.model, reply)),
+            body=_encode(completion(asked.model, reply)),
             tokens=reply.usage.input_tokens,
             generated=reply.usage.output_tokens,
         )
@@ -215,7 +215,9 @@ class ChatEngine:
                 value = {"messages": [{"role": "user", "content": value}]}
             if not isinstance(value, dict) or "messages" not in value:
                 raise invalid(f"inputs[{at}]", value, "is neither a text nor has messages")
-            asked = _decode(_encode({"model": "", **params, "messages": value["messages"]}))
+            asked = decode_completion(
+                _encode({"model": "", **params, "messages": value["messages"]})
+            )
             reply = self._chat.create(self._request(asked), Call())
             result.outputs.append(_encode(reply.text))
             result.tokens += reply.usage.input_tokens
@@ -223,27 +225,33 @@ class ChatEngine:
         return result
 
     def _request(self, asked: Completion) -> ChatRequest:
-        if asked.n not in (None, 1):
-            raise invalid("n", asked.n, "is not 1", "Send one request for each answer.")
-        if asked.logprobs:
-            raise invalid("logprobs", True, "is not supported")
-        choice = asked.tool_choice
-        return ChatRequest(
-            model=self._folder,
-            messages=tuple(_message(message, at) for at, message in enumerate(asked.messages)),
-            temperature=asked.temperature,
-            top_p=asked.top_p,
-            seed=asked.seed,
-            max_tokens=asked.max_completion_tokens or asked.max_tokens,
-            stop=(asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()),
-            tools=tuple(_tool(tool.function) for tool in asked.tools or ()),
-            tool_choice=choice.function.name if isinstance(choice, _NamedTool) else choice,
-            response_schema=_schema(asked.response_format),
-            native=dict(self._native),
-        )
+        return request_of(asked, self._folder, dict(self._native))
 
 
-def _decode(data: bytes) -> Completion:
+def request_of(asked: Completion, model: str, native: dict[str, Any]) -> ChatRequest:
+    """The neutral request that OpenAI's body says. Raises InvalidRequest."""
+    if asked.n not in (None, 1):
+        raise invalid("n", asked.n, "is not 1", "Send one request for each answer.")
+    if asked.logprobs:
+        raise invalid("logprobs", True, "is not supported")
+    choice = asked.tool_choice
+    return ChatRequest(
+        model=model,
+        messages=tuple(_message(message, at) for at, message in enumerate(asked.messages)),
+        temperature=asked.temperature,
+        top_p=asked.top_p,
+        seed=asked.seed,
+        max_tokens=asked.max_completion_tokens or asked.max_tokens,
+        stop=(asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()),
+        tools=tuple(_tool(tool.function) for tool in asked.tools or ()),
+        tool_choice=choice.function.name if isinstance(choice, _NamedTool) else choice,
+        response_schema=_schema(asked.response_format),
+        native=native,
+    )
+
+
+def decode_completion(data: bytes) -> Completion:
+    """OpenAI's body. Raises InvalidRequest."""
     try:
         return _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -324,7 +332,8 @@ def _schema(wanted: _Format | None) -> ResponseSchema | None:
     return ResponseSchema(schema=wanted.json_schema.schema, name=wanted.json_schema.name)
 
 
-def _completion(model: str, reply: ChatReply) -> dict[str, Any]:
+def completion(model: str, reply: ChatReply) -> dict[str, Any]:
+    """An answer as OpenAI's body."""
     message: dict[str, Any] = {"role": "assistant", "content": reply.text or None, "refusal": None}
     if reply.tool_calls:
         message["tool_calls"] = [

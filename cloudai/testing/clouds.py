@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from cloudai._core.registry import unknown
 from cloudai.errors import InvalidRequest
 from cloudai.testing._cloud_faults import CloudFaults
+from cloudai.testing.emulators._models import shared
 
 if TYPE_CHECKING:
     from cloudai.client import AsyncClient, Client
@@ -195,7 +196,9 @@ class EmulatedAws(EmulatedCloud):
         from cloudai.testing.emulators.aws import AwsEmulator, Fate, LocalExecutor, ScriptedExecutor
 
         if self._execute:
-            executor: Any = LocalExecutor(self.folder / "work", starting=LIVES["starting"])
+            executor: Any = LocalExecutor(
+                self.folder / "work", starting=LIVES["starting"], models=shared()
+            )
         else:
             fate = Fate(starting=LIVES["starting"], running=LIVES["running"])
             executor = ScriptedExecutor(default=fate)
@@ -242,7 +245,7 @@ class EmulatedAzure(EmulatedCloud):
     def _make(self) -> Any:
         from cloudai.testing.emulators.azure import AzureEmulator, LocalExecutor
 
-        executor = LocalExecutor() if self._execute else None
+        executor = LocalExecutor(shared()) if self._execute else None
         return AzureEmulator(executor, speed=self._speed, port=self._port, seed=self._seed)
 
     def _begun(self) -> None:
@@ -286,7 +289,11 @@ class EmulatedVertex(EmulatedCloud):
         from cloudai.testing.emulators.vertex import VertexEmulator
 
         return VertexEmulator(
-            speed=self._speed, port=self._port, seed=self._seed, execute=self._execute
+            speed=self._speed,
+            port=self._port,
+            seed=self._seed,
+            execute=self._execute,
+            models=shared() if self._execute else None,
         )
 
     def _vendor(self) -> dict[str, str]:

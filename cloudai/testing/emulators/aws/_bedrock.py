@@ -1,8 +1,8 @@
 """Bedrock: Converse, ConverseStream, InvokeModel.
 
-No model runs. What is answered follows from the request, by the rules of the fake provider; or
-``world.chat`` answers: a callable that gets the request's body and gives a text, or the whole
-body of the answer.
+What is answered follows from the request, by the rules of the fake provider; or the executor's
+``models`` answer, which run on this machine; or ``world.chat``: a callable that gets the request's
+body and gives a text, or the whole body of the answer.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import itertools
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
+from cloudai.errors import CloudAIError, ContextOverflow, InvalidRequest, UnsupportedByProvider
 from cloudai.providers.aws import _eventstream
 from cloudai.providers.fake import _text
 from cloudai.providers.fake.embeddings import _vector
+from cloudai.testing.emulators._models import LocalModels
 from cloudai.testing.emulators.aws._runtime import Answer, error
 from cloudai.testing.emulators.aws._world import WORLD
 from cloudai.types import (
@@ -140,6 +142,8 @@ def _answered(model: str, body: dict[str, Any]) -> _Answered | Answer:
     custom = WORLD.chat(body) if WORLD.chat is not None else None
     if isinstance(custom, dict):
         return _Answered([], [], "end_turn", {}, body=custom)
+    if custom is None and WORLD.executor.models is not None:
+        return _by_model(WORLD.executor.models, request, body)
     if custom is None:
         reply = _text.answer(request)
         text, calls = reply.text, reply.tool_calls
@@ -155,6 +159,50 @@ def _answered(model: str, body: dict[str, Any]) -> _Answered | Answer:
     stop = "tool_use" if made else "max_tokens" if reason == "length" else "end_turn"
     thinks = "thinking" in body.get("additionalModelRequestFields", {})
     return _Answered(pieces, made, stop, usage, "emulated reasoning" if thinks else "")
+
+
+def _by_model(
+    models: LocalModels, request: ChatRequest, body: Mapping[str, Any]
+) -> _Answered | Answer:
+    """The answer of a model of this machine."""
+    config = body.get("inferenceConfig", {})
+    system = "\n".join(one["text"] for one in body.get("system", ()) if "text" in one)
+    messages = request.messages
+    asked = msgspec.structs.replace(
+        request,
+        messages=(Message("system", system), *messages) if system else messages,
+        temperature=config.get("temperature"),
+        top_p=config.get("topP"),
+    )
+    try:
+        reply = models.reply(asked)
+    except CloudAIError as failure:
+        return _refused(failure)
+    calls = [
+        {"toolUseId": f"tooluse_{uuid.uuid4().hex[:12]}", "name": one.name, "input": one.input}
+        for one in reply.tool_calls
+    ]
+    spent = reply.usage
+    reason = "max_tokens" if reply.finish_reason == "length" else "end_turn"
+    return _Answered(
+        _text.tokens(reply.text),
+        calls,
+        "tool_use" if calls else reason,
+        {
+            "inputTokens": spent.input_tokens,
+            "outputTokens": spent.output_tokens,
+            "totalTokens": spent.total_tokens,
+        },
+    )
+
+
+def _refused(failure: CloudAIError) -> Answer:
+    """A local model's error in Bedrock's words."""
+    if isinstance(failure, ContextOverflow):
+        return error(400, "ValidationException", "Input is too long for requested model.")
+    if isinstance(failure, (InvalidRequest, UnsupportedByProvider)):
+        return error(400, "ValidationException", str(failure))
+    return error(500, "InternalServerException", str(failure))
 
 
 def _blocks(answer: _Answered) -> list[dict[str, Any]]:
@@ -246,8 +294,10 @@ def _event(kind: str, value: dict[str, Any]) -> bytes:
     return _eventstream.event(kind, msgspec.json.encode({**value, "p": "abcdefgh"}))
 
 
-def _embedding(text: str, dim: int) -> list[float]:
-    return _vector(_WORD.findall(text.lower()) or [text], dim)
+def _embeddings(texts: Sequence[str], dim: int) -> list[list[float]]:
+    if WORLD.executor.models is not None:
+        return WORLD.executor.models.vectors(texts, dim)[0]
+    return [_vector(_WORD.findall(text.lower()) or [text], dim) for text in texts]
 
 
 _TITAN_LIMIT: Final = 8192
@@ -266,7 +316,7 @@ def invoke_body(model: str, asked: dict[str, Any]) -> tuple[Any, int] | Answer:
                 "400 Bad Request: Too many input tokens. Max input tokens: "
                 f"{_TITAN_LIMIT}, request input token count: {count}",
             )  # fmt: skip
-        made = _embedding(asked["inputText"], asked.get("dimensions", 1024))
+        (made,) = _embeddings([asked["inputText"]], asked.get("dimensions", 1024))
         return {"embedding": made, "inputTextTokenCount": count}, count
     if "texts" in asked:
         texts: list[str] = asked["texts"]
@@ -279,7 +329,7 @@ def invoke_body(model: str, asked: dict[str, Any]) -> tuple[Any, int] | Answer:
                 f"too many tokens: the model takes at most {_COHERE_LIMIT} tokens, got {longest}",
             )  # fmt: skip
         dim = asked.get("output_dimension", 1024)
-        rows = [_embedding(" ".join(text.split()[:_COHERE_LIMIT]), dim) for text in texts]
+        rows = _embeddings([" ".join(text.split()[:_COHERE_LIMIT]) for text in texts], dim)
         total = sum(min(len(text.split()), _COHERE_LIMIT) for text in texts)
         body = {"id": "x", "response_type": "embeddings_by_type", "texts": texts,
                 "embeddings": {"float": rows}}  # fmt: skip
@@ -288,7 +338,10 @@ def invoke_body(model: str, asked: dict[str, Any]) -> tuple[Any, int] | Answer:
 
 
 def invoke_model(region: str, path: str, headers: Any, body: bytes, query: Any) -> Answer:
-    made = invoke_body(_model(path), msgspec.json.decode(body))
+    try:
+        made = invoke_body(_model(path), msgspec.json.decode(body))
+    except CloudAIError as failure:
+        return _refused(failure)
     if len(made) == 3:
         return made
     answer, tokens = made

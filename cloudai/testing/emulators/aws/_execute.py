@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import IO, Any, Final
 
+from cloudai.testing.emulators._models import LocalModels
 from cloudai.testing.emulators.aws import _stores, _worker
 from cloudai.testing.emulators.aws._world import Fate, Look, Run, ScriptedExecutor, Served, World
 
@@ -33,10 +34,14 @@ class LocalExecutor(ScriptedExecutor):
     Parameters
     ----------
     folder: where it all lies. starting: seconds before a job starts.
+    models: answers chat and embeddings; None leaves them to rules.
     """
 
-    def __init__(self, folder: Path, starting: float = 0.0) -> None:
+    def __init__(
+        self, folder: Path, starting: float = 0.0, models: LocalModels | None = None
+    ) -> None:
         super().__init__()
+        self.models = models
         self.folder = folder
         self.starting = starting
         self._count = 0

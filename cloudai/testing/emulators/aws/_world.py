@@ -12,6 +12,8 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from cloudai.testing.emulators._models import LocalModels
+
 ACCOUNT: Final = "123456789012"
 """moto's account."""
 
@@ -96,6 +98,9 @@ class Served(Protocol):
 class Executor(Protocol):
     """What runs the account's work. ``ScriptedExecutor`` runs nothing;
     ``_execute.LocalExecutor`` runs the user's own code in processes of this machine."""
+
+    models: LocalModels | None
+    """What answers chat and embeddings; None: rules do."""
 
     def train(self, job: dict[str, Any], world: World) -> Run: ...
     def transform(self, job: dict[str, Any], world: World) -> tuple[Fate, Served]: ...
@@ -200,6 +205,7 @@ class ScriptedExecutor:
         default: Fate | None = None,
         invoke: Callable[[bytes, str], tuple[int, bytes]] | None = None,
     ) -> None:
+        self.models: LocalModels | None = None
         self.fates = deque(fates)
         self.default = default or Fate()
         self.invoke = invoke

@@ -27,6 +27,8 @@ VERSIONS: Final = {
 _COGNITIVE: Final = {"https://cognitiveservices.azure.com", "https://ai.azure.com"}
 _CONTEXT: Final = 16_000
 """Tokens (words, here) that an emulated chat model holds."""
+_ASIDE: Final = {"finish_reason", "usage"}
+"""What an executor's message holds beside the message itself."""
 _SAFE: Final = {
     name: {"filtered": False, "severity": "safe"}
     for name in ("hate", "self_harm", "sexual", "violence")
@@ -167,12 +169,13 @@ class DataPlane:
                     "message": {
                         "role": "assistant",
                         "refusal": None,
-                        **{k: v for k, v in message.items() if k != "finish_reason"},
+                        **{k: v for k, v in message.items() if k not in _ASIDE},
                         "content": content,
                     },
                 }
             ],
-            "usage": {
+            "usage": message.get("usage")
+            or {
                 "prompt_tokens": asked,
                 "completion_tokens": said + reasoned,
                 "total_tokens": asked + said + reasoned,
@@ -204,7 +207,7 @@ class DataPlane:
                 "max_tokens_per_request",
                 f"Requested {sum(counts)} tokens, max 300000 tokens per request",
             )
-        size = body.get("dimensions") or 16
+        size = body.get("dimensions") or self._world.executor.dimensions(deployment)
         packed = body.get("encoding_format") == "base64"
         data: list[dict[str, Any]] = []
         for index, text in enumerate(texts):

@@ -14,18 +14,31 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from cloudai.errors import CloudAIError, ContextOverflow, InvalidRequest, UnsupportedByProvider
+from cloudai.testing.emulators._models import LocalModels
+from cloudai.testing.emulators.azure._http import Refused
 from cloudai.testing.emulators.azure._ml import Running
 from cloudai.testing.emulators.azure._scripted import ScriptedExecutor
+from cloudai.testing.emulators.azure._world import Deployed
+
+# Of the models' own vectors (Azure OpenAI models page, read 2025-08).
+_DIMENSIONS = {"text-embedding-3-large": 3072}
 
 _PLACE = re.compile(r"\$\{\{(inputs|outputs)\.(\w+)\}\}")
 
 
 class LocalExecutor(ScriptedExecutor):
     """Runs command jobs and serves models as the platform would: the code's files in a folder,
-    inputs downloaded, outputs uploaded, the log as it comes."""
+    inputs downloaded, outputs uploaded, the log as it comes.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    models: this machine's models, to answer chat and embeddings; None leaves them to rules.
+    """
+
+    def __init__(self, models: LocalModels | None = None) -> None:
         super().__init__()
+        self.models = models
         self._folder = tempfile.TemporaryDirectory(prefix="cloudai-azureml-")
         self._served: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
@@ -34,6 +47,40 @@ class LocalExecutor(ScriptedExecutor):
     def close(self) -> None:
         """Removes its files."""
         self._folder.cleanup()
+
+    def chat(self, deployment: Deployed, body: dict[str, Any]) -> dict[str, Any]:
+        """See ``Executor.chat``."""
+        if self.models is None or self.replies:
+            return super().chat(deployment, body)
+        from cloudai.server.chat_engine import completion, decode_completion, request_of
+
+        try:
+            asked = decode_completion(json.dumps(body).encode())
+            reply = self.models.reply(request_of(asked, deployment.model, {}))
+        except CloudAIError as error:
+            raise _refused(error) from None
+        made = completion(deployment.model, reply)
+        return {
+            **made["choices"][0]["message"],
+            "finish_reason": made["choices"][0]["finish_reason"],
+            "usage": made["usage"],
+        }
+
+    def embed(self, deployment: Deployed, text: str, dimensions: int) -> list[float]:
+        """See ``Executor.embed``."""
+        if self.models is None:
+            return super().embed(deployment, text, dimensions)
+        try:
+            (vector,), _ = self.models.vectors([text], dimensions)
+        except CloudAIError as error:
+            raise _refused(error) from None
+        return vector
+
+    def dimensions(self, deployment: Deployed) -> int:
+        """See ``Executor.dimensions``."""
+        if self.models is None:
+            return super().dimensions(deployment)
+        return _DIMENSIONS.get(deployment.model, 1536)
 
     def _place(self) -> Path:
         with self._lock:
@@ -148,6 +195,15 @@ class LocalExecutor(ScriptedExecutor):
         for file in sorted((root / "output").iterdir()):
             job.put(about["output"], file.name, file.read_bytes())
         return "Completed"
+
+
+def _refused(error: CloudAIError) -> Refused:
+    """A local model's error in Azure OpenAI's words."""
+    if isinstance(error, ContextOverflow):
+        return Refused(400, "context_length_exceeded", str(error), param="messages")
+    if isinstance(error, (InvalidRequest, UnsupportedByProvider)):
+        return Refused(400, "BadRequest", str(error))
+    return Refused(500, "InternalServerError", str(error))
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:

@@ -60,6 +60,10 @@ class ScriptedExecutor:
         norm = sum(v * v for v in values) ** 0.5 or 1.0
         return [v / norm for v in values]
 
+    def dimensions(self, deployment: Deployed) -> int:
+        """See ``Executor.dimensions``."""
+        return 16
+
     def train(self, job: Any) -> str:
         """See ``Executor.train``."""
         job.log(f"ran: {job.body['properties'].get('command', '')}\n")

@@ -91,11 +91,16 @@ class Executor(Protocol):
     """
 
     def chat(self, deployment: Deployed, body: dict[str, Any]) -> dict[str, Any]:
-        """The assistant's message for a chat completion's body: ``content``, ``tool_calls``."""
+        """The assistant's message for a chat completion's body: ``content``, ``tool_calls``; and,
+        where they are known, its ``finish_reason`` and ``usage``. Raises Refused."""
         ...
 
     def embed(self, deployment: Deployed, text: str, dimensions: int) -> list[float]:
         """The vector of one text."""
+        ...
+
+    def dimensions(self, deployment: Deployed) -> int:
+        """Numbers of a vector whose length is not asked for."""
         ...
 
     def train(self, job: Any) -> str:

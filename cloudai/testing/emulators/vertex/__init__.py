@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudai.testing.emulators._faults import Faults
+from cloudai.testing.emulators._models import LocalModels
 from cloudai.testing.emulators._server import EmulatorServer
 from cloudai.testing.emulators.vertex._batch import Batches
 from cloudai.testing.emulators.vertex._developer import BASE as DEVELOPER
@@ -61,6 +62,8 @@ class VertexEmulator:
     speed: how fast its clock runs. port: 0 takes a free one. seed: of the faults' chances.
     execute: True runs jobs and models on this machine, by a ``LocalExecutor``; False leaves them
         to their fates. An ``Executor`` of your own does as it likes.
+    models: this machine's models, to answer for Gemini and for embeddings; None leaves them to
+        rules.
 
     Attributes
     ----------
@@ -78,6 +81,7 @@ class VertexEmulator:
         port: int = 0,
         seed: int = 0,
         execute: bool | Executor = False,
+        models: LocalModels | None = None,
     ) -> None:
         self.clock = Clock(speed)
         self._world = World(project, location, self.clock)
@@ -87,6 +91,7 @@ class VertexEmulator:
         self.logging = Logging(self._world)
         self.storage = Storage(self._world)
         self.gemini = Gemini(self._world)
+        self.gemini.local = models
         self.developer = Developer(self._world, self.gemini)
         self.operations = Operations(self._world)
         self.jobs = Jobs(self._world, self.operations, self.logging)
@@ -245,8 +250,12 @@ class VertexEmulator:
         if not free and not self.identity.knows(token):
             raise Refused(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.")
         handler, values = found
-        if request.path == "/token":
-            made = handler(request, **values)  # may be told to take its time
+        # These may take their time: tokens that are told to, and models that think.
+        thinks = self.gemini.local is not None and (
+            "/models/" in request.path or request.path.endswith("enerateContent")
+        )
+        if request.path == "/token" or (thinks and request.method == "POST"):
+            made = handler(request, **values)
         else:
             with self._world.lock:
                 self.operations.advance()

@@ -1,19 +1,23 @@
 """Google's models: generateContent, streams of it, countTokens, embeddings.
 
-Nothing thinks: an answer follows from the request by the rules of ``_answers``, or from a script.
+Nothing thinks: an answer follows from the request by the rules of ``_answers``, or from a script;
+or else this machine's own models answer.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
 
-from cloudai.testing.emulators.vertex import _schema
+from cloudai.errors import CloudAIError
+from cloudai.testing.emulators._models import LocalModels
+from cloudai.testing.emulators.vertex import _local_models, _schema
 from cloudai.testing.emulators.vertex._answers import answer, check, text_of
 from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Router
 from cloudai.testing.emulators.vertex._world import World
@@ -29,10 +33,12 @@ class Gemini:
     ----------
     models: chat models that exist. embedding_models: name → longest vector.
     tuned: resource name of an endpoint → the model behind it, and what it answers to what.
+    local: what answers instead of the rules; None: nothing.
     """
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self.local: LocalModels | None = None
         self.models = {"gemini-2.5-flash", "gemini-2.5-pro", "gemini-3-pro-preview"}
         self.embedding_models = {
             "text-embedding-005": 768,
@@ -142,20 +148,27 @@ class Gemini:
 
     def _stream(self, request: Request, project: str, location: str, model: str) -> Answer:
         body = self._read(request, project, location, model, "GenerateContentRequest")
-        return self._streamed(request, self._pieces(model, body))
+        return self._streamed(request, self._made(model, body))
 
-    def _streamed(self, request: Request, found: list[dict[str, Any]]) -> Answer:
+    def _streamed(self, request: Request, found: Iterable[dict[str, Any]]) -> Answer:
         if request.query.get("alt") != "sse":
-            return Answer(json=found)
-        pieces = [b"data: " + msgspec.json.encode(piece) + b"\r\n\r\n" for piece in found]
+            return Answer(json=list(found))
+        pieces = iter(found)
+        first = next(pieces)  # what is wrong with the request is said before a stream begins
 
         def sent() -> Iterator[bytes]:
-            yield from pieces
+            for piece in itertools.chain([first], pieces):
+                yield b"data: " + msgspec.json.encode(piece) + b"\r\n\r\n"
 
         return Answer(data=sent(), headers={"Content-Type": "text/event-stream"})
 
     def _pieces(self, model: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        return list(self._made(model, body))
+
+    def _made(self, model: str, body: dict[str, Any]) -> Iterable[dict[str, Any]]:
+        """The pieces of the answer; those of a local model as they come."""
         config = body.get("generationConfig", {})
+        asked = model
         model, learnt = self.tuned.get(model, (model, {}))
         check(model, body, config)
         spent = _spent(body)
@@ -170,6 +183,9 @@ class Gemini:
         if self._script:
             scripted = self._script.pop(0)
             return [{**common, **piece} for piece in scripted.get("stream", [scripted])]
+        if self.local is not None:
+            made = _local_models.pieces(self.local, asked, body)
+            return ({**common, **piece} for piece in made)
         parts, reason = answer(body, config, learnt)
         thoughts = 0
         if config.get("thinkingConfig", {}).get("includeThoughts"):
@@ -270,8 +286,15 @@ class Gemini:
                 "allowed (2048).",
             )
         counted = words[:2048]
+        if self.local is not None:
+            try:
+                (values,), _ = self.local.vectors([text], dim)
+            except CloudAIError as error:
+                raise _local_models.refused(error) from None
+        else:
+            values = vector(counted, dim)
         return {
-            "values": vector(counted, dim),
+            "values": values,
             "statistics": {"truncated": len(words) > 2048, "token_count": max(len(counted), 1)},
         }
 
