@@ -87,13 +87,14 @@ def transform_of(spec: BatchTransform, profile: Profile) -> tuple[Transform, Any
     return lambda records: list(records), ["model", spec.model_uri]
 
 
-def run(folder: Path) -> None:
-    """Runs the batch, or goes on with it, and records its end."""
+def run(folder: Path, pid: int | None) -> None:
+    """Runs the batch, or goes on with it, and records its end. ``pid``: of the worker; None for
+    a thread, which nobody may kill."""
     name, keys, retries, timeout = settings_of(folder)
     profile = Profile(name, SPEC, {**keys, "retries": retries, "timeout": timeout})
     spec = msgspec.json.decode((folder / "spec.json").read_bytes(), type=BatchTransform)
     state = read(folder)
-    state.state, state.started, state.pid = State.RUNNING, time.time(), os.getpid()
+    state.state, state.started, state.pid = State.RUNNING, time.time(), pid
     write(folder, state)
     last = 0.0
 
@@ -118,7 +119,8 @@ def run(folder: Path) -> None:
     finally:
         state.ended = time.time()
         write(folder, state)
-    print(f"{state.state}: {state.done} lines, {state.errors} failed", flush=True)  # noqa: T201
+    with (folder / "log").open("a") as log:
+        log.write(f"{state.state}: {state.done} lines, {state.errors} failed\n")
 
 
 def _run(
@@ -156,13 +158,15 @@ def _run(
         state.reason = f"{result.errors} of {result.lines} lines failed"
 
 
-def main() -> None:
-    """Holds the lock for as long as it lives."""
-    folder = Path(sys.argv[1])
+def work(folder: Path, pid: int | None) -> None:
+    """Runs the batch with its lock held."""
     handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    run(folder)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        run(folder, pid)
+    finally:
+        os.close(handle)
 
 
 if __name__ == "__main__":
-    main()
+    work(Path(sys.argv[1]), os.getpid())

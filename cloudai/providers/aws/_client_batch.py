@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,8 +79,7 @@ class ClientBatches:
         (folder / "profile.json").write_bytes(msgspec.json.encode(about))
         (folder / "cancel").unlink(missing_ok=True)
         write(folder, Progress(created=time.time()))
-        worker = [sys.executable, "-m", "cloudai.providers.aws._batch_worker", str(folder)]
-        detach.start(worker, folder / "log")
+        start(folder)
         return id
 
     def _unfinished(self, spec: BatchTransform) -> str | None:
@@ -162,6 +161,17 @@ class ClientBatches:
             return []
         found = sorted(path.parent.name for path in self._root.glob("*/state.json"))
         return [self.status(id) for id in found]
+
+
+def detached(folder: Path) -> None:
+    """Starts the worker of a batch as a process that outlives this one."""
+    worker = [sys.executable, "-m", "cloudai.providers.aws._batch_worker", str(folder)]
+    detach.start(worker, folder / "log")
+
+
+start: Callable[[Path], None] = detached
+"""How workers are started. The in-process mock puts threads in its place: its account is not
+there for another process."""
 
 
 def _spec(folder: Path) -> BatchTransform:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +17,11 @@ from cloudai.types._base import invalid
 
 _URI: Final = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?\Z", re.DOTALL)
 
-_PART: Final = 64 * 1024 * 1024
+_PART: Final = 8 * 1024 * 1024
 """Bytes above which a file goes up in parts, by boto3's transfer manager."""
+
+_AT_ONCE: Final = 16
+"""Objects that are read or written at once."""
 
 
 def is_s3(uri: str) -> bool:
@@ -168,8 +173,40 @@ class Store:
         if path.is_file():
             self.upload(path, join(uri, path.name), call)
             return
-        for file in files_in(path):
-            self.upload(file, join(uri, file.relative_to(path).as_posix()), call)
+        together(
+            partial(self.upload, file, join(uri, file.relative_to(path).as_posix()), call)
+            for file in files_in(path)
+        )
+
+    def download_tree(self, uri: str, target: Path, call: Call) -> None:
+        """Reads every object whose key begins so into a directory."""
+        bucket, prefix = parse(uri)
+
+        def place(key: str) -> Path:
+            name = key.removeprefix(prefix).lstrip("/") or key.rpartition("/")[2]
+            found = target / name
+            if not found.resolve().is_relative_to(target.resolve()):
+                raise invalid("output", key, "would lie outside of the folder", "Rename the key.")
+            return found
+
+        together(
+            partial(self.download, f"s3://{bucket}/{key}", place(key), call)
+            for key in self.keys(uri, call)
+            if not key.endswith("/")  # a folder, as the console makes them
+        )
+
+
+def together(work: Iterable[Callable[[], object]]) -> None:
+    """Does some pieces of work at once, since each waits on the network; the first failure ends
+    it."""
+    with ThreadPoolExecutor(_AT_ONCE, "cloudai-aws-s3") as pool:
+        under_way = [pool.submit(one) for one in work]
+        try:
+            for future in under_way:
+                future.result()
+        finally:
+            for future in under_way:
+                future.cancel()
 
 
 def files_in(path: Path) -> list[Path]:

@@ -340,10 +340,7 @@ class AwsTraining:
         if uri is None:
             raise NotFound(f"{id} has no output {output!r}", provider="aws")
         if not uri.endswith(".tar.gz"):
-            bucket, prefix = _s3.parse(uri)
-            for key in self._store.keys(uri, call):
-                name = key.removeprefix(prefix).lstrip("/") or key.rpartition("/")[2]
-                self._store.download(f"s3://{bucket}/{key}", target / name, call)
+            self._store.download_tree(uri, target, call)
             return str(target)
         with tempfile.TemporaryDirectory(prefix="cloudai-") as draft:
             packed = Path(draft) / "output.tar.gz"

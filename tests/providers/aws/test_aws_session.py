@@ -15,7 +15,7 @@ from typing import Any
 import boto3
 import pytest
 
-from cloudai import Client, TrainingJob
+from cloudai import BatchTransform, Client, TrainingJob
 from cloudai._core.config import Config, Profile
 from cloudai.errors import (
     AuthenticationError,
@@ -329,6 +329,25 @@ def test_moto_in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         job = client.training.submit(TrainingJob(source=str(tmp_path), entry="train.py"))
         assert job.wait(20).state.succeeded
         assert [line.text for line in job.logs()] == ["hello"]
+        model = tmp_path / "model"
+        model.mkdir()
+        (model / "handler.py").write_text("def load(d): ...\ndef predict(m, i, p): return i\n")
+        endpoint = client.endpoints.deploy(str(model), name="mocked")
+        assert endpoint.predict([1, 2]) == [1, 2]
+        assert json.loads(b"".join(endpoint.stream([1]))) == {"predictions": [1]}
+        assert client.embeddings.create(["a", "b"], model="cohere.embed-v4:0").array.shape[0] == 2
+        lines = tmp_path / "in.jsonl"
+        lines.write_text('"one"\n"two"\n')
+        about = {"input": str(lines), "name": "mocked"}
+        batches = [
+            BatchTransform(**about, output=str(tmp_path / "a.jsonl"), model=str(model)),
+            # A worker's process would be outside the mock: it is a thread.
+            BatchTransform(**about, output=str(tmp_path / "b.jsonl"), chat=CLAUDE),
+        ]
+        for spec in batches:
+            assert client.batch.submit(spec).wait(30).state.succeeded
+        said = (tmp_path / "b.jsonl").read_text().splitlines()
+        assert [json.loads(line)["text"] for line in said] == ["one", "two"]
         theirs = boto3.client("bedrock-runtime", region_name="us-east-1")
         found = theirs.converse(
             modelId=CLAUDE, messages=[{"role": "user", "content": [{"text": "plain boto3"}]}]

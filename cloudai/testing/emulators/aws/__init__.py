@@ -16,9 +16,11 @@ import contextlib
 import importlib.util
 import io
 import json
+import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -259,16 +261,43 @@ def _expired_answer(start: Callable[..., Any]) -> list[bytes]:
 @contextlib.contextmanager
 def mock_aws(executor: Executor | None = None, *, region: str = "us-east-1") -> Generator[World]:
     """moto's ``mock_aws`` with the extension: no socket, any boto3 of this process, cloudai's own
-    calls included. Clients that were made before it are not mocked."""
+    calls included. Clients that were made before it are not mocked. Also a decorator, as
+    ``@mock_aws()``.
+
+    Batches on the client's side run in threads, since their usual worker processes would be
+    outside the mock; at its end those that still run are cancelled.
+    """
     _require_moto()
     import moto
 
     from cloudai.testing.emulators.aws._install import install
 
     install()
-    with moto.mock_aws():
+    with moto.mock_aws(), _workers_in_threads():
         _empty(executor, region)
         try:
             yield WORLD
         finally:
             _close()
+
+
+@contextlib.contextmanager
+def _workers_in_threads() -> Generator[None]:
+    from cloudai.providers.aws import _batch_worker, _client_batch
+
+    started: list[tuple[threading.Thread, Path]] = []
+
+    def start(folder: Path) -> None:
+        thread = threading.Thread(target=_batch_worker.work, args=(folder, None), daemon=True)
+        started.append((thread, folder))
+        thread.start()
+
+    before, _client_batch.start = _client_batch.start, start
+    try:
+        yield
+    finally:
+        _client_batch.start = before
+        for thread, folder in started:
+            if thread.is_alive():
+                (folder / "cancel").touch()
+            thread.join()  # beyond the mock it would ask the real AWS
