@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import httpx2
 import msgspec
@@ -59,10 +59,12 @@ def _once(
     path: str,
     call: Call,
     header: Header,
-    body: Any,
-    params: dict[str, Any] | None,
-    files: Any,
-    api_version: str | None,
+    body: Any = None,
+    params: dict[str, Any] | None = None,
+    files: Any = None,
+    api_version: str | None = None,
+    *,
+    stream: bool = False,
 ) -> httpx2.Response:
     client = session.openai
     query: dict[str, Any] = {**client.default_query, **(params or {})}
@@ -95,7 +97,7 @@ def _once(
         **given,
     )
     try:
-        return session.http.send(request, auth=None)
+        return session.http.send(request, auth=None, stream=stream)
     except httpx2.TransportError as error:
         raise failure(error) from error
 
@@ -193,6 +195,30 @@ def unique_name(file: Path, stem: str) -> str:
 def content(session: Session, id: str, call: Call) -> bytes:
     """A file's content."""
     return send(session, "GET", f"files/{id}/content", call)
+
+
+def download(session: Session, id: str, to: IO[bytes], call: Call) -> None:
+    """Writes a file's content to ``to``, piece by piece."""
+    header = session.auth.fresh() or session.auth.header()
+    response = _content(session, id, header, call)
+    try:
+        if response.status_code == 401:
+            other = session.auth.refused(header)
+            if other is not None:
+                response.close()
+                response = _content(session, id, other, call)
+        if not response.is_success:
+            raise error_of(response.status_code, response.headers, response.read())
+        for piece in response.iter_bytes():
+            to.write(piece)
+    except httpx2.TransportError as error:
+        raise failure(error) from error
+    finally:
+        response.close()
+
+
+def _content(session: Session, id: str, header: Header, call: Call) -> httpx2.Response:
+    return _once(session, "GET", f"files/{id}/content", call, header, stream=True)
 
 
 def delete_file(session: Session, id: str, call: Call) -> None:

@@ -17,8 +17,9 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from cloudai._core.batch_transforms import chat_request, messages
+from cloudai._core.batch_transforms import chat_request
 from cloudai._core.runner import check_paths
+from cloudai._core.spool import exclusive
 from cloudai.errors import (
     CloudAIError,
     Conflict,
@@ -28,7 +29,8 @@ from cloudai.errors import (
 )
 from cloudai.protocols import Call
 from cloudai.providers.azure import _api
-from cloudai.providers.azure._assemble import Lookup, absolute, mark, publish, records
+from cloudai.providers.azure._answers import Answers, first_failure
+from cloudai.providers.azure._assemble import absolute, mark, publish, records
 from cloudai.providers.azure._session import Session
 from cloudai.providers.azure._wire import batch as wire
 from cloudai.types import BatchTransform, JobStatus, LogLine, LogPage, NativeRequest, State
@@ -188,7 +190,7 @@ class ServiceBatches:
         waiting = self._waiting(batches)
         states = [wire.STATES.get(str(batch["status"]), State.UNKNOWN) for batch in batches]
         if waiting and not {State.CANCELLED, State.STOPPING} & set(states):
-            self._ask_again(id, batches, waiting, call)
+            self._ask_again(id, spec, batches, waiting, call)
             state = State.RUNNING if State.RUNNING in states else State.QUEUED
             return self._snapshot(id, spec, batches, state, reason="a part waits for quota")
         for state in (State.STOPPING, State.RUNNING, State.STARTING, State.UNKNOWN):
@@ -202,19 +204,32 @@ class ServiceBatches:
         parts = wire.part_of(batches[0])[1]
         held: set[int] = set()
         for batch in batches:
-            codes = {str(e.get("code", "")).lower() for e in _problems(batch)}
+            codes = {str(e.get("code", "")).lower() for e in wire.problems(batch)}
             if batch["status"] != "failed" or not codes & wire.OVER_QUOTA:
                 held.add(wire.part_of(batch)[0])
         return set(range(parts)) - held
 
     def _ask_again(
-        self, id: str, batches: list[dict[str, Any]], waiting: set[int], call: Call
+        self,
+        id: str,
+        spec: BatchTransform,
+        batches: list[dict[str, Any]],
+        waiting: set[int],
+        call: Call,
     ) -> None:
         under_way = any(not wire.STATES[str(b["status"])].done for b in batches)
         part = min(waiting)
         last = self._asked.get((id, part), 0.0)
         if under_way or time.monotonic() - last < self.quota_pause:
             return  # what is under way frees its tokens when it ends
+        # Of several who wait for it, one asks; the others see the new batch, or come later.
+        with suppress(Conflict), exclusive(mark(spec, id)):
+            self._members.pop(id, None)
+            batches = self._batches(id, call)
+            if part in self._waiting(batches):
+                self._ask_for(id, part, batches, call)
+
+    def _ask_for(self, id: str, part: int, batches: list[dict[str, Any]], call: Call) -> None:
         name = f"{id}-{part}.jsonl"
         for file in _api.listed(self._session, "files", call, purpose="batch"):
             if file.get("filename") == name:
@@ -272,24 +287,37 @@ class ServiceBatches:
         states: list[State],
         call: Call,
     ) -> JobStatus:
-        for batch, state in zip(batches, states, strict=True):
-            if state is State.FAILED:
-                return self._snapshot(id, spec, batches, state, reason=_why(batch))
+        whys = [
+            wire.why(b) for b, state in zip(batches, states, strict=True) if state is State.FAILED
+        ]
+        # What other parts have is not thrown away where failed records may be.
+        if whys and (spec.on_error == "fail" or len(whys) == len(batches)):
+            return self._snapshot(id, spec, batches, State.FAILED, reason=whys[0])
         if State.CANCELLED in states:
             return self._snapshot(id, spec, batches, State.CANCELLED, reason="it was cancelled")
         expired = State.EXPIRED in states
         if spec.on_error == "fail":
-            failed = self._first_failure(batches, call)
+            failed = first_failure(self._session, batches, call)
             if expired:
                 reason = f"the {wire.WINDOW} window closed before all lines had run"
                 return self._snapshot(id, spec, batches, State.EXPIRED, reason=reason)
             if failed:
                 return self._snapshot(id, spec, batches, State.FAILED, reason=failed)
+        lost = f"its part failed: {whys[0]}" if whys else None
+        opened: list[Answers] = []
+
+        def answers(folder: Path) -> Answers:
+            opened.append(Answers(self._session, spec, batches, folder, lost))
+            return opened[0]
+
         try:
-            result = publish(spec, id, lambda _: _Answers(self._session, spec, batches, call))
+            result = publish(spec, id, answers)
         except Conflict:
             reason = "another process is putting the output together"
             return self._snapshot(id, spec, batches, State.RUNNING, reason=reason)
+        finally:
+            for one in opened:
+                one.close()
         if isinstance(result, CloudAIError):
             return self._snapshot(id, spec, batches, State.FAILED, reason=str(result))
         outputs = {"output": str(result.output)}
@@ -302,23 +330,11 @@ class ServiceBatches:
             spec,
             batches,
             state,
-            reason=reason,
+            reason=f"{reason}; {lost}" if reason and lost else reason,
             outputs=outputs,
             errors=result.errors,
             progress=(result.lines, result.lines),
         )
-
-    def _first_failure(self, batches: list[dict[str, Any]], call: Call) -> str | None:
-        for batch in batches:
-            if not batch.get("error_file_id"):
-                continue
-            failed = wire.results(_api.content(self._session, batch["error_file_id"], call))
-            for index in sorted(failed):
-                try:
-                    wire.outcome(failed[index], "")
-                except InvalidRequest as error:
-                    return f"record {index + 1}: {error.message}"
-        return None
 
     # -- the rest ------------------------------------------------------------------------
 
@@ -340,7 +356,8 @@ class ServiceBatches:
                     text = f"{batch['id']}: {name}"
                     lines.append(LogLine(text=text, time=float(batch[f"{name}_at"])))
             lines.extend(
-                LogLine(text=f"{batch['id']}: {_told(problem)}") for problem in _problems(batch)
+                LogLine(text=f"{batch['id']}: {wire.told(problem)}")
+                for problem in wire.problems(batch)
             )
         start = int(cursor or 0)
         return LogPage(lines=tuple(lines[start:]), cursor=str(max(start, len(lines))))
@@ -393,47 +410,3 @@ class ServiceBatches:
                 snapshot = replace(snapshot, state=State.PARTIAL)
             found.append(snapshot)
         return found
-
-
-class _Answers(Lookup):
-    """Looks answers up in the batches' files, holding one part's at a time."""
-
-    def __init__(
-        self, session: Session, spec: BatchTransform, batches: list[dict[str, Any]], call: Call
-    ) -> None:
-        super().__init__(spec)
-        self._session = session
-        self._model = spec.chat or ""
-        self._call = call
-        self._batches = iter(batches)
-        self._found: dict[int, bytes] = {}
-        self._more = True
-
-    def answer(self, index: int, record: Any) -> Any:
-        messages(record)  # a record that was not sent tells its own error
-        while index not in self._found and self._more:
-            batch = next(self._batches, None)
-            self._more = batch is not None
-            # What is before this record has been asked for.
-            self._found = {n: raw for n, raw in self._found.items() if n > index - 2000}
-            for name in ("output_file_id", "error_file_id"):
-                if batch is not None and batch.get(name):
-                    content = _api.content(self._session, str(batch[name]), self._call)
-                    self._found.update(wire.results(content))
-        if index not in self._found:
-            raise InvalidRequest("the service gave no answer", provider="azure")
-        return wire.outcome(self._found[index], self._model)
-
-
-def _problems(batch: dict[str, Any]) -> list[dict[str, Any]]:
-    return (batch.get("errors") or {}).get("data") or []
-
-
-def _told(problem: dict[str, Any]) -> str:
-    line = f" (line {problem['line']})" if problem.get("line") else ""
-    return f"{problem.get('code')}: {problem.get('message')}{line}"
-
-
-def _why(batch: dict[str, Any]) -> str:
-    told = [_told(problem) for problem in _problems(batch)[:3]]
-    return "; ".join(told) or "the service gave no reason"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def test_another_process_goes_on(
 ) -> None:
     adapter: Any = client.batch._bound.adapter
     adapter.service.max_lines = 5
-    azure.batches.enqueued = 12
+    azure.batches.enqueued = 7  # one part of two
     job = client.batch.submit(chat(tmp_path, *(f"n{n}" for n in range(10))))
     code = (
         "import sys, cloudai\n"
@@ -133,6 +134,7 @@ def test_another_process_goes_on(
     )
     assert done.stdout.split() == ["SUCCEEDED", str(tmp_path / "out.jsonl")], done.stderr
     assert texts(str(tmp_path / "out.jsonl")) == [f"echo: n{n}" for n in range(10)]
+    assert len(azure.world.batches) > 2, "none had to wait"
     assert job.wait(10).state is State.SUCCEEDED
 
 
@@ -177,6 +179,42 @@ def test_an_expired_batch_keeps_what_it_has(
         job.wait(30)
     assert texts(str(tmp_path / "out.jsonl")) == ["echo: a", "echo: b", None, None]
     assert job.wait(5, check=False).errors == 2
+
+
+def test_a_part_that_failed_leaves_the_others_their_lines(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    adapter: Any = client.batch._bound.adapter
+    adapter.service.max_lines = 2
+    azure.fate("batches", "completed", "failed", "completed")
+    job = client.batch.submit(chat(tmp_path, *"abcde", on_error="dead_letter"))
+    with pytest.raises(JobPartial, match="2 of 5 lines failed; its part failed"):
+        job.wait(30)
+    assert texts(job.output) == ["echo: a", "echo: b", None, None, "echo: e"]
+    assert [letter["line"] for letter in lines(job.status.outputs["errors"])] == [3, 4]
+    azure.fate("batches", "completed", "failed", "completed")
+    with pytest.raises(JobFailed, match="no reason"):
+        client.batch.submit(chat(tmp_path, *"abcde", output=str(tmp_path / "2"))).wait(30)
+    assert not (tmp_path / "2").exists()
+
+
+def test_several_who_wait_ask_for_a_part_once(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    adapter: Any = client.batch._bound.adapter
+    adapter.service.max_lines = 5
+    azure.batches.enqueued = 7  # one part of two
+    job = client.batch.submit(chat(tmp_path, *(f"n{n}" for n in range(10))))
+    azure.batches.enqueued = None
+    azure.advance(10)
+    waiters = [cloudai.Client(provider="azure", api_key=azure.key) for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        states = list(pool.map(lambda c: c.batch.attach(job.id).wait(60).state, waiters))
+    for one in waiters:
+        one.close()
+    assert set(states) == {State.SUCCEEDED}
+    assert texts(job.output) == [f"echo: n{n}" for n in range(10)]
+    assert len(azure.world.batches) == 3, "the first part, the second that had to wait, and again"
 
 
 def test_cancel(client: cloudai.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import pickle
 import sys
+import traceback
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,9 @@ from typing import Any
 import pytest
 
 import cloudai
-from cloudai.errors import InvalidRequest, JobTimedOut, UnsupportedByProvider
+from cloudai.errors import CloudAIError, InvalidRequest, JobTimedOut, UnsupportedByProvider
 from cloudai.providers.azure.ml import _wire as wire
+from cloudai.providers.azure.ml import _workspace
 from cloudai.providers.azure.ml._machines import machine
 from cloudai.testing.emulators.azure import AzureEmulator, LocalExecutor
 from cloudai.types import Deployment, Resources, Spot, State, TrainingJob, Variant
@@ -241,3 +245,51 @@ def test_no_heavy_sdk_is_loaded(connect: Callable[..., cloudai.Client]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_no_secret_gets_out(
+    azure: AzureEmulator,
+    client: cloudai.Client,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Signed addresses of the storage, the endpoint's key and tokens stay where they belong."""
+    monkeypatch.setattr("cloudai._core.retry.BASE", 0.001)
+    caplog.set_level(logging.DEBUG)
+    for name in ("urllib3", "azure", "httpx2", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.DEBUG)
+    seen: list[str] = []
+    job = client.training.submit(
+        TrainingJob(source=source(tmp_path, "print('hi')"), entry="train.py")
+    )
+    job.wait(30)
+    seen += [line.text for line in job.logs()]
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "handler.py").write_text(
+        "def load(place):\n    return 2\ndef predict(model, inputs, params):\n    return inputs\n"
+    )
+    endpoint = client.endpoints.deploy(str(model), name="numbers")
+    assert endpoint.predict([1]) == [1]
+    azure.faults.add("reset", "(POST /score|GET /store)", times=None)
+    for failing in (lambda: endpoint.predict([1]), lambda: list(job.logs()), unreachable):
+        with pytest.raises(CloudAIError) as caught:
+            failing()
+        seen += [repr(caught.value), "".join(traceback.format_exception(caught.value))]
+        seen.append(repr(pickle.dumps(caught.value)))
+    seen += [repr(client), repr(job), repr(endpoint), repr(client.resources())]
+    seen += [record.getMessage() for record in caplog.records]
+    seen += [repr(p.read_bytes()) for p in client.profile.home.rglob("*") if p.is_file()]
+    assert any("sig=***" in text for text in seen)
+    for secret in (azure.world.sas, azure.world.identity_header, *azure.world.tokens, "canary"):
+        leaks = [text for text in seen if secret in text]
+        assert not leaks, leaks[0][:1000]
+
+
+def unreachable() -> None:
+    with (
+        _workspace._container("https://127.0.0.1:9/store/data?sp=r&sig=canary%2B0") as container,
+        _workspace._told("data"),
+    ):
+        container.upload_blob("x", b"x")

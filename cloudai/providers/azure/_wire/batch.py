@@ -142,8 +142,13 @@ def results(content: bytes) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     for raw in content.splitlines():
         if raw.strip():
-            found[int(_decode(raw).custom_id.removeprefix("line-"))] = raw
+            found[record_of(raw)] = raw
     return found
+
+
+def record_of(raw: bytes) -> int:
+    """The number of the record that a line of an output or error file answers."""
+    return int(_decode(raw).custom_id.removeprefix("line-"))
 
 
 def outcome(raw: bytes, model: str) -> dict[str, Any]:
@@ -180,3 +185,19 @@ def _of_line(error: CloudAIError) -> InvalidRequest:
     return InvalidRequest(
         f"{type(error).__name__}: {error.message}", provider="azure", code=error.code
     )
+
+
+def problems(batch: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the validation of a batch's file found."""
+    return (batch.get("errors") or {}).get("data") or []
+
+
+def told(problem: dict[str, Any]) -> str:
+    """A problem in one line."""
+    line = f" (line {problem['line']})" if problem.get("line") else ""
+    return f"{problem.get('code')}: {problem.get('message')}{line}"
+
+
+def why(batch: dict[str, Any]) -> str:
+    """Why a batch failed."""
+    return "; ".join(map(told, problems(batch)[:3])) or "the service gave no reason"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -184,6 +186,8 @@ def _container(url: str, credential: Any = None) -> Generator[Any]:
         from azure.storage.blob import ContainerClient
     except ModuleNotFoundError:
         raise MissingExtra("azure-storage-blob", extra="azureml", provider="azure") from None
+    for name in ("urllib3.connectionpool", "urllib3.util.retry"):
+        logging.getLogger(name).addFilter(_unsigned)  # a filter that is there is not added again
     with ContainerClient.from_container_url(url, credential, retry_total=0) as container:
         yield container
 
@@ -204,7 +208,8 @@ def _told(what: str) -> Generator[None]:
     except ClientAuthenticationError as error:
         raise AuthenticationError(_line(what, error), provider="azure") from None
     except (ServiceRequestError, ServiceResponseError) as error:
-        raise ConnectionFailed(_line(what, error), provider="azure") from error
+        # Without its cause, whose message holds the whole signed address.
+        raise ConnectionFailed(_line(what, error), provider="azure") from None
     except HttpResponseError as error:
         status = error.status_code or 500
         kind: type[CloudAIError] = ServiceUnavailable if status >= 500 else NotFound
@@ -216,4 +221,24 @@ def _told(what: str) -> Generator[None]:
 
 
 def _line(what: str, error: BaseException) -> str:
-    return f"storage of {what}: {(str(error).splitlines() or [''])[0]}"
+    told = (str(error).splitlines() or [""])[0]
+    return f"storage of {what}: {_SIGNATURE.sub('sig=***', told)}"
+
+
+_SIGNATURE: Final = re.compile(r"\bsig=[^&\s\"'\\)]+")
+
+
+class _Unsigned(logging.Filter):
+    """Takes the signatures out of the addresses that urllib3 writes to its log: azure-core, which
+    takes them out of its own, has no say in that one."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                _SIGNATURE.sub("sig=***", str(arg)) if "sig=" in str(arg) else arg
+                for arg in record.args
+            )
+        return True
+
+
+_unsigned: Final = _Unsigned()
