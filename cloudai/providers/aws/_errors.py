@@ -142,7 +142,8 @@ _STATUS: Final[dict[int, type[CloudAIError]]] = {
 }
 
 _MISSING: Final = re.compile(
-    r"could not find|does not exist|not found|no such|RecordNotFound", re.IGNORECASE
+    r"could not find|does not exist|not found|no such|RecordNotFound|model identifier is invalid",
+    re.IGNORECASE,
 )
 _TAKEN: Final = re.compile(r"already exist|cannot create already existing", re.IGNORECASE)
 # Refused states that another try in a while may find changed.

@@ -97,6 +97,8 @@ def body(request: ChatRequest) -> dict[str, Any]:
             )
         if fields:
             made["additionalModelRequestFields"] = fields
+        if "thinking" in fields and tools is not None:
+            _check_thinking(request, tools)
     schema = request.response_schema
     if schema is not None and _models.holds_schema(request.model):
         text = encode(schema.schema).decode()
@@ -112,6 +114,26 @@ def body(request: ChatRequest) -> dict[str, Any]:
         else:
             made[name] = value
     return made
+
+
+def _check_thinking(request: ChatRequest, tools: dict[str, Any]) -> None:
+    """Claude calls no tool that it has to while it thinks (Anthropic's page on extended thinking
+    in the Bedrock user guide, read 2026-11)."""
+    if tools.get("toolChoice", {"auto": {}}).keys() <= {"auto"}:
+        return
+    if schema_tool(request) is not None:
+        raise UnsupportedByProvider(
+            f"a structured answer with reasoning={request.reasoning!r} from {request.model}",
+            provider="aws",
+            alternative="Leave reasoning out, or ask Claude 4.5 or later, which holds to a schema",
+            field="reasoning",
+        )
+    raise invalid(
+        "tool_choice",
+        request.tool_choice,
+        f"makes the model call a tool, which {request.model} does not do while it reasons",
+        'Use tool_choice="auto", or leave reasoning out.',
+    )
 
 
 def _inference(request: ChatRequest) -> dict[str, Any]:

@@ -55,8 +55,17 @@ class _ToolUse(msgspec.Struct):
     input: msgspec.Raw = msgspec.Raw(b"{}")
 
 
+class _Cited(msgspec.Struct):
+    text: str = ""
+
+
+class _Citations(msgspec.Struct):
+    content: list[_Cited] = []
+
+
 class _Block(msgspec.Struct):
     text: str | None = None
+    citationsContent: _Citations | None = None
     toolUse: _ToolUse | None = None
     reasoningContent: _ReasoningContent | None = None
 
@@ -117,6 +126,9 @@ def reply(body: bytes, model: str, request_id: str | None, carrier: str | None) 
                 if text is None
                 else Reasoning(text.text, text.signature)
             )
+        elif block.citationsContent is not None:
+            # The text that documents are cited for; where from stands in ``raw``.
+            texts += [one.text for one in block.citationsContent.content]
     if calls and carrier is not None:
         finish = "tool_calls"
     return ChatReply(

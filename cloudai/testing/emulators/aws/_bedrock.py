@@ -139,6 +139,12 @@ def _answered(model: str, body: dict[str, Any]) -> _Answered | Answer:
             "ValidationException",
             f"prompt is too long: {spent} tokens > {WORLD.context} maximum",
         )
+    blocked = _guarded(body)
+    if not isinstance(blocked, str):
+        return blocked
+    if blocked:
+        told = {"inputTokens": 0, "outputTokens": 0, "totalTokens": 0}
+        return _Answered([_BLOCKED], [], "guardrail_intervened", told)
     custom = WORLD.chat(body) if WORLD.chat is not None else None
     if isinstance(custom, dict):
         return _Answered([], [], "end_turn", {}, body=custom)
@@ -155,7 +161,7 @@ def _answered(model: str, body: dict[str, Any]) -> _Answered | Answer:
         for one in calls
     ]
     output = len(pieces) + sum(1 + len(one["input"]) for one in made)
-    usage = {"inputTokens": spent, "outputTokens": output, "totalTokens": spent + output}
+    usage = {**_cached(model, body, spent), "outputTokens": output, "totalTokens": spent + output}
     stop = "tool_use" if made else "max_tokens" if reason == "length" else "end_turn"
     thinks = "thinking" in body.get("additionalModelRequestFields", {})
     return _Answered(pieces, made, stop, usage, "emulated reasoning" if thinks else "")
@@ -203,6 +209,40 @@ def _refused(failure: CloudAIError) -> Answer:
     if isinstance(failure, (InvalidRequest, UnsupportedByProvider)):
         return error(400, "ValidationException", str(failure))
     return error(500, "InternalServerException", str(failure))
+
+
+_BLOCKED: Final = "Sorry, the model cannot answer this question."
+"""Bedrock's own default for what a guardrail blocks."""
+
+
+def _guarded(body: Mapping[str, Any]) -> str | Answer:
+    """The word that the request's guardrail blocks; empty where there is none."""
+    config = body.get("guardrailConfig")
+    if config is None:
+        return ""
+    words = WORLD.guardrails.get(config["guardrailIdentifier"])
+    if words is None:
+        return error(
+            400, "ValidationException",
+            "The guardrail identifier or version provided in the request does not exist.",
+        )  # fmt: skip
+    said = " ".join(block.get("text", "") for turn in body["messages"] for block in turn["content"])
+    return next((word for word in words if word.lower() in said.lower()), "")
+
+
+def _cached(model: str, body: Mapping[str, Any], spent: int) -> dict[str, int]:
+    """The prompt's tokens: plain ones, and those before the last cache point, which are written
+    to the cache the first time and read from it afterwards."""
+    blocks = [*body.get("system", ()), *(b for turn in body["messages"] for b in turn["content"])]
+    points = [index for index, block in enumerate(blocks) if "cachePoint" in block]
+    if not points:
+        return {"inputTokens": spent}
+    before = blocks[: points[-1]]
+    tokens = sum(len(block.get("text", "").split()) for block in before)
+    key = msgspec.json.encode([model, before]).decode()
+    kind = "cacheReadInputTokens" if key in WORLD.cached_prompts else "cacheWriteInputTokens"
+    WORLD.cached_prompts.add(key)
+    return {"inputTokens": max(spent - tokens, 0), kind: tokens}
 
 
 def _blocks(answer: _Answered) -> list[dict[str, Any]]:

@@ -117,6 +117,7 @@ class World:
     lifetime: seconds that credentials from STS last; None: an hour, as usual.
     alarms: CloudWatch alarms that are in ALARM: a rollout that names one is rolled back.
     models: Bedrock's models that this account knows, by a part of their names.
+    guardrails: Bedrock's guardrails, by id: the words that they block.
     """
 
     def __init__(self) -> None:
@@ -139,6 +140,8 @@ class World:
             self.expiries: dict[str, float] = {}
             self.chat: Callable[[dict[str, Any]], Any] | None = None
             self.context = 20_000
+            self.guardrails: dict[str, tuple[str, ...]] = {}
+            self.cached_prompts: set[str] = set()
             self.models: tuple[str, ...] = (
                 "anthropic.", "amazon.", "cohere.", "meta.", "mistral.", "openai.", "qwen.",
             )  # fmt: skip
