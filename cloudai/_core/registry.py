@@ -66,6 +66,10 @@ class ProviderSpec(msgspec.Struct, frozen=True, kw_only=True):
     gaps: what it truly cannot do, in words, by feature (``"training:spot"``); printed in the
         capability matrix.
     defaults: False when a model must always be named for chat and embeddings.
+    stand_ins: sets of keys that a plan can be made with where none are set; the first set that
+        suits the spec is taken.
+    store: how an object's URI looks in the provider's own store, with ``{path}`` for the bucket
+        and the key; empty where it reads no objects.
     """
 
     name: str
@@ -76,6 +80,8 @@ class ProviderSpec(msgspec.Struct, frozen=True, kw_only=True):
     secrets: dict[str, str] = {}
     gaps: dict[str, str] = {}
     default_models: bool = False
+    stand_ins: tuple[dict[str, str], ...] = ()
+    store: str = ""
 
     def key(self, name: str) -> Key | None:
         return next((key for key in (*self.keys, *COMMON_KEYS) if key.name == name), None)

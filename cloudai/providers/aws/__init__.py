@@ -50,6 +50,14 @@ SPEC: Final = ProviderSpec(
         "secretsmanager": "cloudai.providers.aws.secrets:AwsSecrets",
         "ssm": "cloudai.providers.aws.secrets:AwsSecrets",
     },
+    stand_ins=(
+        {
+            "region": "us-east-1",
+            "role": "arn:aws:iam::123456789012:role/stand-in",
+            "bucket": "stand-in",
+        },
+    ),
+    store="s3://{path}",
     gaps={
         "training:finetune": "fine-tuning as a service; run a script job instead",
         "batch:resume": "a transform job begins anew; batches on the client's side go on",

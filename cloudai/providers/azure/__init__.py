@@ -9,6 +9,12 @@ from typing import Final
 
 from cloudai._core.registry import Key, ProviderSpec
 
+_SUBSCRIPTION: Final = {
+    "endpoint": "https://stand-in.openai.azure.com",
+    "subscription": "00000000-0000-0000-0000-000000000000",
+    "resource_group": "stand-in",
+}
+
 SPEC: Final = ProviderSpec(
     name="azure",
     title="Azure: Azure OpenAI, Key Vault and Azure ML",
@@ -68,6 +74,11 @@ SPEC: Final = ProviderSpec(
         "workspace": "azureml",
     },
     secrets={"keyvault": "cloudai.providers.azure.secrets:KeyVaultSecrets"},
+    stand_ins=(
+        {**_SUBSCRIPTION, "workspace": "stand-in", "compute": "stand-in"},
+        {**_SUBSCRIPTION, "account": "stand-in"},
+    ),
+    store="azureml://datastores/workspaceblobstore/paths/{path}",
     gaps={
         "training:script": "only with workspace= (Azure ML); Azure OpenAI fine-tunes",
         "training:spot": "only with workspace= (Azure ML)",

@@ -52,6 +52,8 @@ SPEC: Final = ProviderSpec(
         "embeddings": "cloudai.providers.vertex.embeddings:VertexEmbeddings",
     },
     secrets={"secretmanager": "cloudai.providers.vertex.secrets:SecretManager"},
+    stand_ins=({"project": "stand-in", "location": "us-central1", "bucket": "stand-in"},),
+    store="gs://{path}",
     gaps={
         "training:finetune.method": 'Only "supervised": preference and reinforcement tuning are '
         "previews, in google-genai's client.tunings.",
