@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cloudai.client import AsyncClient as AsyncClient
     from cloudai.client import Client as Client
     from cloudai.client._messages import tool as tool
+    from cloudai.client.compare import compare as compare
     from cloudai.errors import *  # noqa: F403
     from cloudai.types import *  # noqa: F403
 
@@ -34,6 +35,7 @@ _HOMES = {
     "AsyncClient": "cloudai.client",
     "Client": "cloudai.client",
     "tool": "cloudai.client._messages",
+    "compare": "cloudai.client.compare",
 }
 
 

@@ -21,6 +21,10 @@ GROUPS: dict[str, dict[str, str]] = {
         "chat": "Talk to a chat model; interactive without a text.",
         "embed": "Turn texts into vectors.",
     },
+    "Before it costs anything": {
+        "diff": "Say what moving a job, an endpoint or a batch elsewhere would lose.",
+        "rehearse spot": "Preempt a job here, and see that it resumes.",
+    },
     "What there is": {
         "ls": "List all that was created from here and is not removed.",
         "status": "Show a job or an endpoint.",
@@ -56,6 +60,8 @@ HOMES: dict[str, str] = {
     "serve": "serving",
     "package": "serving",
     "emulate": "emulate",
+    "diff": "diff",
+    "rehearse spot": "rehearse",
     "local setup": "about",
     "providers": "about",
     "version": "about",
@@ -124,11 +130,12 @@ def _named(given: list[str]) -> tuple[str, list[str]]:
         return given[0], given[1:]
     if given[0].startswith("-"):
         _refuse(f"there is no option {given[0]!r} before a command. Try: cloudai --help")
-    if given[0] == "local" and given[1:] in (["--help"], ["-h"]):
-        return "local setup", given[1:]
+    words = {name.partition(" ")[0]: name for name in HOMES if " " in name}
+    if given[0] in words and given[1:] in (["--help"], ["-h"]):
+        return words[given[0]], given[1:]
     from cloudai._core.registry import unknown
 
-    wanted = " ".join(given[:2]) if given[0] == "local" else given[0]
+    wanted = " ".join(given[:2]) if given[0] in words else given[0]
     _refuse(str(unknown("command", wanted, HOMES)))
 
 

@@ -100,10 +100,7 @@ def batch(
         if not input.endswith(specs.ENDINGS):
             raise InvalidRequest("OUTPUT is missing", field="output", hint="Say where it goes")
         del options["input"]
-        fields = specs.table(input)
-        for one in ("input", "output", "model", "handler"):
-            if one in fields:
-                fields[one] = specs.beside(input, fields[one])
+        fields = _beside(input, specs.table(input))
     spec = specs.read(BatchTransform, specs.over(fields, options))
     if plan:
         return plans.show(session, session.client.batch.plan(spec))
@@ -121,3 +118,12 @@ def batch(
     for line in watch.describe(status):
         session.say(line)
     return 0
+
+
+def _beside(file: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a batch's file with its paths made relative to the file."""
+    places = ("input", "output", "model", "handler")
+    return {
+        name: specs.beside(file, value) if name in places else value
+        for name, value in fields.items()
+    }

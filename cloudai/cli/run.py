@@ -14,6 +14,12 @@ import typer
 from cloudai.cli import GROUPS, HOMES
 from cloudai.cli.exits import BROKEN_PIPE, OK
 
+FAMILIES = {
+    "local": "This machine's own models.",
+    "rehearse": "What a cloud may do to a job, tried on this machine.",
+}
+"""The first words of commands of two words."""
+
 _CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
 
@@ -26,11 +32,14 @@ def run(name: str | None, arguments: list[str]) -> None:
         context_settings=_CONTEXT,
     )
     if name is None:
-        local = typer.Typer(rich_markup_mode=None, context_settings=_CONTEXT)
+        families = {
+            word: typer.Typer(rich_markup_mode=None, context_settings=_CONTEXT) for word in FAMILIES
+        }
         for rows in GROUPS.values():
             for command in rows:
-                _add(local if " " in command else app, command)
-        app.add_typer(local, name="local", help="This machine's own models.")
+                _add(families.get(command.partition(" ")[0], app), command)
+        for word, family in families.items():
+            app.add_typer(family, name=word, help=FAMILIES[word])
     else:
         _add(app, name)
     status = OK

@@ -56,7 +56,7 @@ class Session:
 
     Attributes
     ----------
-    json: whether the output is JSON.
+    json: whether the output is JSON. config: the cloudai.toml that was named.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Session:
         self.json = as_json
         self._profile = profile
         self._provider = provider
-        self._config = config
+        self.config = config
         self._settings = settings or []
 
     @functools.cached_property
@@ -78,11 +78,11 @@ class Session:
         """The client that the common options describe."""
         from cloudai.client import Client
 
-        bare = Client(self._profile, provider=self._provider, config=self._config)
+        bare = Client(self._profile, provider=self._provider, config=self.config)
         if not self._settings:
             return bare
         keys = dict(_setting(bare.profile.spec, text) for text in self._settings)
-        return Client(self._profile, provider=self._provider, config=self._config, **keys)
+        return Client(self._profile, provider=self._provider, config=self.config, **keys)
 
     def document(self, value: object) -> None:
         """Prints the command's one JSON document."""

@@ -119,8 +119,8 @@ def compare(
 
 
 def _side(spec: Spec, name: str, config: str | Path | None) -> Side:
-    """The spec at one place: with the profile's own keys, or with the first set of stand-ins
-    that has the least against the spec."""
+    """The spec at one place, with the set of stand-ins that has the least against it; of equal
+    ones the smallest, and then the first."""
     found: list[Side] = []
     problem: ConfigError | AuthenticationError | None = None
     for client, stand_ins in _clients(name, config):
@@ -151,14 +151,14 @@ def _side(spec: Spec, name: str, config: str | Path | None) -> Side:
 
 
 def _clients(name: str, config: str | Path | None) -> Iterator[tuple[Client, dict[str, str]]]:
-    read = Config(config)
-    profile = read.profile(name)
-    sets = profile.spec.stand_ins
-    if name in read.profiles or not sets:
-        yield Client(name, config=config), {}
-    for keys in sets:
-        missing = {key: value for key, value in keys.items() if profile.get(key) is None}
-        yield Client(name, config=config, **missing), missing
+    profile = Config(config).profile(name)
+    # A key that is not set is never looked for outside, where a vendor's chain may ask a network.
+    missing = [
+        {key: value for key, value in keys.items() if profile.get(key) is None}
+        for keys in profile.spec.stand_ins or ({},)
+    ]
+    for keys in sorted(missing, key=len):
+        yield Client(name, config=config, **keys), keys
 
 
 def _plan(client: Client, spec: Spec) -> Plan:

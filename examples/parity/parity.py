@@ -28,39 +28,29 @@ END = "<!-- parity table: end -->"
 
 
 @contextlib.contextmanager
-def emulated(place: str, folder: Path) -> Generator[dict[str, str]]:
-    """A running emulator's environment; none for this machine itself."""
-    if place == "aws":
-        from cloudai.testing.emulators.aws import AwsEmulator, LocalExecutor
+def environment(place: str) -> Generator[dict[str, str]]:
+    """The environment of a program that runs there: this one's, and a running emulator's."""
+    made = dict(os.environ)
+    if place == "local":
+        yield made
+        return
+    from cloudai.testing import clouds
 
-        with AwsEmulator(LocalExecutor(folder / "aws")) as aws:
-            yield aws.env
-    elif place == "azure":
-        from cloudai.testing.emulators.azure import AzureEmulator, LocalExecutor
-
-        with AzureEmulator(LocalExecutor(), speed=20.0) as azure:
-            azure.deploy("smart")
-            azure.deploy("embed", model="text-embedding-3-small")
-            yield azure.env
-    elif place == "vertex":
-        from cloudai.testing.emulators.vertex import VertexEmulator
-
-        with VertexEmulator(execute=True, speed=20.0) as vertex:
-            yield vertex.env
-    else:
-        yield {}
+    with clouds.emulated(place, execute=True, speed=20.0) as cloud:
+        clouds.apply(clouds.environment([cloud]), made.__setitem__, lambda name: made.pop(name, 0))
+        yield made
 
 
 def run(place: str, folder: Path, epochs: int) -> dict:
     """What the program finds at one place."""
     result = folder / f"{place}.json"
-    with emulated(place, folder) as addresses:
+    with environment(place) as env:
         subprocess.run(
             [
                 sys.executable, str(HERE / "program.py"), "--profile", place,
                 "--epochs", str(epochs), "--result", str(result),
             ],
-            env={**os.environ, **addresses},
+            env=env,
             check=True,
         )  # fmt: skip
     return json.loads(result.read_text())
