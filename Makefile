@@ -45,8 +45,9 @@ demo: $(VENV)/.demo
 parity: $(VENV)/.all
 	$(BIN)/python examples/parity/parity.py --write docs/testing.md
 
+# Two workers: many tests wait for a process or a server, and do not fill a core.
 test: $(VENV)/.all
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(VENV)/.all
 	$(BIN)/ruff format --check .

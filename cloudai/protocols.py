@@ -50,6 +50,10 @@ class Call(msgspec.Struct, frozen=True):
     deadline: float | None = None
     key: str | None = None
 
+    def late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
     def remaining(self, default: float = 600.0) -> float:
         """Seconds left, for the vendor's own timeout. Raises CallTimeout when none are."""
         if self.deadline is None:

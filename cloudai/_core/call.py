@@ -61,6 +61,8 @@ class Caller:
                 pace = self._note(error, quota, pace)
                 wait = self._wait(error, attempt, call, pace)
                 time.sleep(wait)
+                if call.late():  # a busy machine overslept: the failure says more than "too late"
+                    raise
                 attempt += 1
             else:
                 self._done(pace, attempt)
@@ -94,6 +96,8 @@ class Caller:
             except CloudAIError as error:
                 pace = self._note(error, quota, pace)
                 await asyncio.sleep(self._wait(error, attempt, call, pace))
+                if call.late():
+                    raise
                 attempt += 1
             else:
                 self._done(pace, attempt)

@@ -50,9 +50,13 @@ class SecretRef(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def shorten(value: object, limit: int = 80) -> str:
-    """``repr(value)``, cut to ``limit`` characters for an error message."""
+    """``repr(value)``, cut to ``limit`` characters for an error message. The middle goes: the
+    end of a path says which file it is."""
     text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+    if len(text) <= limit:
+        return text
+    end = limit // 2
+    return f"{text[: limit - end - 1]}…{text[-end:]}"
 
 
 def invalid(field: str, value: object, problem: str, mend: str | None = None) -> InvalidRequest:

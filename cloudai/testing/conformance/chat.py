@@ -282,7 +282,7 @@ class ChatConformance(Conformance):
     def test_unavailable_service_in_the_end(self, api: Api) -> None:
         api.faults().fail("chat.create", times=100)
         with pytest.raises(ServiceUnavailable) as caught:
-            self._ask(api, max_tokens=4, timeout=0.5)
+            self._ask(api, max_tokens=4, timeout=1.0)
         assert caught.value.provider == api.harness.provider
 
     def test_throttled_past_the_deadline(self, api: Api) -> None:
