@@ -92,9 +92,24 @@ class HandlerEngine:
             "streams": self._handler.streams,
             "name": str(getattr(module, "NAME", "")),
             # Optional in a handler: JSON Schemas of one input and one output, for OpenAPI.
-            "input_schema": getattr(module, "INPUT_SCHEMA", None),
-            "output_schema": getattr(module, "OUTPUT_SCHEMA", None),
+            "input_schema": self._schema("INPUT_SCHEMA"),
+            "output_schema": self._schema("OUTPUT_SCHEMA"),
+            "example": self._example(),
         }
+
+    def _schema(self, name: str) -> Any:
+        try:
+            return jsonable(getattr(self._handler.module, name, None), name)
+        except InvalidRequest as error:
+            raise HandlerError(f"{self._handler.file}: {error}", code="BadSchema") from None
+
+    def _example(self) -> Any:
+        """The first of the WARMUP inputs, where JSON can hold it: the page offers it."""
+        warmup = getattr(self._handler.module, "WARMUP", None)
+        try:
+            return jsonable(next(iter(warmup))) if warmup is not None else None
+        except (CloudAIError, StopIteration, TypeError):
+            return None
 
     def warm(self) -> None:
         """Predicts the handler's own WARMUP inputs, where it has them; a failure is the model's."""

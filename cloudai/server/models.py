@@ -221,13 +221,52 @@ class Models:
                         "weight": variant.weight,
                         "shadow": variant.config.shadow,
                         "ready": variant.group.ready,
+                        "workers": variant.group.count,
                         "engine": variant.group.info.get("engine"),
+                        "streams": bool(variant.group.info.get("streams")),
+                        "example": example(variant.group.info),
                     }
                     for variant in model.variants
                 ],
             }
             for model in self.served.values()
         ]
+
+
+def example(info: dict[str, Any]) -> Any:
+    """One input to begin with: of the handler's WARMUP, else made from its INPUT_SCHEMA."""
+    if info.get("example") is not None:
+        return info["example"]
+    if info.get("engine") == "chat":
+        return _TEXT
+    try:
+        return _made(info.get("input_schema"))
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, RecursionError):
+        return 0  # the schema is none
+
+
+_TEXT: Final = "The sky is blue."
+
+
+def _made(schema: Any) -> Any:
+    if not isinstance(schema, dict):
+        return 0
+    for name in ("examples", "enum"):
+        if schema.get(name):
+            return schema[name][0]
+    for name in ("default", "const"):
+        if name in schema:
+            return schema[name]
+    for name in ("anyOf", "oneOf"):
+        if schema.get(name):
+            return _made(schema[name][0])
+    kind = schema.get("type")
+    if kind == "object":
+        return {key: _made(inner) for key, inner in schema.get("properties", {}).items()}
+    if kind == "array":
+        return [_made(schema.get("items"))] * max(1, min(8, schema.get("minItems", 1)))
+    plain: dict[Any, Any] = {"string": _TEXT, "boolean": True, "null": None}
+    return plain.get(kind, schema.get("minimum", 0))
 
 
 def _kernel(config: ServerConfig) -> tuple[object, ...]:

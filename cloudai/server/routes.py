@@ -63,12 +63,16 @@ async def ready(app: App, request: Request) -> Response:
 async def root(app: App, request: Request) -> Response:
     """A page for a person, and the health for all others."""
     if b"text/html" in request.headers.get(b"accept", b""):
-        from cloudai.server.page import POLICY, page
+        from cloudai.server.page import page, policy
 
         return Response(
             page(),
             content_type=b"text/html; charset=utf-8",
-            headers=[(b"content-security-policy", POLICY)],
+            headers=[
+                (b"content-security-policy", policy()),
+                (b"x-content-type-options", b"nosniff"),
+                (b"cache-control", b"no-cache"),
+            ],
         )
     return await health(app, request)
 
