@@ -192,6 +192,8 @@ class AwsEmulator:
         _empty(self._executor, self.region)
         self.requests.clear()
         self._server.start()
+        if isinstance(WORLD.executor, LocalExecutor):
+            WORLD.executor.env = self.env
         return self
 
     def stop(self) -> None:

@@ -19,10 +19,18 @@ import time
 from pathlib import Path
 from typing import IO, Any, Final
 
+from cloudai.providers.aws._container import start
 from cloudai.testing.emulators._models import LocalModels
-from cloudai.testing.emulators.aws import _stores, _worker
+from cloudai.testing.emulators.aws import _container, _stores, _toolkit, _worker
 from cloudai.testing.emulators.aws._world import Fate, Look, Run, ScriptedExecutor, Served, World
 
+# Ends a job of which only the image would know what to do.
+_NOTHING: Final = """
+import sys
+sys.exit("cloudai's emulator pulls no image, such as {image}. It runs the job's ContainerEntrypoint"
+         ", or the script that the hyperparameters sagemaker_program and"
+         " sagemaker_submit_directory name")
+"""
 _GRACE: Final = 2.0
 """Seconds between SIGTERM and SIGKILL; SageMaker gives 120."""
 
@@ -35,6 +43,10 @@ class LocalExecutor(ScriptedExecutor):
     ----------
     folder: where it all lies. starting: seconds before a job starts.
     models: answers chat and embeddings; None leaves them to rules.
+
+    Attributes
+    ----------
+    env: what jobs find in their environment beside this process's: the way to the emulator.
     """
 
     def __init__(
@@ -42,6 +54,7 @@ class LocalExecutor(ScriptedExecutor):
     ) -> None:
         super().__init__()
         self.models = models
+        self.env: dict[str, str] = {}
         self.folder = folder
         self.starting = starting
         self._count = 0
@@ -56,7 +69,8 @@ class LocalExecutor(ScriptedExecutor):
         return place
 
     def train(self, job: dict[str, Any], world: World) -> Run:
-        run = ProcessRun(job, self._place(job["TrainingJobName"]), world.now(), self.starting)
+        place = self._place(job["TrainingJobName"])
+        run = ProcessRun(job, place, world.now(), self.starting, self.env)
         self._open.append(run)
         return run
 
@@ -79,7 +93,15 @@ class ProcessRun:
     """A training job: a process group for each of its machines, in a folder each that stands for
     ``/opt/ml``. All of them are on this machine, so that their names are not looked up."""
 
-    def __init__(self, job: dict[str, Any], place: Path, now: float, starting: float) -> None:
+    def __init__(
+        self,
+        job: dict[str, Any],
+        place: Path,
+        now: float,
+        starting: float,
+        env: dict[str, str] | None = None,
+    ) -> None:
+        self._env = env or {}
         self._place = place
         self._created = now
         self._starting = starting
@@ -108,14 +130,22 @@ class ProcessRun:
             env = self._prepare(root, host)
             if len(self._hosts) > 1:
                 env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            about = self._job["AlgorithmSpecification"]
-            words = [*about.get("ContainerEntrypoint", []), *about.get("ContainerArguments", [])]
-            command = [word.replace("/opt/ml", str(root)) for word in words]
+            command = _container.command(self._command(), root)
             with (root / "log").open("wb") as log:
                 self._processes[host] = subprocess.Popen(
-                    command or [sys.executable, "-c", ""], cwd=root, env=env,
+                    command, cwd=root / "code" if (root / "code").is_dir() else root, env=env,
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 )  # fmt: skip
+
+    def _command(self) -> list[str]:
+        """What the container runs: its entrypoint, or SageMaker's toolkit in the image."""
+        about = self._job["AlgorithmSpecification"]
+        words = [*about.get("ContainerEntrypoint", []), *about.get("ContainerArguments", [])]
+        if words:
+            return words
+        if "sagemaker_program" in self._job.get("HyperParameters", {}):
+            return [sys.executable, "-m", _toolkit.__name__]
+        return [sys.executable, "-c", _NOTHING.format(image=about.get("TrainingImage"))]
 
     def _prepare(self, root: Path, host: str) -> dict[str, str]:
         """What SageMaker puts into ``/opt/ml``, and the environment."""
@@ -150,10 +180,14 @@ class ProcessRun:
             (config / f"{name}.json").write_text(json.dumps(value))
         # The Python of this process stands in for the container's.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        source = str(start.typed(job.get("HyperParameters", {}).get("sagemaker_submit_directory")))
+        if source.startswith("s3://"):
+            _unpack(source, root / "code")
         env = {name: text for name, text in os.environ.items() if not name.startswith("SM_")}
+        env |= self._env
         env |= {
             "PATH": path,
-            "CLOUDAI_ML_ROOT": str(root),
+            "CLOUDAI_ML_ROOT": _container.root(root),
             "AWS_REGION": os.environ.get("AWS_DEFAULT_REGION", "us-east-1"),
             "TRAINING_JOB_NAME": job["TrainingJobName"],
         }
@@ -274,6 +308,15 @@ def _fetch(uri: str, target: Path) -> None:
         file = target / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
+
+
+def _unpack(uri: str, target: Path) -> None:
+    """A source archive, as a directory; an empty one where there is none."""
+    target.mkdir()
+    data = _stores.read(uri)
+    if data is not None:
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            archive.extractall(target, filter="data")
 
 
 def _files(folder: Path) -> dict[str, bytes]:

@@ -198,6 +198,7 @@ class VertexEmulator:
     def start(self) -> VertexEmulator:
         """Begins to serve."""
         self._server.start()
+        self._world.url = self.url
         return self
 
     def stop(self) -> None:

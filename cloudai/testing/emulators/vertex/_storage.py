@@ -312,7 +312,8 @@ class Storage:
             "timeCreated": stamp(found.created),
             "updated": stamp(found.created),
             "metadata": found.metadata,
-            "mediaLink": f"/download/storage/v1/b/{bucket}/o/{quote(name, safe='')}?alt=media",
+            "mediaLink": f"{self._world.url}/download/storage/v1/b/{bucket}/o/"
+            f"{quote(name, safe='')}?alt=media",
         }
 
 

@@ -35,12 +35,14 @@ class Clock:
 
 
 class World:
-    """State that the services share; ``lock`` is held while a request is handled."""
+    """State that the services share; ``lock`` is held while a request is handled. ``url`` is the
+    emulator's, once it serves."""
 
     def __init__(self, project: str, location: str, clock: Clock) -> None:
         self.project = project
         self.location = location
         self.clock = clock
+        self.url = ""
         self.lock = threading.RLock()
         self.requests: list[Request] = []
         self.ignored: list[str] = []
