@@ -17,11 +17,19 @@ import msgspec
 from moto.core.responses import ActionResult
 
 from cloudai.providers.aws import _limits
-from cloudai.testing.emulators.aws import _bedrock, _invocation, _runtime, _sagemaker, _transform
+from cloudai.testing.emulators.aws import (
+    _bedrock,
+    _endpoints,
+    _invocation,
+    _runtime,
+    _sagemaker,
+    _transform,
+)
 from cloudai.testing.emulators.aws._world import WORLD, Refused
 
 _lock: Final = threading.Lock()
 _done: list[bool] = []
+_CONTROL: Final = {**_sagemaker.OPERATIONS, **_endpoints.OPERATIONS, **_transform.OPERATIONS}
 _session: Final = botocore.session.Session()
 
 
@@ -83,7 +91,7 @@ def install() -> None:
         from moto.sts.responses import TokenResponse
 
         known: Any = SageMakerResponse
-        for name, function in {**_sagemaker.OPERATIONS, **_transform.OPERATIONS}.items():
+        for name, function in _CONTROL.items():
             setattr(known, _snake(name), _json_operation(name, function))
         for service, response, operations in (
             ("bedrock-runtime", BedrockRuntimeResponse, _bedrock.RUNTIME),
@@ -107,7 +115,7 @@ def _wrap_logs(response: Any) -> None:
 
         def method(self: Any, before: Any = before) -> Any:
             with WORLD.lock:
-                _sagemaker.tick(self.region)
+                _endpoints.tick(self.region)
             return before(self)
 
         setattr(response, name, method)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai.providers.aws import _eventstream
-from cloudai.testing.emulators.aws import _sagemaker, _stores
+from cloudai.testing.emulators.aws import _endpoints, _stores
 from cloudai.testing.emulators.aws._world import WORLD
 
 Answer = tuple[int, dict[str, Any], Any]
@@ -25,7 +25,7 @@ def error(status: int, code: str, message: str, **more: Any) -> Answer:
 def _variant(region: str, name: str, wanted: str | None) -> tuple[str, Any] | Answer:
     endpoint = WORLD.get(region, "Endpoint", name)
     if endpoint is not None:
-        _sagemaker._settle(region, endpoint)
+        _endpoints.settle(region, endpoint)
     if endpoint is None or endpoint["EndpointStatus"] in {"Creating", "Failed"}:
         return error(400, "ValidationError", f"Endpoint {name} of account not found.")
     variants = endpoint["Config"]["ProductionVariants"]
