@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -82,6 +83,55 @@ def test_credentials_that_another_program_renews_are_read_anew(
     write("AKIANEW")
     assert client.chat.create("Hi again", model=CLAUDE).text == "Hi again"
     assert client.training.list() == []
+
+
+SSO = """
+import sys, time, cloudai
+from cloudai.errors import AuthenticationError
+model = "anthropic.claude-sonnet-4-5-20250929-v1:0"
+for profile in ("work", "chained"):
+    with cloudai.Client(provider="aws", profile=profile) as client:
+        print(client.chat.create(profile, model=model).text)
+        time.sleep(1.6)
+        print(client.chat.create("again", model=model).text, len(client.training.list()))
+with cloudai.Client(provider="aws", profile="signed-out") as client:
+    try:
+        client.chat.create("Hi", model=model)
+    except AuthenticationError as error:
+        print("told" if "aws sso login" in str(error) else error)
+"""
+
+
+def test_profiles_of_sso_and_of_roles_over_it(aws: AwsEmulator, tmp_path: Path) -> None:
+    """In a process of its own, since botocore looks for the home folder when it is imported. The
+    role's credentials last a second and a half, and are renewed."""
+    (tmp_path / ".aws" / "sso" / "cache").mkdir(parents=True)
+    (tmp_path / ".aws" / "config").write_text(
+        "[sso-session corp]\nsso_region = us-east-1\nsso_start_url = https://c.example/start\n"
+        "sso_registration_scopes = sso:account:access\n"
+        "[profile work]\nsso_session = corp\nsso_account_id = 123456789012\n"
+        "sso_role_name = dev\nregion = us-east-1\n"
+        f"[profile chained]\nrole_arn = {ROLE}\nsource_profile = work\nregion = us-east-1\n"
+        "[sso-session other]\nsso_region = us-east-1\nsso_start_url = https://d.example/start\n"
+        "[profile signed-out]\nsso_session = other\nsso_account_id = 123456789012\n"
+        "sso_role_name = dev\nregion = us-east-1\n"
+    )
+    token = {"startUrl": "https://c.example/start", "region": "us-east-1",
+             "accessToken": "emulated-sso-token", "expiresAt": "2099-01-01T00:00:00Z"}  # fmt: skip
+    name = hashlib.sha1(b"corp").hexdigest()
+    (tmp_path / ".aws" / "sso" / "cache" / f"{name}.json").write_text(json.dumps(token))
+    aws.world.lifetime = 1.5
+    env = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+    env |= {"HOME": str(tmp_path), "AWS_ENDPOINT_URL": aws.url, "AWS_EC2_METADATA_DISABLED": "true"}
+    done = subprocess.run(
+        [sys.executable, "-c", SSO], capture_output=True, text=True, timeout=120, env=env
+    )
+    assert done.stdout.splitlines() == ["work", "again 0", "chained", "again 0", "told"], done
+    keys = [
+        one.headers["authorization"].partition("Credential=")[2].partition("/")[0]
+        for one in aws.sent("/converse")
+    ]
+    assert len(set(keys)) == 4
 
 
 def test_no_credentials(aws: AwsEmulator, keys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

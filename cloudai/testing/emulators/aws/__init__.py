@@ -178,6 +178,8 @@ class AwsEmulator:
             del self.requests[:-_KEPT]
         if self._expired(headers.get("authorization", "")):
             return _expired_answer(start)
+        if path == "/federation/credentials":
+            return _sso_answer(start)
         return self._app(environ, start)
 
     @staticmethod
@@ -243,20 +245,44 @@ def error_body(status: int, message: str) -> tuple[str, bytes]:
     return "application/json", json.dumps({"__type": code, "message": message}).encode()
 
 
+def _sso_answer(start: Callable[..., Any]) -> list[bytes]:
+    """GetRoleCredentials of IAM Identity Center's portal, which moto lacks. The user's token is
+    not looked at: werkzeug drops headers whose names hold an underscore."""
+    if not WORLD.signed_in:
+        body: dict[str, Any] = {"message": "Session token not found or invalid"}
+        return _json_answer("401 Unauthorized", body, "UnauthorizedException", start)
+    until = time.time() + (3600.0 if WORLD.lifetime is None else WORLD.lifetime)
+    key = f"ASIA{uuid.uuid4().hex[:16].upper()}"
+    WORLD.expiries[key] = until
+    made = {
+        "accessKeyId": key,
+        "secretAccessKey": "emulated",
+        "sessionToken": "emulated",
+        "expiration": int(until * 1000),
+    }
+    return _json_answer("200 OK", {"roleCredentials": made}, None, start)
+
+
 def _expired_answer(start: Callable[..., Any]) -> list[bytes]:
-    body = json.dumps(
-        {
-            "__type": "ExpiredTokenException",
-            "message": "The security token included in the request is expired",
-        }
-    ).encode()
+    body = {
+        "__type": "ExpiredTokenException",
+        "message": "The security token included in the request is expired",
+    }
+    return _json_answer("403 Forbidden", body, "ExpiredTokenException", start)
+
+
+def _json_answer(
+    status: str, value: dict[str, Any], kind: str | None, start: Callable[..., Any]
+) -> list[bytes]:
+    body = json.dumps(value).encode()
     headers = [
         ("Content-Type", "application/json"),
         ("Content-Length", str(len(body))),
-        ("x-amzn-ErrorType", "ExpiredTokenException"),
         ("x-amzn-RequestId", str(uuid.uuid4())),
     ]
-    start("403 Forbidden", headers)
+    if kind is not None:
+        headers.append(("x-amzn-ErrorType", kind))
+    start(status, headers)
     return [body]
 
 

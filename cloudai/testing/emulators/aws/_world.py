@@ -117,6 +117,7 @@ class World:
     lifetime: seconds that credentials from STS last; None: an hour, as usual.
     alarms: CloudWatch alarms that are in ALARM: a rollout that names one is rolled back.
     models: Bedrock's models that this account knows, by a part of their names.
+    signed_in: whether IAM Identity Center's portal gives the user credentials.
     guardrails: Bedrock's guardrails, by id: the words that they block.
     """
 
@@ -141,6 +142,7 @@ class World:
             self.chat: Callable[[dict[str, Any]], Any] | None = None
             self.context = 20_000
             self.guardrails: dict[str, tuple[str, ...]] = {}
+            self.signed_in = True
             self.cached_prompts: set[str] = set()
             self.models: tuple[str, ...] = (
                 "anthropic.", "amazon.", "cohere.", "meta.", "mistral.", "openai.", "qwen.",
