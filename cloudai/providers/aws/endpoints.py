@@ -140,10 +140,13 @@ class AwsEndpoints:
         except Conflict:
             return
 
-    def _discard(self, made: Drafted, call: Call, keep: str | None = None) -> None:
-        """Removes what was made for nothing; the models of the config ``keep`` stay."""
-        rows = self._config(keep, call)["ProductionVariants"] if keep is not None else ()
-        serving = {row["ModelName"] for row in rows}
+    def _discard(self, made: Drafted, call: Call, *keep: str) -> None:
+        """Removes what was made for nothing; the models of the configs ``keep`` stay."""
+        serving = {
+            row["ModelName"]
+            for config in keep
+            for row in self._config(config, call)["ProductionVariants"]
+        }
         self._gone(
             "delete_endpoint_config", call, EndpointConfigName=made.config["EndpointConfigName"]
         )
@@ -260,32 +263,45 @@ class AwsEndpoints:
         draft.refuse()
         assert made is not None  # noqa: S101 - nothing was wrong
         described = self._described(id, call)
-        name = made.config["EndpointConfigName"]
-        if described["EndpointConfigName"] == name:
-            return  # it serves exactly this
-        rules, before = scaling.rules(spec), self._scaler.rules(described["EndpointArn"], call)
+        arn, name = described["EndpointArn"], made.config["EndpointConfigName"]
+        rules, before = scaling.rules(spec), self._scaler.rules(arn, call)
         kept = {one.variant for one in rules}
         body = wire.update(spec, name, retain=any(one.variant in kept for one in before))
         shape = self._session.model("sagemaker").operation_model("UpdateEndpoint").input_shape
         draft.check(shape, body, wire.FIELDS)
         draft.refuse()
-        self._prepare(made, call)
         # SageMaker refuses to take away a variant that still scales.
-        self._scaler.take_down(id, [one for one in before if one.variant not in kept], call)
+        dropped = [one for one in before if one.variant not in kept]
+        if described["EndpointConfigName"] != name:
+            self._prepare(made, call)
+            self._scaler.take_down(id, dropped, call)
+            # Noted first: a try whose reply is lost took effect, and what it replaced is to go.
+            self._updating.setdefault(id, (name, before))
+            self._send_update(id, made, body, described["EndpointConfigName"], call)
+        elif rules != before:
+            self._scaler.take_down(id, dropped, call)
+        if rules != before:
+            self._scaler.keep(arn, rules, call)
+        self._scaler.anew(id)
+
+    def _send_update(
+        self, id: str, made: Drafted, body: dict[str, Any], serving: str, call: Call
+    ) -> None:
         try:
             self._session.call("sagemaker", "update_endpoint", call, **body)
         except Conflict:
             # A try whose reply was lost is under way, or somebody else's update is.
-            if self._described(id, call)["EndpointStatus"] != "Updating":
+            found = self._described(id, call)
+            pending = found.get("PendingDeploymentSummary", {}).get("EndpointConfigName")
+            if body["EndpointConfigName"] not in {pending, found["EndpointConfigName"]}:
+                self._updating.pop(id, None)
+                self._discard(made, call, serving, *([pending] if pending else ()))
                 raise
         except CloudAIError as error:
             if not error.ambiguous and not error.retryable:
-                self._discard(made, call, keep=described["EndpointConfigName"])
+                self._updating.pop(id, None)
+                self._discard(made, call, serving)
             raise
-        if rules != before:
-            self._scaler.keep(described["EndpointArn"], rules, call)
-        self._updating[id] = (name, before)
-        self._scaler.anew(id)
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
         """New lines of all variants' machines."""

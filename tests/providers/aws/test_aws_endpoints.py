@@ -113,6 +113,10 @@ def test_scaling_changes_with_an_update(aws: AwsEmulator, client: Client, model:
     assert targets() == {"a": (2, 5)}
     (sent,) = aws.sent("UpdateEndpoint")
     assert sent.json["RetainAllVariantProperties"] is True
+    # Other numbers alone are no update of SageMaker's.
+    endpoint.update(spec(model, variants=(Variant(model=model, name="a", min=2, max=7, target=4),)))
+    assert targets() == {"a": (2, 7)}
+    assert len(aws.sent("UpdateEndpoint")) == 1
     # A rollback brings the former rules back, and another process sets up just these.
     aws.world.alarms.add("errors-high")
     other = (Variant(model=model, name="a", max=9, target=4.0), Variant(model=model, name="c"))
@@ -120,7 +124,7 @@ def test_scaling_changes_with_an_update(aws: AwsEmulator, client: Client, model:
         rollout = Rollout(kind="canary", alarms=("errors-high",))
         endpoint.update(spec(model, variants=other, rollout=rollout))
     assert endpoint.status.state is State.RUNNING
-    assert targets() == {"a": (2, 5)}
+    assert targets() == {"a": (2, 7)}
     endpoint.update(spec(model, variants=(Variant(model=model, name="a", min=2),), env={"A": "1"}))
     assert targets() == {}
     endpoint.delete()
@@ -224,6 +228,33 @@ def test_an_alarm_rolls_back_and_is_told(aws: AwsEmulator, client: Client, model
     assert aws.world.left("EndpointConfig") == before
     endpoint.delete()
     assert nothing_left(aws)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.5], ids=["took effect", "under way"])
+def test_an_update_whose_reply_was_lost(
+    aws: AwsEmulator, client: Client, model: str, seconds: float
+) -> None:
+    """It is sent once more at most, and what it replaced is removed all the same."""
+    endpoint = client.endpoints.deploy(spec(model))
+    aws.world.endpoint_seconds = seconds
+    aws.faults.add("lose_reply", r"UpdateEndpoint$")
+    endpoint.update(spec(model, env={"V": "2"}))
+    assert len(aws.world.left("Model")) == len(aws.world.left("EndpointConfig")) == 1
+    assert endpoint.predict([1]) == [1]
+    endpoint.delete()
+    assert nothing_left(aws)
+
+
+def test_somebody_elses_update_is_a_conflict(aws: AwsEmulator, client: Client, model: str) -> None:
+    endpoint = client.endpoints.deploy(spec(model))
+    aws.world.endpoint_seconds = 1000.0
+    endpoint.update(spec(model, env={"V": "2"}), wait=False)
+    before = aws.world.left("EndpointConfig")
+    with pytest.raises(Conflict, match="in-progress"):
+        endpoint.update(spec(model, env={"V": "3"}), wait=False)
+    assert aws.world.left("EndpointConfig") == before
+    aws.world.advance(2000)
+    assert endpoint.wait(10).state is State.RUNNING
 
 
 def test_a_network_that_serverless_endpoints_cannot_have(

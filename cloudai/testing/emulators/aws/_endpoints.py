@@ -92,6 +92,9 @@ def describe_endpoint(region: str, parameters: dict[str, Any]) -> Any:
         }
         for one in config["ProductionVariants"]
     ]
+    if "Pending" in endpoint:
+        pending = endpoint["Pending"][0]
+        made["PendingDeploymentSummary"] = {"EndpointConfigName": pending["EndpointConfigName"]}
     if "DeploymentConfig" in endpoint:
         made["LastDeploymentConfig"] = endpoint["DeploymentConfig"]
     return made
