@@ -50,6 +50,7 @@ class Profile:
         *,
         explicit: Mapping[str, Any] | None = None,
         secrets: SecretCache | None = None,
+        fetch: Callable[[SecretRef, Profile], str] | None = None,
     ) -> None:
         self.name = name
         self.spec = spec
@@ -68,6 +69,10 @@ class Profile:
             for name, value in (explicit or {}).items()
             if (key := spec.key(name)) is None or key.kind != "secret"
         }
+        if fetch is not None and spec.secrets:
+            # Its cloud has a store of its own, which it reads with its own credential: what
+            # another profile may read is not at hand here.
+            secrets = SecretCache(lambda ref: fetch(ref, self))
         self._secrets = secrets or SecretCache(fetch_plain)
         self._shared: dict[Any, Any] = {}
         self._lock = threading.RLock()
@@ -154,6 +159,7 @@ class Profile:
         """Forgets, without closing, what the parent process made."""
         self._shared = {}
         self._lock = threading.RLock()
+        self._secrets.after_fork()
 
     @property
     def authority(self) -> str:
@@ -249,7 +255,14 @@ class Config:
             known = found.key(key)
             if value is not None and key not in keys and known and known.kind != "table":
                 settings[key] = Secret(value) if known.kind == "secret" else value
-        return Profile(name or chosen, found, settings, explicit={**keys}, secrets=self._secrets)
+        return Profile(
+            name or chosen,
+            found,
+            settings,
+            explicit={**keys},
+            secrets=self._secrets,
+            fetch=self._fetch,
+        )
 
     def _value(self, spec: ProviderSpec, name: str, value: Any, origin: str) -> Any:
         known = spec.key(name)
@@ -268,19 +281,20 @@ class Config:
             return self.file.parent / Path(value).expanduser()
         return value
 
-    def _fetch(self, ref: SecretRef) -> str:
+    def _fetch(self, ref: SecretRef, asker: Profile | None = None) -> str:
         if ref.store in {"env", "file"}:
             return fetch_plain(ref)
         for name in registry.names():
             found = registry.spec(name)
             if ref.store in found.secrets:
                 factory = registry.load_extra(found.secrets[ref.store], found, "secrets")
-                return factory(self._store_profile(name)).get(ref, Call())
+                own = asker is not None and asker.provider == name
+                return factory(asker if own else self._store_profile(name)).get(ref, Call())
         raise ConfigError(f"no provider here reads secrets from {ref.store!r}")
 
     def _store_profile(self, provider: str) -> Profile:
-        """The profile whose session reads a cloud's secret store: the first of that provider,
-        or a bare one on the vendor's own credential chain."""
+        """The profile whose session reads a cloud's secret store for another cloud's: the first
+        of that provider, or a bare one on the vendor's own credential chain."""
         for name, table in self.profiles.items():
             if isinstance(table, dict) and table.get("provider", name) == provider:
                 return self.profile(name)
@@ -292,7 +306,7 @@ class Config:
 
     def after_fork(self) -> None:
         self._lock = threading.RLock()
-        self._secrets = SecretCache(self._fetch)
+        self._secrets.after_fork()
         for profile in self.made():
             profile.after_fork()
 

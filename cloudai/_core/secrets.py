@@ -80,6 +80,11 @@ class SecretCache:
             self._values[ref] = (fresh, time.monotonic() + self._ttl)
             return fresh
 
+    def after_fork(self) -> None:
+        """Forgets the locks, which a thread of the parent may have held."""
+        self._locks = {}
+        self._guard = threading.Lock()
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("a cache of secrets does not pickle")
 

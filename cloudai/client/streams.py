@@ -28,6 +28,7 @@ class Gathered:
         self.texts: list[str] = []
         self.finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
+        self.cost: float | None = None
         self.model = ""
         self.id: str | None = None
         self.request_id: str | None = None
@@ -43,6 +44,8 @@ class Gathered:
             self.finish_reason = chunk.finish_reason
         if chunk.usage is not None:
             self.usage = chunk.usage
+        if chunk.cost is not None:
+            self.cost = chunk.cost
         if chunk.model:
             self.model = chunk.model
         self.id = chunk.id or self.id
@@ -94,7 +97,7 @@ class Gathered:
                 for _, c in sorted(self._calls.items())
             ),
             reasoning=tuple(reasoning),
-            cost=0.0 if provider == "local" else None,
+            cost=0.0 if provider == "local" else self.cost,
             id=self.id,
             request_id=self.request_id,
         )

@@ -305,6 +305,7 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     text: a piece of the answer. reasoning: a piece of the reasoning.
     reasoning_signature, reasoning_redacted: see ``Reasoning``.
     tool_calls: pieces of calls. usage: once, at or after the end.
+    cost: US dollars, with the usage, where the price is known.
     """
 
     text: str = ""
@@ -314,6 +315,7 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: tuple[ToolCallDelta, ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    cost: float | None = None
     model: str | None = None
     id: str | None = None
     request_id: str | None = None

@@ -34,7 +34,8 @@ SPEC: Final = ProviderSpec(
         ),
         Key(
             name="api_version",
-            doc="a dated version such as 2025-03-01-preview (default: the v1 API)",
+            doc="a dated version such as 2025-03-01-preview, or preview for the v1 API's preview "
+            "features (default: the v1 API)",
             identity=True,
         ),
         Key(name="subscription", doc="the subscription's id", identity=True),

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MANAGEMENT: Final = "https://management.azure.com"
 
+PREVIEW: Final = "preview"
+"""The v1 API with its preview features (Azure OpenAI's API lifecycle page, read 2025-08)."""
 _VERSION: Final = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?\Z")
 
 # Of the sovereign clouds, by the ending of the resource's host (Azure docs, read 2025-08).
@@ -40,6 +42,9 @@ _CREDENTIALS: Final = {
     "developer-cli": "AzureDeveloperCliCredential",
     "powershell": "AzurePowerShellCredential",
 }
+
+_OF_ENTRA: Final = {"default", "environment", "workload-identity"}
+"""Credentials that ask Entra ID themselves, at AZURE_AUTHORITY_HOST where that is set."""
 
 # The SDK logs whole requests at debug level only; retries are the core's.
 _QUIET: Final[dict[str, Any]] = {"retry_total": 0, "logging_enable": False}
@@ -81,14 +86,14 @@ class Session:
     def api_version(self) -> str | None:
         """The dated API version; None for the v1 API. Raises ConfigError for another form."""
         version = self.profile.get("api_version")
-        if version is None or version == "v1":
+        if version in {None, "v1", PREVIEW}:
             return None
         if not _VERSION.match(str(version)):
             raise ConfigError(
                 f"api_version={shorten(version)} is not YYYY-MM-DD or YYYY-MM-DD-preview",
                 provider="azure",
-                hint='Leave it out, or write "v1", for the v1 API; a dated one is such as '
-                '"2024-10-21"',
+                hint='Leave it out, or write "v1", for the v1 API, "preview" for that with its '
+                'preview features; a dated one is such as "2024-10-21"',
             )
         return str(version)
 
@@ -106,7 +111,8 @@ class Session:
 
     def _make_auth(self) -> Auth:
         profile = self.profile
-        if profile.secret("api_key") is not None:
+        # Whether there is one: a vault is not asked here, under the session's lock.
+        if profile.get("api_key") is not None:
             return ApiKey(lambda: profile.secret("api_key"), self._renew, self.api_version)
         key = os.environ.get("AZURE_OPENAI_API_KEY")
         if key and profile.get("credential") is None:
@@ -138,6 +144,10 @@ class Session:
                 hint="managed-identity may be followed by :CLIENT_ID",
             )
         kwargs: dict[str, Any] = {"client_id": client} if client else {}
+        authority = urlsplit(os.environ.get("AZURE_AUTHORITY_HOST", ""))
+        if name in _OF_ENTRA and loopback(authority.hostname):
+            # An emulator's: no other authority is asked whether it is one.
+            kwargs["disable_instance_discovery"] = True
         return getattr(azure.identity, _CREDENTIALS[name])(**kwargs)
 
     def token(self, scope: str) -> tuple[str, float]:
@@ -148,7 +158,7 @@ class Session:
             got = self.credential.get_token(scope)
         except (AzureError, ValueError) as error:
             raise AuthenticationError(
-                f"no Entra ID token for {scope}: {str(error).splitlines()[0]}",
+                f"no Entra ID token for {scope}: {tried(error)}",
                 provider="azure",
                 hint="Sign in (az login), give the machine an identity, set AZURE_CLIENT_ID, "
                 "AZURE_TENANT_ID and AZURE_CLIENT_SECRET, or set api_key",
@@ -204,6 +214,8 @@ class Session:
         # The key is put in by ``auth`` with each request, so that a rotated one is picked up.
         common: dict[str, Any] = {"api_key": "-", "max_retries": 0, "http_client": self.http}
         if version is None:
+            if self.profile.get("api_version") == PREVIEW:
+                common["default_query"] = {"api-version": PREVIEW}
             return openai.OpenAI(base_url=f"{endpoint}/openai/v1/", **common)
         return openai.AzureOpenAI(azure_endpoint=endpoint, api_version=version, **common)
 
@@ -253,6 +265,12 @@ class Session:
             close = getattr(thing, "close", None)
             if callable(close):
                 close()
+
+
+def tried(error: BaseException) -> str:
+    """What azure-identity tells of credentials it tried, in one line."""
+    told = str(error).partition("To mitigate this issue")[0]
+    return " ".join(told.split())[:1000] or type(error).__name__
 
 
 def loopback(host: str | None) -> bool:

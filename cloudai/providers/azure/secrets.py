@@ -17,7 +17,7 @@ from cloudai.errors import (
 )
 from cloudai.protocols import Call
 from cloudai.providers.azure._errors import error_of
-from cloudai.providers.azure._session import checked_url, session
+from cloudai.providers.azure._session import checked_url, session, tried
 from cloudai.types import SecretRef
 from cloudai.types._base import invalid
 
@@ -59,7 +59,7 @@ class KeyVaultSecrets:
             )
         except azure.ClientAuthenticationError as error:
             raise AuthenticationError(
-                f"{where}: no token: {_line(error)}", provider="azure", hint=_SIGN_IN
+                f"{where}: no token: {tried(error)}", provider="azure", hint=_SIGN_IN
             ) from None
         except azure.HttpResponseError as error:
             raise self._refused(error, where, ref, call) from None

@@ -187,6 +187,30 @@ def test_usage_cost_and_raw(azure: AzureEmulator, client: cloudai.Client) -> Non
     assert reply.request_id
 
 
+def test_a_stream_costs_what_a_whole_answer_does(client: cloudai.Client) -> None:
+    stream = client.chat.stream("a b c", model="smart")
+    list(stream)
+    whole = client.chat.create("a b c", model="smart")
+    assert stream.reply.usage == whole.usage
+    assert stream.reply.cost == whole.cost is not None
+
+
+@pytest.mark.parametrize("version", ["preview", "v1", "2024-10-21", "2024-02-01"])
+def test_versions_get_what_they_know(
+    azure: AzureEmulator, connect: Callable[..., cloudai.Client], version: str
+) -> None:
+    client = connect(api_key=azure.key, api_version=version)
+    assert client.chat.create("a b c", model="smart", max_tokens=2).text == "echo: a"
+    stream = client.chat.stream("a b", model="smart", max_tokens=9)
+    assert "".join(chunk.text for chunk in stream) == "echo: a b"
+    asked = azure.requests[-1]
+    assert asked.query.get("api-version") == (None if version == "v1" else version)
+    if version == "2024-02-01":
+        schema = {"type": "object", "properties": {}, "additionalProperties": False}
+        with pytest.raises(InvalidRequest, match="2024-08-01-preview and later"):
+            client.chat.create("x", model="smart", response_type=schema)
+
+
 def test_a_filtered_prompt(client: cloudai.Client) -> None:
     with pytest.raises(ContentFiltered, match="violence") as caught:
         client.chat.create("trigger-content-filter", model="smart")

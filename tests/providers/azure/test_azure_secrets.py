@@ -133,6 +133,52 @@ def test_entra_id_instead_of_a_key(
     )
 
 
+@pytest.mark.parametrize("credential", ["environment", "default"])
+def test_a_service_principal(
+    azure: AzureEmulator,
+    connect: Callable[..., cloudai.Client],
+    monkeypatch: pytest.MonkeyPatch,
+    credential: str,
+) -> None:
+    for name, value in azure.principal.items():
+        monkeypatch.setenv(name, value)
+    for name in ("IDENTITY_ENDPOINT", "IDENTITY_HEADER", "CLOUDAI_CREDENTIAL"):
+        monkeypatch.delenv(name)
+    azure.vault.put("openai-key", azure.key)
+    for keys in ({}, {"api_key": ref(azure)}):
+        client = connect(credential=credential, **keys)
+        assert client.chat.create("hi", model="smart").text == "echo: hi"
+        assert client.endpoints.list() == []
+    monkeypatch.setenv("AZURE_CLIENT_SECRET", "canary-client-secret")
+    with pytest.raises(AuthenticationError, match="Invalid client secret") as caught:
+        connect(credential=credential).chat.create("hi", model="smart")
+    assert "canary" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_each_profile_reads_its_vault_with_its_own_credential(
+    azure: AzureEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CLOUDAI_CREDENTIAL")
+    azure.vault.put("openai-key", azure.key)
+    key = f'{{ keyvault = "{azure.vault_url}", secret = "openai-key" }}'
+    file = tmp_path / "cloudai.toml"
+    file.write_text(
+        "".join(
+            f'[profiles.{name}]\nprovider = "azure"\ncredential = "{credential}"\napi_key = {key}\n'
+            for name, credential in (("may-not", "environment"), ("may", "managed-identity"))
+        )
+    )
+    with cloudai.Client("may", config=file) as client:
+        assert client.chat.create("hi", model="smart").text == "echo: hi"
+        for profile in ("may-not", "may"):
+            with cloudai.Client(profile, config=file) as other:
+                if profile == "may":
+                    assert other.chat.create("hi", model="smart").text == "echo: hi"
+                    continue
+                with pytest.raises(AuthenticationError, match="no token"):
+                    other.chat.create("hi", model="smart")
+
+
 def test_no_identity(
     azure: AzureEmulator, connect: Callable[..., cloudai.Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,7 +233,11 @@ def test_bad_references(
 
 
 def test_the_vaults_own_sdk_works_with_the_emulator(azure: AzureEmulator) -> None:
-    from azure.core.exceptions import ResourceNotFoundError
+    from azure.core.exceptions import (
+        HttpResponseError,
+        ResourceExistsError,
+        ResourceNotFoundError,
+    )
     from azure.identity import DefaultAzureCredential
     from azure.keyvault.secrets import SecretClient
 
@@ -197,6 +247,20 @@ def test_the_vaults_own_sdk_works_with_the_emulator(azure: AzureEmulator) -> Non
         assert vault.begin_delete_secret("one").result().name == "one"
         with pytest.raises(ResourceNotFoundError):
             vault.get_secret("one")
+        with pytest.raises(ResourceExistsError, match="deleted but recoverable"):
+            vault.set_secret("one", "again")
+        vault.begin_recover_deleted_secret("one").wait()
+        newer = vault.set_secret("one", "newer", enabled=False)
+        versions = list(vault.list_properties_of_secret_versions("one"))
+        assert [version.enabled for version in versions] == [True, False]
+        with pytest.raises(HttpResponseError, match="disabled"):
+            vault.get_secret("one")
+        vault.update_secret_properties("one", newer.properties.version, enabled=True)
+        assert vault.get_secret("one").value == "newer"
+        assert [secret.name for secret in vault.list_properties_of_secrets()] == ["one"]
+        vault.begin_delete_secret("one").wait()
+        vault.purge_deleted_secret("one")
+        assert vault.set_secret("one", "anew").value == "anew"
 
 
 def test_no_secret_gets_out(

@@ -352,12 +352,13 @@ class Chunks:
     """Makes chunks of a stream's events. The finish reason is kept back until ``[DONE]``, so
     that a stream that breaks off in between is never taken for whole."""
 
-    __slots__ = ("_called", "_first", "_headers", "_reason", "_usage", "done")
+    __slots__ = ("_called", "_first", "_headers", "_model", "_reason", "_usage", "done")
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._headers = headers
         self._reason: FinishReason | None = None
         self._usage: Usage | None = None
+        self._model = ""
         self._called = False
         self._first = True
         self.done = False
@@ -393,6 +394,8 @@ class Chunks:
             return None
         self._called = self._called or bool(calls)
         first, self._first = self._first, False
+        if first:
+            self._model = answer.model
         return ChatChunk(
             text=text,
             reasoning=delta.reasoning_content or "",
@@ -410,6 +413,7 @@ class Chunks:
         return ChatChunk(
             finish_reason="tool_calls" if self._called and reason == "stop" else reason,
             usage=self._usage,
+            cost=chat_cost(self._model, self._usage) if self._usage is not None else None,
             request_id=request_id(self._headers),
         )
 

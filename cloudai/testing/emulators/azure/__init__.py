@@ -34,11 +34,13 @@ from cloudai.testing.emulators.azure._local import LocalExecutor
 from cloudai.testing.emulators.azure._ml import MachineLearning, Scoring
 from cloudai.testing.emulators.azure._scripted import ScriptedExecutor
 from cloudai.testing.emulators.azure._tuning import Tuning
-from cloudai.testing.emulators.azure._vault import Identity, KeyVault
+from cloudai.testing.emulators.azure._vault import Authority, Identity, KeyVault
 from cloudai.testing.emulators.azure._world import (
     ACCOUNT,
+    CLIENT,
     GROUP,
     SUBSCRIPTION,
+    TENANT,
     WORKSPACE,
     Clock,
     Deployed,
@@ -88,9 +90,10 @@ class AzureEmulator:
         self.batches = Batches(self.world, files, self._data)
         self.manager = Manager(self.world)
         self._add("/openai/", self._data, files, self.batches, Tuning(self.world, files))
-        self._add("/secrets/", self._vault)
-        self._add("/deletedsecrets/", self._vault)
+        self._add("/secrets", self._vault)
+        self._add("/deletedsecrets", self._vault)
         self._add("/identity/", self._identity)
+        self._add(f"/{TENANT}/", Authority(self.world, self._identity))
         ml = MachineLearning(self.world)
         self._add("/subscriptions/", self.manager, ml)
         self._add("/store/", Blobs(self.world))
@@ -201,6 +204,17 @@ class AzureEmulator:
             "account": ACCOUNT,
             "workspace": WORKSPACE,
             "compute": "cluster",
+        }
+
+    @property
+    def principal(self) -> dict[str, str]:
+        """Environment variables of a service principal, for ``credential = "environment"`` and
+        the default chain, which then ask this emulator's Entra ID."""
+        return {
+            "AZURE_AUTHORITY_HOST": self.secure_url,
+            "AZURE_TENANT_ID": TENANT,
+            "AZURE_CLIENT_ID": CLIENT,
+            "AZURE_CLIENT_SECRET": self.world.client_secret,
         }
 
     def deploy(self, name: str, model: str = "gpt-4o", **about: Any) -> Deployed:

@@ -114,6 +114,7 @@ class DataPlane:
         body = request.json()
         checked = check("chat.stream" if _wants_stream(body) else "chat", body)
         deployment = self._deployment(request, checked)
+        _known_then(checked, request.query.get("api-version") or "")
         _rules(checked, deployment)
         answer = self.answer(deployment, checked)
         if not _wants_stream(body):
@@ -228,6 +229,33 @@ class DataPlane:
         models = {d.model for d in self._world.deployments.values()} | set(self._world.tuned)
         data = [{"id": name, "object": "model", "created_at": 0} for name in sorted(models)]
         return Response(body={"object": "list", "data": data})
+
+
+# The first dated version that knows a field (Azure OpenAI's API lifecycle page, read 2025-08).
+_SINCE: Final = {
+    "max_completion_tokens": "2024-09-01",
+    "stream_options": "2024-09-01",
+    "reasoning_effort": "2024-12-01",
+}
+_SCHEMAS_SINCE: Final = "2024-08-01"
+
+
+def _known_then(body: dict[str, Any], version: str) -> None:
+    if not version[:4].isdigit():
+        return  # the v1 API
+    for name, since in _SINCE.items():
+        if name in body and version[:10] < since:
+            message = f"Unrecognized request argument supplied: {name}"
+            raise Refused(400, "unknown_parameter", message, param=name)
+    kind = (body.get("response_format") or {}).get("type")
+    if kind == "json_schema" and version[:10] < _SCHEMAS_SINCE:
+        message = "response_format value as json_schema is enabled only for api versions "
+        raise Refused(
+            400,
+            "BadRequest",
+            f"{message}{_SCHEMAS_SINCE}-preview and later.",
+            param="response_format",
+        )
 
 
 def _wants_stream(body: Any) -> bool:

@@ -1,12 +1,13 @@
-"""Key Vault and identity, emulated: the 401 challenge, tokens, versions, soft deletion."""
+"""Key Vault and identities, emulated: the 401 challenge, tokens, versions, soft deletion."""
 
 from __future__ import annotations
 
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 from cloudai.testing.emulators.azure import _shapes
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
-from cloudai.testing.emulators.azure._world import TENANT, Vaulted, World
+from cloudai.testing.emulators.azure._world import CLIENT, TENANT, Vaulted, World
 
 VERSIONS: Final = {"7.4", "7.5", "7.6", "2025-07-01", "2026-04-01"}
 
@@ -18,11 +19,15 @@ class KeyVault:
         self._world = world
 
     def routes(self, table: Routes) -> None:
+        table.add("GET", "/secrets", self._list)
+        table.add("GET", "/secrets/{name}/versions", self._list_versions)
         table.add("GET", "/secrets/{name}", self._get)
         table.add("GET", "/secrets/{name}/{version}", self._get)
         table.add("PUT", "/secrets/{name}", self._put)
+        table.add("PATCH", "/secrets/{name}/{version}", self._patch)
         table.add("DELETE", "/secrets/{name}", self._delete)
         table.add("GET", "/deletedsecrets/{name}", self._get_deleted)
+        table.add("DELETE", "/deletedsecrets/{name}", self._purge)
         table.add("POST", "/deletedsecrets/{name}/recover", self._recover)
 
     def admit(self, request: Request) -> None:
@@ -95,6 +100,40 @@ class KeyVault:
             "attributes": attributes,
         }
 
+    def _list(self, request: Request) -> Response:
+        with self._world.lock:
+            found = [(name, held[-1]) for name, held in self._world.vault.secrets.items()]
+        return self._items(request, found)
+
+    def _list_versions(self, request: Request) -> Response:
+        name = request.groups["name"]
+        with self._world.lock:
+            found = [(name, version) for version in self._world.vault.secrets.get(name, [])]
+        return self._items(request, found)
+
+    def _items(self, request: Request, found: list[tuple[str, Vaulted]]) -> Response:
+        items = [self._bundle(request, name, secret) for name, secret in found]
+        for item in items:
+            del item["value"]  # a list shows none
+        return Response(body={"value": items, "nextLink": None})
+
+    def _patch(self, request: Request) -> Response:
+        from azure.keyvault.secrets._generated.models import SecretUpdateParameters
+
+        body = _shapes.check(request.json(), SecretUpdateParameters)
+        name, version = request.groups["name"], request.groups["version"]
+        with self._world.lock:
+            versions = self._world.vault.secrets.get(name, [])
+            found = next((held for held in versions if held.version == version), None)
+            if found is None:
+                raise Refused(404, "SecretNotFound", f"A secret with {name} was not found.")
+            attributes = body.get("attributes") or {}
+            found.enabled = attributes.get("enabled", found.enabled)
+            found.expires = attributes.get("exp", found.expires)
+            bundle = self._bundle(request, name, found)
+        del bundle["value"]
+        return Response(body=bundle)
+
     def _put(self, request: Request) -> Response:
         from azure.keyvault.secrets._generated.models import SecretSetParameters
 
@@ -142,6 +181,12 @@ class KeyVault:
             }
         )
 
+    def _purge(self, request: Request) -> Response:
+        with self._world.lock:
+            if self._world.vault.deleted.pop(request.groups["name"], None) is None:
+                raise Refused(404, "SecretNotFound", "The deleted secret was not found.")
+        return Response(status=204)
+
     def _recover(self, request: Request) -> Response:
         name = request.groups["name"]
         with self._world.lock:
@@ -182,3 +227,50 @@ class Identity:
                 "client_id": "emulated",
             }
         )
+
+
+class Authority:
+    """Entra ID's token endpoint, for one service principal; https only."""
+
+    def __init__(self, world: World, identity: Identity) -> None:
+        self._world = world
+        self._identity = identity
+
+    def routes(self, table: Routes) -> None:
+        table.add("GET", f"/{TENANT}/v2.0/.well-known/openid-configuration", self._about)
+        table.add("POST", f"/{TENANT}/oauth2/v2.0/token", self._token)
+
+    def admit(self, request: Request) -> None:
+        """Raises Refused over plain http."""
+        if not request.secure:
+            raise Refused(400, "BadRequest", "Entra ID answers https alone.")
+
+    def _about(self, request: Request) -> Response:
+        base = f"https://{request.host}/{TENANT}"
+        return Response(
+            body={
+                "issuer": f"{base}/v2.0",
+                "authorization_endpoint": f"{base}/oauth2/v2.0/authorize",
+                "token_endpoint": f"{base}/oauth2/v2.0/token",
+            }
+        )
+
+    def _token(self, request: Request) -> Response:
+        form = {name: values[-1] for name, values in parse_qs(request.body.decode()).items()}
+        if form.get("grant_type") != "client_credentials":
+            return _denied("unsupported_grant_type", "AADSTS70003: The grant is not supported.")
+        if form.get("client_id") != CLIENT:
+            return _denied("unauthorized_client", "AADSTS700016: Application was not found.")
+        if form.get("client_secret") != self._world.client_secret:
+            return _denied("invalid_client", "AADSTS7000215: Invalid client secret provided.")
+        scope = form.get("scope", "").split(" ")[0]
+        if not scope.endswith("/.default"):
+            return _denied("invalid_scope", "AADSTS1002012: The scope must end with /.default.")
+        self._identity.issued += 1
+        token, _ = self._world.issue(scope.removesuffix("/.default"))
+        return Response(body={"token_type": "Bearer", "expires_in": 3599, "access_token": token})
+
+
+def _denied(code: str, message: str) -> Response:
+    status = 400 if code == "invalid_scope" else 401
+    return Response(status=status, body={"error": code, "error_description": message})

@@ -14,6 +14,7 @@ GROUP = "cloudai"
 ACCOUNT = "acme"
 WORKSPACE = "lab"
 TENANT = "11111111-2222-3333-4444-555555555555"
+CLIENT = "22222222-3333-4444-5555-666666666666"
 
 
 class Clock:
@@ -155,6 +156,7 @@ class World:
         self.keys = {secrets.token_hex(16)}
         self.tokens: dict[str, tuple[str, float]] = {}
         self.identity_header = secrets.token_hex(16)
+        self.client_secret = secrets.token_urlsafe(24)
         self.deployments: dict[str, Deployed] = {}
         self.files: dict[str, Held] = {}
         self.batches: dict[str, dict[str, Any]] = {}
