@@ -60,6 +60,11 @@ SPEC: Final = ProviderSpec(
     store="s3://{path}",
     gaps={
         "training:finetune": "fine-tuning as a service; run a script job instead",
+        "endpoints:secrets": "SageMaker hands containers none: load() fetches them under the role",
+        "endpoints:serverless": "no rollouts in steps, no network of your own, no streamed answers; "
+        "mode='realtime' has them all",
+        "endpoints:tensorflow": "TF Serving takes no handler; use pytorch or an image of your own",
+        "batch:secrets": "transform jobs take none either: load() fetches them under the role",
         "batch:resume": "a transform job begins anew; batches on the client's side go on",
         "chat:seed": "Bedrock's Converse has no seed; some models take one in native",
     },
