@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator, Iterator
 from typing import Final, NoReturn
 
+import msgspec
+
 from cloudai._core import threads
 from cloudai.client._engine import Bound
-from cloudai.errors import StreamTruncated, TransientError, UnsupportedByProvider
+from cloudai.errors import StreamTruncated, TransientError
 from cloudai.protocols import Call
 from cloudai.types import PredictRequest
 
@@ -76,20 +78,21 @@ async def apieces(
             yield came.add(piece)
     except TransientError as error:
         came.cut(error)
+    finally:
+        close = getattr(rest, "aclose", None)
+        if close is not None:
+            await close()
 
 
 def _opened(
     bound: Bound, id: str, request: PredictRequest, timeout: float | None
 ) -> tuple[Iterator[bytes], bytes | None]:
     ask = getattr(bound.adapter, "stream", None)
-    if ask is None:
-        raise UnsupportedByProvider(
-            "a streamed prediction",
-            provider=bound.profile.provider,
-            alternative="Use predict(), which gives the answer whole",
-        )
 
     def first(call: Call) -> tuple[Iterator[bytes], bytes | None]:
+        if ask is None:
+            answer = bound.adapter.predict(id, request, call)
+            return iter(()), msgspec.json.encode({"predictions": answer.outputs})
         source: Iterator[bytes] = ask(id, request, call)
         return source, next(source, None)
 

@@ -187,8 +187,9 @@ class Endpoint(_Handle):
     ) -> Iterator[bytes]:
         """The server's answer piece by piece, as it writes it; arguments as for ``predict``.
 
-        Raises UnsupportedByProvider where the provider gives answers whole alone; StreamTruncated,
-        with what had come, for one that breaks off. It is tried again until its first piece.
+        Put together, the pieces are the server's own answer: ``{"predictions": […]}`` of a
+        handler. A provider that gives answers whole gives it as one piece. Raises StreamTruncated,
+        with what had come, for one that breaks off; it is tried again until its first piece.
         """
         request = _request(inputs, params, variant)
         yield from _predictions.pieces(self._bound, self.native_id, request, timeout)

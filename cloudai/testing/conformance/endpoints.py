@@ -3,6 +3,7 @@
 # ruff: noqa: S101 - asserting is what a suite does
 from __future__ import annotations
 
+import json
 import uuid
 from collections import Counter
 from typing import Any, Final
@@ -78,6 +79,8 @@ class EndpointsConformance(Conformance):
     def test_params(self, api: Api) -> None:
         endpoint = self._deploy(api)
         assert api.do(endpoint.predict([1, 2], params={"add": 10})) == [12, 14]
+        pieces = api.every(endpoint.stream([1, 2], params={"add": 10}))
+        assert json.loads(b"".join(pieces))["predictions"] == [12, 14]
         assert api.do(endpoint.predict([1, 2])) == [2, 4]
         api.do(endpoint.delete())
 
