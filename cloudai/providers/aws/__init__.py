@@ -61,7 +61,7 @@ SPEC: Final = ProviderSpec(
     gaps={
         "training:finetune": "fine-tuning as a service; run a script job instead",
         "endpoints:secrets": "SageMaker hands containers none: load() fetches them under the role",
-        "endpoints:serverless": "no steps in rollouts, no network of your own, no streamed answers; "
+        "endpoints:serverless": "no steps in rollouts, no network of your own, no streams; "
         "mode='realtime' has them",
         "endpoints:tensorflow": "TF Serving takes no handler; use pytorch or an image of your own",
         "batch:secrets": "transform jobs take none either: load() fetches them under the role",
