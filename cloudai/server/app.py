@@ -25,6 +25,7 @@ from cloudai.errors import (
 )
 from cloudai.server.config import ServerConfig
 from cloudai.server.http import (
+    REQUEST_ID,
     Broken,
     Gone,
     Headers,
@@ -46,6 +47,9 @@ Route: TypeAlias = Callable[["App", Request], Awaitable[Response]]
 
 MODEL_HEADER, VARIANT_HEADER = b"x-cloudai-model", b"x-cloudai-variant"
 STICKY_HEADER, VERSION_HEADER = b"x-cloudai-sticky", b"x-cloudai-model-version"
+
+# Azure ML's callers find their own id in the answer (its inference server does the same).
+CLIENT_ID_HEADER = b"x-ms-client-request-id"
 
 
 class ResultError(CloudAIError):
@@ -125,6 +129,9 @@ class App:
             (b"x-request-id", request.id.encode()),
             *response.headers,
         ]
+        client_id = request.headers.get(CLIENT_ID_HEADER)
+        if client_id is not None and REQUEST_ID.match(client_id):
+            headers.append((CLIENT_ID_HEADER, client_id))
         if request.variant:
             headers.append((VARIANT_HEADER, request.variant.encode()))
             headers.append((VERSION_HEADER, request.version.encode("latin-1", "replace")))

@@ -26,7 +26,7 @@ JSON_TYPE: Final = b"application/json"
 MAX_HEAD: Final = 64 << 10
 """Bytes of a request's line and headers."""
 
-_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}\Z")
+REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}\Z")
 _prefix = os.urandom(5).hex()
 _numbers = itertools.count(1)
 
@@ -91,7 +91,9 @@ class Request:
         self._body: bytes | None = None
         self._cycle = scope.get("cloudai.cycle")
         given = self.headers.get(b"x-request-id", b"")
-        self.id: str = given.decode() if _ID.match(given) else f"{_prefix}-{next(_numbers):x}"
+        self.id: str = (
+            given.decode() if REQUEST_ID.match(given) else f"{_prefix}-{next(_numbers):x}"
+        )
 
     def header(self, name: bytes) -> str:
         return self.headers.get(name, b"").decode("latin-1")

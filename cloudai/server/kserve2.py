@@ -69,19 +69,47 @@ async def server(app: App, request: Request) -> Response:
 
 
 async def model_metadata(app: App, request: Request, name: str, version: str | None) -> Response:
+    """A model's versions and tensors, the tensors as its schemas tell them; none, where a
+    handler has no INPUT_SCHEMA or OUTPUT_SCHEMA (KServe's own custom models do alike)."""
     model = app.models.get(name)
     _check_version(app, name, version)
+    info = model.variants[0].group.info
     return Response(
         msgspec.json.encode(
             {
                 "name": model.name,
                 "versions": [variant.version for variant in model.variants],
-                "platform": "pytorch",
-                "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, -1]}],
-                "outputs": [{"name": "output", "datatype": "FP32", "shape": [-1, -1]}],
+                "platform": f"cloudai_{info.get('engine', 'handler')}",
+                "inputs": _described("input", info.get("input_schema")),
+                "outputs": _described("output", info.get("output_schema")),
             }
         )
     )
+
+
+_DATATYPES: Final = {"number": "FP64", "integer": "INT64", "boolean": "BOOL"}
+
+
+def _described(name: str, schema: Any) -> list[dict[str, Any]]:
+    """The tensors that hold what a JSON Schema of one input or output describes, as ``_rows``
+    reads and ``_tensors`` writes them. What is no array of plain values goes as JSON texts."""
+    if not isinstance(schema, dict) or not schema:
+        return []
+    if schema.get("type") == "object" and isinstance(schema.get("properties"), dict):
+        return [_column(key, inner) for key, inner in schema["properties"].items()]
+    return [_column(name, schema)]
+
+
+def _column(name: str, schema: Any) -> dict[str, Any]:
+    shape = [-1]  # the rows
+    while isinstance(schema, dict) and schema.get("type") == "array":
+        least, most = schema.get("minItems"), schema.get("maxItems")
+        shape.append(least if isinstance(least, int) and least == most else -1)
+        schema = schema.get("items")
+    kind = schema.get("type") if isinstance(schema, dict) else None
+    datatype = _DATATYPES.get(kind, "BYTES") if isinstance(kind, str) else "BYTES"
+    texts = datatype == "BYTES" and kind != "string"
+    return {"name": name, "datatype": datatype, "shape": [-1] if texts else shape}
 
 
 async def model_ready(app: App, request: Request, name: str, version: str | None) -> Response:

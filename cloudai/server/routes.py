@@ -61,7 +61,8 @@ async def ready(app: App, request: Request) -> Response:
 
 
 async def root(app: App, request: Request) -> Response:
-    """A page for a person, and the health for all others."""
+    """A page for a person; for all others KServe v1's liveness, which Azure ML's server has in
+    the same place."""
     if b"text/html" in request.headers.get(b"accept", b""):
         from cloudai.server.page import page, policy
 
@@ -74,7 +75,7 @@ async def root(app: App, request: Request) -> Response:
                 (b"cache-control", b"no-cache"),
             ],
         )
-    return await health(app, request)
+    return _json({"status": "alive", "ready": app.ready, "models": list(app.models.served)})
 
 
 async def metrics(app: App, request: Request) -> Response:
@@ -265,6 +266,7 @@ def table(env: Mapping[str, str]) -> Table:
         "/metrics": {"GET": ("metrics", metrics)},
         "/models": {"GET": ("describe", describe)},
         "/openapi.json": {"GET": ("openapi", openapi)},
+        "/swagger.json": {"GET": ("openapi", openapi)},  # where Azure ML looks for it
         "/execution-parameters": {"GET": ("execution_parameters", execution_parameters)},
         "/predict": {"POST": ("predict", predict)},
         "/batch_predict": {"POST": ("batch_predict", batch_predict)},

@@ -128,12 +128,29 @@ def test_kserve_v1(echo: Running) -> None:
     assert echo.http.get("/v1/models/absent").status_code == 404
 
 
+def test_tensors_told_from_schemas() -> None:
+    from cloudai.server.kserve2 import _described
+
+    picture = {"type": "array", "minItems": 8, "maxItems": 8,
+               "items": {"type": "array", "items": {"type": "number"}}}  # fmt: skip
+    columns = {"age": "integer", "name": "string", "more": "object"}
+    table = {"type": "object", "properties": {k: {"type": v} for k, v in columns.items()}}
+    assert _described("input", picture) == [
+        {"name": "input", "datatype": "FP64", "shape": [-1, 8, -1]}
+    ]
+    assert [(one["name"], one["datatype"], one["shape"]) for one in _described("x", table)] == [
+        ("age", "INT64", [-1]), ("name", "BYTES", [-1]), ("more", "BYTES", [-1]),
+    ]  # fmt: skip
+    assert _described("x", None) == _described("x", {}) == []
+
+
 def test_kserve_v2(echo: Running) -> None:
     assert echo.http.get("/v2").json()["name"] == "cloudai"
     assert echo.http.get("/v2/health/live").json() == {"live": True}
     assert echo.http.get("/v2/health/ready").json() == {"ready": True}
     about = echo.http.get("/v2/models/m").json()
     assert about["name"] == "m"
+    assert about["inputs"] == [{"name": "input", "datatype": "FP64", "shape": [-1]}]
     version = about["versions"][0]
     assert echo.http.get(f"/v2/models/m/versions/{version}/ready").json()["ready"] is True
     assert echo.http.get("/v2/models/m/versions/9/ready").status_code == 404
@@ -301,7 +318,8 @@ def test_the_page_is_for_people_only(echo: Running) -> None:
     page = echo.http.get("/", headers={"accept": "text/html,*/*"})
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
-    assert echo.http.get("/").json() == {"status": "ok", "models": ["m"]}
+    alive = {"status": "alive", "ready": True, "models": ["m"]}
+    assert echo.http.get("/").json() == alive
 
 
 def test_platform_variables(start: Start, tmp_path: Any) -> None:
