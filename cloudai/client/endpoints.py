@@ -87,9 +87,11 @@ class _Handle:
             timeout,
         )
 
-    def _update(self, model: Deployable, given: dict[str, Any]) -> None:
+    def _update(self, model: Deployable, given: dict[str, Any]) -> float:
+        """Starts the update; gives the seconds that it may take."""
         spec = checked(named(deployment(model, {**given, "name": self.name}), self.name))
         self._call("update", lambda call: self._bound.adapter.update(self.native_id, spec, call))
+        return spec.timeout + spec.rollout.seconds
 
     def _lines(self) -> list[LogLine]:
         lines: list[LogLine] = []
@@ -196,10 +198,10 @@ class Endpoint(_Handle):
 
     def update(self, model: Deployable, *, wait: bool = True, **spec: Any) -> None:
         """Puts other variants behind the endpoint, without a lost request; arguments as for
-        ``deploy``."""
-        self._update(model, spec)
+        ``deploy``. Waits for the deployment's ``timeout`` and the rollout's own time."""
+        seconds = self._update(model, spec)
         if wait:
-            self.wait()
+            self.wait(seconds)
 
     def logs(self) -> Iterator[LogLine]:
         """The log's lines so far."""
@@ -270,9 +272,9 @@ class AsyncEndpoint(_Handle):
 
     async def update(self, model: Deployable, *, wait: bool = True, **spec: Any) -> None:
         """See ``Endpoint.update``."""
-        await threads.finish(self._update, model, spec)
+        seconds = await threads.finish(self._update, model, spec)
         if wait:
-            await self.wait()
+            await self.wait(seconds)
 
     async def logs(self) -> list[LogLine]:
         """See ``Endpoint.logs``."""

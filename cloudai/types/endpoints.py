@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import msgspec
@@ -90,6 +91,12 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def __post_init__(self) -> None:
         if not 0 < self.percent <= 100:
             raise invalid("rollout.percent", self.percent, "is not above 0 and up to 100")
+
+    @property
+    def seconds(self) -> float:
+        """The time that its steps take, at least."""
+        steps = {"canary": 2, "linear": math.ceil(100 / self.percent)}.get(self.kind)
+        return self.bake * (steps or bool(self.alarms))
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

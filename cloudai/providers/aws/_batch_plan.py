@@ -82,7 +82,9 @@ class Planner:
         role = draft.attempt(self._session.role)
         if base is None or role is None:
             return None
-        body = wire.invocation(spec, role, base)
+        vpc = draft.attempt(self._session.vpc)
+        kms_key = draft.attempt(self._session.kms_key)
+        body = wire.invocation(spec, role, base, kms_key, vpc)
         operation = self._session.model("bedrock").operation_model("CreateModelInvocationJob")
         draft.check(operation.input_shape, body, wire.FIELDS)
         return Drafted("invocation", base, body)
@@ -140,7 +142,10 @@ class Planner:
             native={"aws": {"CreateModel": native}},
         )
         model = endpoint_wire.model(as_endpoint, served, place, code=source.code is not None)
-        job = wire.transform(spec, name, machine, base)
+        kms_key = draft.attempt(self._session.kms_key)
+        if kms_key is not None:
+            draft.losses += common.own_disks([machine])
+        job = wire.transform(spec, name, machine, base, kms_key)
         draft.check(service.operation_model("CreateModel").input_shape, model, wire.FIELDS)
         draft.check(service.operation_model("CreateTransformJob").input_shape, job, wire.FIELDS)
         return Drafted("transform", base, job, model, source)

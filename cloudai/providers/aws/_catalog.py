@@ -6,6 +6,7 @@ differ, mostly upwards; what is not in a table has no known price and its cost i
 
 from __future__ import annotations
 
+import re
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
@@ -130,6 +131,18 @@ MACHINES: Final[dict[str, Machine]] = {
     "ml.trn1.32xlarge": Machine(128, 512, "TRAINIUM", 32, 16),
     "ml.inf2.xlarge": Machine(4, 16, "INFERENTIA2", 32, 1),
 }
+
+# Their own disks are encrypted by their hardware, and SageMaker refuses another key for these
+# ("VolumeKmsKeyId", API reference, read 2026-11).
+_OWN_DISK: Final = re.compile(
+    r"ml\.(?:[a-z]\d[a-z]*d[a-z]*|g[456]e?|g4dn|p3dn|p4de?|p5e?n?|p6[a-z0-9-]*|trn\dn?)\."
+)
+
+
+def own_disk(machine: str) -> bool:
+    """Whether an instance type comes with disks of its own."""
+    return _OWN_DISK.match(machine) is not None
+
 
 _CPU_ORDER: Final = ("ml.m5.", "ml.c5.", "ml.r5.")
 

@@ -38,6 +38,7 @@ class Planner:
         role = draft.attempt(self._session.role)
         base = draft.attempt(lambda: self._base(spec))
         vpc = draft.attempt(self._session.vpc)
+        kms_key = draft.attempt(self._session.kms_key)
         wire.check(spec, draft, vpc=vpc is not None)
         served: list[wire.Served] = []
         sources: list[tuple[str, _models_s3.Source]] = []
@@ -82,9 +83,9 @@ class Planner:
             sources.append((where, source))
         if role is None or base is None or len(served) < len(spec.variants):
             return None
-        place = wire.Place(
-            role=role, base=base, kms_key=self._session.profile.get("kms_key"), vpc=vpc
-        )
+        place = wire.Place(role=role, base=base, kms_key=kms_key, vpc=vpc)
+        if kms_key is not None:
+            draft.losses += common.own_disks(one.machine for one in served if one.machine)
         models = [
             wire.model(spec, one, place, code=source.code is not None)
             for one, (_, source) in zip(served, sources, strict=True)

@@ -46,7 +46,7 @@ CODES: Final[dict[str, type[CloudAIError]]] = {
         "ThrottlingException Throttling ThrottledException RequestThrottled SlowDown "
         "RequestThrottledException TooManyRequestsException RequestLimitExceeded "
         "BandwidthLimitExceeded PriorRequestNotComplete EC2ThrottledException "
-        "LimitExceededExceptionThrottle TransactionInProgressException",
+        "LimitExceededExceptionThrottle TransactionInProgressException SlowDownException",
     ),
     **_rows(
         ServiceUnavailable,
@@ -68,7 +68,8 @@ CODES: Final[dict[str, type[CloudAIError]]] = {
         NotFound,
         "ResourceNotFound ResourceNotFoundException NoSuchBucket NoSuchKey NoSuchUpload "
         "NoSuchAnnotation NoSuchEntity NotFound 404 ObjectNotFoundException ParameterNotFound "
-        "ParameterVersionNotFound DataAccessNotFound RepositoryNotFoundException",
+        "ParameterVersionNotFound DataAccessNotFound RepositoryNotFoundException "
+        "KmsKeyNotFoundException",
     ),
     **_rows(
         Conflict,
@@ -77,7 +78,8 @@ CODES: Final[dict[str, type[CloudAIError]]] = {
         "BucketAlreadyOwnedByYou IdempotencyParameterMismatch IdempotentParameterMismatch "
         "ObjectAlreadyInActiveTierError ObjectNotInActiveTierError InvalidObjectState "
         "DataAlreadyAcceptedException InvalidSequenceTokenException PreconditionFailed "
-        "PreconditionNotMetException InvalidOperationException",
+        "PreconditionNotMetException InvalidOperationException ResourceConflict "
+        "KmsKeyDisabledException",
     ),
     **_rows(
         QuotaExceeded,
@@ -95,13 +97,15 @@ CODES: Final[dict[str, type[CloudAIError]]] = {
         "IncompleteSignature IncompleteSignatureException InvalidAccessKeyId ExpiredToken "
         "ExpiredTokenException ExpiredTradeInTokenException RequestExpired InvalidToken "
         "TokenRefreshRequired RequestTimeTooSkewed InvalidIdentityToken IDPRejectedClaim "
-        "InvalidAuthorizationMessageException UnauthorizedException",
+        "InvalidAuthorizationMessageException UnauthorizedException InvalidGrantException "
+        "InvalidClientException UnauthorizedClientException AuthorizationPendingException",
     ),
     **_rows(
         PermissionDenied,
         "AccessDenied AccessDeniedException NotAuthorized OptInRequired 403 Forbidden "
         "RegionDisabledException SessionDurationEscalationException PublicPolicyException "
-        "OutboundWebIdentityFederationDisabledException DecryptionFailure EncryptionFailure",
+        "OutboundWebIdentityFederationDisabledException DecryptionFailure EncryptionFailure "
+        "KmsAccessDeniedException",
     ),
     **_rows(
         InvalidRequest,
@@ -114,7 +118,9 @@ CODES: Final[dict[str, type[CloudAIError]]] = {
         "PaginationTokenExpiredException ConstraintViolationException MalformedPolicyDocument "
         "MalformedPolicyDocumentException PackedPolicyTooLarge JWTPayloadSizeExceededException "
         "PermanentRedirect AuthorizationHeaderMalformed IllegalLocationConstraintException "
-        "UnknownOperationException 400 301",
+        "UnknownOperationException 400 301 InvalidFormat InvalidNextToken InvalidParameterInput "
+        "InvalidScopeException InvalidClientMetadataException UnsupportedGrantTypeException "
+        "InvalidRedirectUriException InvalidRequestRegionException",
     ),
     # SageMaker's is the user's own code, Bedrock's the vendor's model.
     **_rows(HandlerError, "ModelError"),

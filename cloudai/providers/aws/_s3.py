@@ -56,7 +56,7 @@ class Store:
         self._session = session
 
     def _encryption(self) -> dict[str, str]:
-        key = self._session.profile.get("kms_key")
+        key = self._session.kms_key()
         return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key} if key else {}
 
     def put(self, uri: str, data: bytes, call: Call) -> None:

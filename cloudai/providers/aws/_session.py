@@ -37,6 +37,7 @@ T = TypeVar("T")
 _REGION: Final = re.compile(r"[a-z]{2,3}(-[a-z]+)+-\d\Z")
 _ROLE: Final = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):role/[\w+=,.@/-]+\Z")
 _ECR: Final = re.compile(r"\d{12}\.dkr\.ecr\.([a-z0-9-]+)\.")
+_ARN: Final = re.compile(r"arn:aws[a-z-]*:[a-z0-9-]+:([a-z0-9-]*):")
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
 
 _SIGNING: Final = {
@@ -317,6 +318,29 @@ class AwsSession:
                 image,
                 f"lies in {match[1]}, and the profile works in {self.region}",
                 "SageMaker pulls from its own region: push it there.",
+            )
+
+    def kms_key(self) -> str | None:
+        """The key that encrypts volumes and results. Raises ConfigError for one elsewhere."""
+        key = self.profile.get("kms_key")
+        match = _ARN.match(key) if key is not None else None
+        if match is not None and match[1] != self.region:
+            raise ConfigError(
+                f"kms_key={key!r} lies in {match[1]}, and the profile works in {self.region}",
+                provider="aws",
+                hint="Name a key of this region, or set region",
+            )
+        return key
+
+    def check_arn(self, field: str, name: str) -> None:
+        """Refuses the ARN of something in another region. Raises InvalidRequest."""
+        match = _ARN.match(name)
+        if match is not None and match[1] not in {"", self.region}:
+            raise invalid(
+                field,
+                name,
+                f"lies in {match[1]}, and the profile works in {self.region}",
+                "Name one of this region, or set region.",
             )
 
     def listed(self, key: str) -> list[str]:

@@ -40,6 +40,8 @@ class AwsChat:
         model = request.model
         if model.startswith(_models.SAGEMAKER):
             return self._invoke(request, call)
+        if model.startswith("arn:"):
+            self._session.check_arn("model", model)
         body = converse.encode(converse.body(request))
         response = self._session.send(
             "bedrock-runtime", "Converse", converse.path(model, stream=False), body, _JSON, call
@@ -58,6 +60,8 @@ class AwsChat:
         if model.startswith(_models.SAGEMAKER):
             yield from self._invoke_stream(request, call)
             return
+        if model.startswith("arn:"):
+            self._session.check_arn("model", model)
         body = converse.encode(converse.body(request))
         response = self._session.send(
             "bedrock-runtime",

@@ -43,6 +43,7 @@ class AwsEmbeddings:
         """One vector a text, in their order, over as many requests as it takes."""
         endpoint = request.model.startswith(_models.SAGEMAKER)
         if not endpoint:
+            self._session.check_arn("model", request.model)
             embed.check(request)
         size = _ENDPOINT_TEXTS if endpoint else embed.per_request(request.model)
         parts = [request.texts[at : at + size] for at in range(0, len(request.texts), size)]

@@ -101,6 +101,7 @@ class AwsTraining:
         role = draft.attempt(self._session.role)
         base = draft.attempt(lambda: self._base(spec))
         vpc = draft.attempt(self._session.vpc)
+        kms_key = draft.attempt(self._session.kms_key)
         image = draft.attempt(lambda: self._image(spec, machines or [common.DEFAULT_MACHINE]))
         draft.attempt(lambda: self._check_source(spec))
         draft.attempt(lambda: wire.check_spot(spec))
@@ -118,6 +119,8 @@ class AwsTraining:
                 )
             )
         draft.losses += self._losses(spec)
+        if kms_key is not None:
+            draft.losses += common.own_disks(machines or ())
         if machines is None or role is None or base is None or image is None:
             return None
         place = wire.Place(
@@ -125,7 +128,7 @@ class AwsTraining:
             base=base,
             image=image,
             machines=machines,
-            kms_key=self._session.profile.get("kms_key"),
+            kms_key=kms_key,
             vpc=vpc,
         )
         body = wire.request(spec, place)

@@ -114,6 +114,9 @@ def test_what_is_told_of_a_model_that_is_not_there(client: Client) -> None:
     with pytest.raises(UnsupportedByProvider, match="S3"):
         image = Image(url="https://example.com/a.png")
         client.chat.create([Message("user", (image,))], model=CLAUDE)
+    with pytest.raises(InvalidRequest, match="eu-west-1"):
+        profile = "arn:aws:bedrock:eu-west-1:123456789012:inference-profile/eu.amazon.nova-lite"
+        client.chat.create("Hi", model=profile)
     with pytest.raises(InvalidRequest, match="dimensions"):
         client.embeddings.create("a", model="cohere.embed-v4:0", dimensions=300)
 

@@ -24,6 +24,7 @@ from cloudai.providers.aws import _errors, _transport
 SERVICES = (
     "sagemaker", "sagemaker-runtime", "bedrock", "bedrock-runtime", "s3", "sts",
     "secretsmanager", "logs", "application-autoscaling", "resourcegroupstaggingapi",
+    "cloudwatch", "sso", "sso-oidc",
 )  # fmt: skip
 
 

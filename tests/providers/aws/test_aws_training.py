@@ -11,7 +11,7 @@ from typing import Any
 import boto3
 import pytest
 
-from cloudai import Client, Resources, TrainingJob
+from cloudai import BatchTransform, Client, Resources, TrainingJob
 from cloudai.errors import (
     CloudAIError,
     ConfigError,
@@ -257,6 +257,7 @@ def test_bad_names(source: str, name: str) -> None:
         ({"role": "arn:aws:iam::123:role/x"}, "role"),
         ({"bucket": "s3://bucket"}, "bucket"),
         ({"subnets": "subnet-1"}, "security_groups"),
+        ({"kms_key": "arn:aws:kms:eu-west-1:123456789012:key/1"}, "eu-west-1"),
     ],
 )
 def test_bad_profiles(aws: AwsEmulator, keys: Any, source: str, about: Any, word: str) -> None:
@@ -288,6 +289,28 @@ def test_network_and_encryption(keys: Any, source: str) -> None:
     assert body["VpcConfig"] == {"SecurityGroupIds": ["sg-1"], "Subnets": ["subnet-1", "subnet-2"]}
     assert body["OutputDataConfig"]["KmsKeyId"] == "k"
     assert body["ResourceConfig"]["VolumeKmsKeyId"] == "k"
+    # Machines with disks of their own take no key for them, and say so.
+    plan = client.training.plan(job(source, resources=Resources(accelerator="L4:1")))
+    assert "VolumeKmsKeyId" not in plan.requests[-1].body["ResourceConfig"]
+    assert any("hardware" in loss for loss in plan.losses)
+
+
+def test_network_and_encryption_of_endpoints_and_batches(keys: Any, tmp_path: Path) -> None:
+    client = Client(**keys, subnets="subnet-1", security_groups="sg-1", kms_key="k")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "handler.py").write_text("def load(d): ...\ndef predict(m, i, p): ...\n")
+    (tmp_path / "in.jsonl").write_text('"x"\n' * 100)
+    about = {"input": str(tmp_path / "in.jsonl"), "output": str(tmp_path / "out.jsonl")}
+    model = str(tmp_path / "model")
+    config = client.endpoints.plan(model, name="e", mode="async").requests[-2].body
+    assert config["KmsKeyId"] == config["AsyncInferenceConfig"]["OutputConfig"]["KmsKeyId"] == "k"
+    transform = client.batch.plan(BatchTransform(**about, model=model)).requests[-1].body
+    assert transform["TransformOutput"]["KmsKeyId"] == "k"
+    assert transform["TransformResources"]["VolumeKmsKeyId"] == "k"
+    chat = BatchTransform(**about, chat="anthropic.claude-3-haiku-20240307-v1:0")
+    invocation = client.batch.plan(chat).requests[-1].body
+    assert invocation["outputDataConfig"]["s3OutputDataConfig"]["s3EncryptionKeyId"] == "k"
+    assert invocation["vpcConfig"] == {"subnetIds": ["subnet-1"], "securityGroupIds": ["sg-1"]}
 
 
 def test_fine_tuning_names_the_alternative(client: Client) -> None:

@@ -66,7 +66,9 @@ def invocation_name(spec: BatchTransform) -> str:
     return named(spec.name or "batch", _s3.digest(spec.idempotency_key or ""))
 
 
-def transform(spec: BatchTransform, model: str, machine: str, base: str) -> dict[str, Any]:
+def transform(
+    spec: BatchTransform, model: str, machine: str, base: str, kms_key: str | None = None
+) -> dict[str, Any]:
     """The arguments of CreateTransformJob."""
     payload = min(max(math.ceil(spec.max_payload / MIB), 1), MAX_PAYLOAD)
     env = {BATCH_SIZE: str(spec.batch_size)}
@@ -92,13 +94,24 @@ def transform(spec: BatchTransform, model: str, machine: str, base: str) -> dict
         },
         "TransformResources": {"InstanceType": machine, "InstanceCount": spec.shards},
     }
+    if kms_key is not None:
+        body["TransformOutput"]["KmsKeyId"] = kms_key
+    volumes = common.volume_key(kms_key, [machine])
+    if volumes is not None:
+        body["TransformResources"]["VolumeKmsKeyId"] = volumes
     if spec.retry.max:
         body["ModelClientConfig"] = {"InvocationsMaxRetries": min(spec.retry.max, 3)}
     body["Tags"] = common.tags(spec.tags, spec.idempotency_key, spec.name or "", "batch")
     return common.merged(body, spec.native.get("aws", {}).get("CreateTransformJob", {}))
 
 
-def invocation(spec: BatchTransform, role: str, base: str) -> dict[str, Any]:
+def invocation(
+    spec: BatchTransform,
+    role: str,
+    base: str,
+    kms_key: str | None = None,
+    vpc: dict[str, list[str]] | None = None,
+) -> dict[str, Any]:
     """The arguments of CreateModelInvocationJob."""
     hours = 24 if spec.timeout is None else math.ceil(spec.timeout / 3600)
     marks = common.tags(spec.tags, spec.idempotency_key, spec.name or "", "batch")
@@ -118,6 +131,13 @@ def invocation(spec: BatchTransform, role: str, base: str) -> dict[str, Any]:
         "timeoutDurationInHours": min(max(hours, 24), 168),
         "tags": [{"key": tag["Key"], "value": tag["Value"]} for tag in marks],
     }
+    if kms_key is not None:
+        body["outputDataConfig"]["s3OutputDataConfig"]["s3EncryptionKeyId"] = kms_key
+    if vpc is not None:
+        body["vpcConfig"] = {
+            "subnetIds": vpc["Subnets"],
+            "securityGroupIds": vpc["SecurityGroupIds"],
+        }
     return common.merged(body, spec.native.get("aws", {}).get("CreateModelInvocationJob", {}))
 
 

@@ -154,6 +154,17 @@ def no_capacity(reason: str | None) -> bool:
     return reason is not None and _CAPACITY.match(reason) is not None
 
 
+def own_disks(machines: Iterable[str]) -> list[str]:
+    """What is lost of a KMS key on these machines."""
+    found = sorted({name for name in machines if _catalog.own_disk(name)})
+    return [f"kms_key: the disks of {name} are encrypted by its hardware" for name in found]
+
+
+def volume_key(kms_key: str | None, machines: Iterable[str]) -> str | None:
+    """The key for the volumes of these machines: SageMaker takes none for disks of their own."""
+    return None if any(_catalog.own_disk(name) for name in machines) else kms_key
+
+
 def cost(machine: str, count: int, low: float, high: float, what: str) -> CostRange | None:
     """What machines cost for ``low`` to ``high`` seconds; None without a known price."""
     found = _catalog.MACHINES.get(machine)

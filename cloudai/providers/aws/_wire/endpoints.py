@@ -107,15 +107,19 @@ def config(spec: Deployment, served: list[Served], place: Place, name: str) -> d
         "ProductionVariants": [_production(spec, one) for one in served],
     }
     if spec.mode == "async":
+        results = {
+            "S3OutputPath": f"{place.base}/async/out",
+            "S3FailurePath": f"{place.base}/async/failed",
+        }
+        if place.kms_key is not None:
+            results["KmsKeyId"] = place.kms_key
         body["AsyncInferenceConfig"] = {
-            "OutputConfig": {
-                "S3OutputPath": f"{place.base}/async/out",
-                "S3FailurePath": f"{place.base}/async/failed",
-            },
+            "OutputConfig": results,
             "ClientConfig": {"MaxConcurrentInvocationsPerInstance": ASYNC_CONCURRENCY},
         }
-    if place.kms_key is not None and spec.mode != "serverless":
-        body["KmsKeyId"] = place.kms_key
+    volumes = common.volume_key(place.kms_key, [one.machine for one in served if one.machine])
+    if volumes is not None and spec.mode != "serverless":
+        body["KmsKeyId"] = volumes
     body["Tags"] = tags(spec)
     return common.merged(body, spec.native.get("aws", {}).get("CreateEndpointConfig", {}))
 

@@ -130,8 +130,9 @@ def _resources(spec: TrainingJob, place: Place) -> dict[str, Any]:
         ]
     else:
         made |= {"InstanceType": place.machines[0], "InstanceCount": nodes}
-    if place.kms_key is not None:
-        made["VolumeKmsKeyId"] = place.kms_key
+    volumes = common.volume_key(place.kms_key, place.machines)
+    if volumes is not None:
+        made["VolumeKmsKeyId"] = volumes
     return made
 
 
