@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Generator
@@ -236,8 +238,6 @@ def test_a_workspace_beside_a_resource(
 
 
 def test_no_heavy_sdk_is_loaded(connect: Callable[..., cloudai.Client]) -> None:
-    import subprocess
-
     code = (
         "import sys, cloudai.providers.azure.ml.training, cloudai.providers.azure.ml.endpoints, "
         "cloudai.providers.azure.ml.batch\n"
@@ -293,3 +293,79 @@ def unreachable() -> None:
         _workspace._told("data"),
     ):
         container.upload_blob("x", b"x")
+
+
+THEIRS = """
+import json, os, sys, time
+from azure.ai.ml import MLClient, command
+from azure.identity import ManagedIdentityCredential
+source, request, job, batch, cloud = sys.argv[1:]
+client = MLClient(
+    ManagedIdentityCredential(),
+    os.environ["CLOUDAI_SUBSCRIPTION"],
+    os.environ["CLOUDAI_RESOURCE_GROUP"],
+    "lab",
+    cloud=cloud,
+)
+made = client.jobs.create_or_update(command(
+    code=source,
+    command="python train.py",
+    environment="azureml://registries/azureml/environments/sklearn-1.5/versions/1",
+    instance_type="Standard_DS3_v2",
+))
+print(json.dumps({
+    "job": client.jobs.get(job).status,
+    "listed": [one.name for one in client.jobs.list()],
+    "traffic": client.online_endpoints.get("numbers").traffic,
+    "deployed": [d.instance_type for d in client.online_deployments.list("numbers")],
+    "answer": json.loads(client.online_endpoints.invoke("numbers", request_file=request)),
+    "batch": client.batch_endpoints.get(batch).defaults["deploymentName"],
+    "models": len(list(client.models.list())),
+    "made": made.name,
+}))
+"""
+
+
+def test_azure_ai_ml_sees_what_cloudai_makes_and_the_reverse(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    folder = source(tmp_path, "print('hello')")
+    job = client.training.submit(TrainingJob(source=folder, entry="train.py", tags={"a": "b"}))
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.json").write_text('{"scale": 2}')
+    (model / "handler.py").write_text(HANDLER)
+    client.endpoints.deploy(str(model), name="numbers")
+    lines = tmp_path / "in.jsonl"
+    lines.write_text("1\n2\n")
+    batch = client.batch.submit(
+        cloudai.BatchTransform(model=str(model), input=str(lines), output=str(tmp_path / "out"))
+    )
+    job.wait(60)
+    batch.wait(60)
+    request = tmp_path / "request.json"
+    request.write_text('{"inputs": [3]}')
+    cloud, env = azure.cloud
+    given = [folder, str(request), job.native_id, batch.native_id, cloud]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", THEIRS, *given],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    seen = json.loads(done.stdout.splitlines()[-1])
+    made = seen.pop("made")
+    assert {job.native_id, made} <= set(seen.pop("listed"))
+    assert seen == {
+        "job": "Completed",
+        "traffic": {"v-main": 100},
+        "deployed": ["Standard_DS3_v2"],
+        "answer": {"outputs": [6]},
+        "batch": "main",
+        "models": 1,
+    }
+    theirs = client.training.attach(made)
+    assert theirs.wait(60).state is State.SUCCEEDED
+    assert [line.text for line in theirs.logs()] == ["hello"]

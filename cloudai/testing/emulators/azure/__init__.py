@@ -24,7 +24,7 @@ import msgspec
 from cloudai.testing.emulators._faults import Faults
 from cloudai.testing.emulators._server import EmulatorServer
 from cloudai.testing.emulators.azure import _tls
-from cloudai.testing.emulators.azure._arm import Manager
+from cloudai.testing.emulators.azure._arm import CLOUD, Cloud, Manager
 from cloudai.testing.emulators.azure._batches import Batches
 from cloudai.testing.emulators.azure._blobs import Blobs
 from cloudai.testing.emulators.azure._chat import DataPlane
@@ -94,6 +94,7 @@ class AzureEmulator:
         self._add("/deletedsecrets", self._vault)
         self._add("/identity/", self._identity)
         self._add(f"/{TENANT}/", Authority(self.world, self._identity))
+        self._add("/metadata/", Cloud(lambda: self.secure_url))
         ml = MachineLearning(self.world)
         self._add("/subscriptions/", self.manager, ml)
         self._add("/store/", Blobs(self.world))
@@ -205,6 +206,12 @@ class AzureEmulator:
             "workspace": WORKSPACE,
             "compute": "cluster",
         }
+
+    @property
+    def cloud(self) -> tuple[str, dict[str, str]]:
+        """What azure-ai-ml's own client needs beside ``env``: the name to give it as ``cloud=``,
+        and the environment variable that says where it is."""
+        return CLOUD, {"ARM_CLOUD_METADATA_URL": f"{self.url}/metadata/endpoints"}
 
     @property
     def principal(self) -> dict[str, str]:

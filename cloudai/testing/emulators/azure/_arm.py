@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import Any, Final
 
 from cloudai.testing.emulators.azure import _shapes
@@ -10,6 +11,8 @@ from cloudai.testing.emulators.azure._http import Refused, Request, Response, Ro
 from cloudai.testing.emulators.azure._world import ACCOUNT, GROUP, SUBSCRIPTION, Deployed, World
 
 API_VERSIONS: Final = {"2023-05-01", "2024-10-01", "2025-06-01", "2025-09-01"}
+CLOUD: Final = "EmulatedCloud"
+"""What azure-ai-ml has to be told, beside where its metadata is."""
 CREATING: Final = 0.5
 """Seconds of the emulator's clock that a deployment takes."""
 _SKUS: Final = {
@@ -209,6 +212,30 @@ class Manager:
             headers = self._begin(request, 0.0, "Succeeded")
             location = headers["Azure-AsyncOperation"]
             return Response(status=202, headers={**headers, "Location": location})
+
+
+class Cloud:
+    """``/metadata/endpoints``: where the parts of this cloud are, as azure-ai-ml asks for it."""
+
+    def __init__(self, secure_url: Callable[[], str]) -> None:
+        self._secure_url = secure_url
+
+    def routes(self, table: Routes) -> None:
+        table.add("GET", "/metadata/endpoints", self._show)
+
+    def admit(self, request: Request) -> None:
+        """Everybody may ask."""
+
+    def _show(self, request: Request) -> Response:
+        url = f"{self._secure_url()}/"
+        about = {
+            "name": CLOUD,
+            "portal": url,
+            "resourceManager": url,
+            "authentication": {"loginEndpoint": url, "audiences": [url]},
+            "suffixes": {"storage": "core.emulated"},
+        }
+        return Response(body=[about])
 
 
 def _checked(body: Any) -> tuple[dict[str, Any], dict[str, Any]]:

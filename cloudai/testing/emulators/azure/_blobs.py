@@ -43,11 +43,13 @@ class Blobs:
                     self._world.blobs.pop(f"{path}\0{name.decode()}") for name in names
                 )
                 self._world.blobs[path] = whole
+            elif kind == "metadata":
+                self._held(request)  # taken, and shown to nobody
             else:
                 if request.headers.get("x-ms-blob-type") != "BlockBlob":
                     raise Refused(400, "InvalidHeaderValue", "x-ms-blob-type must be BlockBlob.")
                 self._world.blobs[path] = request.body
-        return Response(status=201, headers=_HEADERS)
+        return Response(status=200 if kind == "metadata" else 201, headers=_HEADERS)
 
     def _held(self, request: Request) -> bytes:
         found = self._world.blobs.get(request.groups["path"])

@@ -11,7 +11,24 @@ from cloudai.testing.emulators.azure._blobs import STORE
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
 from cloudai.testing.emulators.azure._world import GROUP, SUBSCRIPTION, WORKSPACE, World
 
-API_VERSIONS: Final = {"2024-10-01", "2025-06-01", "2025-09-01", "2025-12-01"}
+API_VERSIONS: Final = {
+    # Those that azure-ai-ml 1.35 sends, which are several, one an operation.
+    "2022-02-01-preview",
+    "2022-05-01",
+    "2023-02-01-preview",
+    "2023-04-01",
+    "2023-04-01-preview",
+    "2023-08-01-preview",
+    "2023-10-01",
+    "2024-01-01-preview",
+    "2024-04-01-preview",
+    "2024-07-01-preview",
+    "2024-10-01",
+    "2025-01-01-preview",
+    "2025-06-01",
+    "2025-09-01",
+    "2025-12-01",
+}
 BASE: Final = (
     f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers"
     f"/Microsoft.MachineLearningServices/workspaces/{WORKSPACE}"
@@ -83,6 +100,8 @@ class MachineLearning:
             ("POST", "/{kind}/{name}/versions/{version}/startPendingUpload", self._pending),
             ("PUT", "/{kind}/{name}/versions/{version}", self._put_asset),
             ("GET", "/{kind}/{name}/versions/{version}", self._get_asset),
+            ("GET", "/(?P<kind>codes|models|environments)", self._list_assets),
+            ("GET", "/(?P<kind>codes|models|environments)/{name}/versions", self._list_versions),
             ("GET", "/datastores/{name}", self._datastore),
             ("POST", "/datastores/{name}/listSecrets", self._secrets),
             ("GET", "/jobs", self._list_jobs),
@@ -168,6 +187,17 @@ class MachineLearning:
 
     def _get_asset(self, request: Request) -> Response:
         return Response(body=self._held(self._key(request)))
+
+    def _list_assets(self, request: Request) -> Response:
+        kind = request.groups["kind"]
+        with self._world.lock:
+            names = {key.split("/")[1] for key in self._world.ml if key.startswith(f"{kind}/")}
+        base = f"{BASE}/{kind}"
+        items = [{"id": f"{base}/{n}", "name": n, "properties": {}} for n in sorted(names)]
+        return Response(body={"value": items})
+
+    def _list_versions(self, request: Request) -> Response:
+        return self._listed(f"{self._key(request)}/")
 
     def _datastore(self, request: Request) -> Response:
         container = {"workspaceblobstore": "data", "workspaceartifactstore": "artifacts"}

@@ -164,6 +164,8 @@ def _of_annotations(model: Any) -> tuple[dict[str, tuple[Any, bool]], str | None
     chooser: str | None = None
     for name, field in model._attr_to_rest_field.items():
         kind = int if field._format == "unix-timestamp" else hints[name]
+        if dict[str, str] in typing.get_args(kind):
+            kind = dict[str, str | int | float] | None  # azure-ai-ml puts numbers there itself
         optional = kind is Any or type(None) in typing.get_args(hints[name])
         fields[field._rest_name] = (kind, not optional)
         if field._is_discriminator:
