@@ -50,6 +50,7 @@ def program(client: cloudai.Client, folder: Path) -> None:
     print("training:", job.wait(timeout=3600).state)
     endpoint = client.endpoints.deploy(job.model, name="example")
     print("endpoint:", endpoint.predict([1, 2, 3]))
+    print("streamed:", b"".join(endpoint.stream([4, 5])).decode())
     lines = folder / "in.jsonl"
     lines.write_text("".join(f"{json.dumps(value)}\n" for value in range(5)))
     batch = client.batch.submit(

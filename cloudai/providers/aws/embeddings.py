@@ -7,11 +7,11 @@ import threading
 from array import array
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from cloudai._core.config import Profile
-from cloudai.errors import ProviderError
+from cloudai.errors import HandlerError, ProviderError
 from cloudai.protocols import Call
 from cloudai.providers.aws import _catalog, _models
 from cloudai.providers.aws._session import session
@@ -31,13 +31,15 @@ Part = tuple[bytes, int, int, int, str | None]
 
 
 class AwsEmbeddings:
-    """Embeddings on AWS. The model is Bedrock's, or ``sagemaker:NAME``."""
+    """Embeddings on AWS. The model is Bedrock's, or ``sagemaker:NAME``, whose container speaks
+    OpenAI's format or TEI's."""
 
     def __init__(self, profile: Profile) -> None:
         self._session = session(profile)
         self._session.base("bedrock-runtime")  # made here, not on the first call's time
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
+        self._plain: set[str] = set()
 
     def embed(self, request: EmbeddingRequest, call: Call) -> EmbeddingReply:
         """One vector a text, in their order, over as many requests as it takes."""
@@ -101,8 +103,31 @@ class AwsEmbeddings:
 
     def _endpoint(self, request: EmbeddingRequest, texts: tuple[str, ...], call: Call) -> Part:
         name = request.model.removeprefix(_models.SAGEMAKER)
-        body = openai.embed_body(texts, name, request.dimensions)
-        response = self._session.send(
+        plain = name in self._plain
+        try:
+            response = self._invoke(name, request, texts, plain, call)
+        except HandlerError as error:
+            # TEI knows OpenAI's format on a path that SageMaker does not pass on: on
+            # /invocations it misses its own field.
+            if plain or "inputs" not in error.message:
+                raise
+            response = self._invoke(name, request, texts, True, call)
+            self._plain.add(name)
+        request_id = response.headers.get("x-amzn-RequestId")
+        vectors, tokens = openai.embed_reply(response.data, request_id)
+        return _packed(vectors, tokens, request_id)
+
+    def _invoke(
+        self,
+        name: str,
+        request: EmbeddingRequest,
+        texts: tuple[str, ...],
+        plain: bool,
+        call: Call,
+    ) -> Any:
+        form = openai.plain_embed_body if plain else openai.embed_body
+        body = form(texts, name, request.dimensions)
+        return self._session.send(
             "sagemaker-runtime",
             "InvokeEndpoint",
             f"/endpoints/{quote(name, safe='')}/invocations",
@@ -110,9 +135,6 @@ class AwsEmbeddings:
             _JSON,
             call,
         )
-        request_id = response.headers.get("x-amzn-RequestId")
-        vectors, tokens = openai.embed_reply(response.data, request_id)
-        return _packed(vectors, tokens, request_id)
 
     def close(self) -> None:
         pool, self._pool = self._pool, None

@@ -109,6 +109,15 @@ class AwsTraining:
             draft.attempt(lambda name=name: _check_input(spec, name))
         for name in ("model", "checkpoints", "data"):
             draft.attempt(lambda name=name: _check_output(spec, name))
+        if spec.kind == "script" and len(spec.inputs) > 19:
+            draft.wrong(
+                InvalidRequest(
+                    f"inputs: {len(spec.inputs)} and the source's own are more than the 20 "
+                    "channels of SageMaker",
+                    field="inputs",
+                    hint="Put several inputs below one prefix",
+                )
+            )
         if len(spec.hyperparameters) > 100:
             draft.wrong(
                 InvalidRequest(

@@ -369,6 +369,41 @@ def test_chat_and_embeddings_through_a_sagemaker_endpoint(
         client.chat.create("Hi", model="sagemaker:none")
 
 
+def test_embeddings_of_tei(aws: AwsEmulator, client: Client, tmp_path: Path) -> None:
+    """It refuses OpenAI's format on /invocations; its own is sent from then on."""
+
+    def invoke(body: bytes, kind: str) -> tuple[int, bytes]:
+        asked = json.loads(body)
+        if "inputs" not in asked:
+            return 422, b"Failed to deserialize the JSON body: missing field `inputs`"
+        return 200, json.dumps([[float(len(text)), 0.5] for text in asked["inputs"]]).encode()
+
+    aws.world.executor = ScriptedExecutor(invoke=invoke)
+    (tmp_path / "handler.py").write_text("def load(d): ...\ndef predict(m, i, p): ...\n")
+    client.endpoints.deploy(str(tmp_path), name="tei")
+    for count in (1, 2):
+        found = client.embeddings.create(["a", "bbb"], model="sagemaker:tei")
+        assert found.vectors == [[1.0, 0.5], [3.0, 0.5]]
+        assert len(aws.sent("/invocations")) == 1 + count
+
+
+def test_a_cut_chat_of_a_sagemaker_endpoint(
+    aws: AwsEmulator, client: Client, tmp_path: Path
+) -> None:
+    parts: list[dict[str, Any]] = [{"delta": {"content": f"{n} "}} for n in range(20)]
+    parts.append({"delta": {}, "finish_reason": "stop"})
+    text = "".join(f"data: {json.dumps({'choices': [part]})}\n\n" for part in parts).encode()
+    aws.world.executor = ScriptedExecutor(invoke=lambda body, kind: (200, text))
+    (tmp_path / "handler.py").write_text("def load(d): ...\ndef predict(m, i, p): ...\n")
+    client.endpoints.deploy(str(tmp_path), name="llm")
+    aws.faults.add("cut", r"/invocations-response-stream$", after=1500)
+    stream = client.chat.stream("Count", model="sagemaker:llm")
+    with pytest.raises(StreamTruncated) as caught:
+        list(stream)
+    assert caught.value.text == stream.text
+    assert stream.text.startswith("0 1 2 ")
+
+
 def test_moto_in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("")
     with mock_aws() as world:

@@ -228,6 +228,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "spot": ({"spot": Spot(max_wait=5.0)}, "spot.max_wait"),
     "tag": ({"tags": {"k" * 200: "v"}}, "tags"),
     "channels": ({"inputs": {f"c{n}": f"s3://{BUCKET}/x" for n in range(21)}}, "inputs"),
+    "channels-and-code": (
+        {"inputs": {f"c{n}": f"s3://{BUCKET}/x" for n in range(20)}}, "20 channels",
+    ),
+    "profile-bucket": ({"inputs": {"train": "s3://BAD_/x"}}, "inputs.train"),
     "secret": ({"secrets": {"KEY": SecretRef(store="env", name="X")}}, "secrets"),
 }  # fmt: skip
 
@@ -273,6 +277,12 @@ def test_a_bucket_in_another_region(aws: AwsEmulator, keys: Any, source: str) ->
     )
     with pytest.raises(InvalidRequest, match="eu-west-1"):
         Client(**{**keys, "bucket": "far-away"}).training.submit(job(source))
+    assert aws.sent("CreateTrainingJob") == []
+
+
+def test_a_bucket_that_does_not_exist(aws: AwsEmulator, keys: Any, source: str) -> None:
+    with pytest.raises(InvalidRequest, match="bucket='not-there' is a bucket that does not exist"):
+        Client(**{**keys, "bucket": "not-there"}).training.submit(job(source))
     assert aws.sent("CreateTrainingJob") == []
 
 

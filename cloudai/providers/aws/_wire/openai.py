@@ -304,6 +304,14 @@ def embed_body(texts: tuple[str, ...], model: str, dimensions: int | None) -> di
     return made
 
 
+def plain_embed_body(texts: tuple[str, ...], model: str, dimensions: int | None) -> dict[str, Any]:
+    """The body of an embedding request in TEI's own format."""
+    made: dict[str, Any] = {"inputs": list(texts)}
+    if dimensions is not None:
+        made["dimensions"] = dimensions
+    return made
+
+
 def embed_reply(body: bytes, request_id: str | None) -> tuple[list[list[float]], int]:
     """The vectors in the texts' order, and the tokens; TEI's bare lists too."""
     try:
