@@ -11,7 +11,9 @@ server is started, warmed, and then measured in windows that alternate with the 
 a machine that others use too disturbs both alike: the ratio is the median of the windows' own
 ratios. A window during which other processes took more than --foreign cores is repeated up to
 --tries times; what stayed is printed. The load generator runs on the same cores: its share is
-printed, and is not taken out of the ratio.
+printed, and is not taken out of the ratio. Beside the ratio of the rates stands that of the CPU
+time that an input takes, without a server and with all of server and generator: on a machine that
+is never quiet it says what the rates would.
 
 The peers (benchmarks/peers/README.md) run the same packed encoder, with the batching that their
 documentation recommends; the way of the textbook is Flask with one text a forward.
@@ -270,15 +272,22 @@ class Windows:
             made["generator_us"] = made["cpu"] / count * 1e6
             return made
 
+        def compute() -> tuple[float, float]:
+            before = ceiling.cpu()
+            rate = ceiling.rate(self.seconds)
+            return rate, (ceiling.cpu() - before) / (rate * self.seconds) * 1e6
+
         for _ in range(rounds):
-            calm_top, top = self._undisturbed(lambda: ceiling.rate(self.seconds), ceiling.cpu)
+            calm_top, (top, top_us) = self._undisturbed(compute, ceiling.cpu)
             calm, made = self._undisturbed(load, lambda: sum(server.cpu()) + generator)
             made["rps"] *= texts_each
+            each_us = made["front_us"] + made["workers_us"] + made["generator_us"]
             rows.append({**made, "ceiling": top, "ratio": made["rps"] / top,
+                         "cpu_ratio": top_us * texts_each / each_us,
                          "foreign": max(calm, calm_top)})  # fmt: skip
         found = {
             name: statistics.median(row[name] for row in rows)
-            for name in ("rps", "ceiling", "ratio", "p50_ms", "p99_ms", "foreign", "front_us",
+            for name in ("rps", "ceiling", "ratio", "cpu_ratio", "p50_ms", "p99_ms", "foreign", "front_us",
                          "workers_us", "generator_us")
         }  # fmt: skip
         statuses = {status for row in rows for status in row["statuses"]}
@@ -288,7 +297,7 @@ class Windows:
 def show(name: str, row: dict[str, Any]) -> None:
     print(
         f"{name:28} c={row['concurrency']:<4}{row['rps']:8.0f}/s of {row['ceiling']:6.0f} = "
-        f"{row['ratio']:5.2f}  p50 {row['p50_ms']:7.1f} p99 {row['p99_ms']:7.1f} ms  "
+        f"{row['ratio']:5.2f} (by CPU time {row['cpu_ratio']:.2f})  p50 {row['p50_ms']:7.1f} p99 {row['p99_ms']:7.1f} ms  "
         f"CPU us a request: front {row['front_us']:.0f} rest {row['workers_us']:.0f} "
         f"generator {row['generator_us']:.0f}  others {row['foreign']:.2f} cores  "
         f"{','.join(row['statuses'])}",
