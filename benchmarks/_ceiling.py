@@ -54,7 +54,7 @@ def main() -> None:
         seconds = float(line)
         if not seconds:
             spent: list[float] = []
-            for value in inputs[:200]:
+            for value in inputs[: asked["alone"]]:
                 begin = time.perf_counter()
                 work([value])
                 spent.append(time.perf_counter() - begin)

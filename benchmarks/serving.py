@@ -63,6 +63,10 @@ def minilm() -> str:
     return str(_models.find("embedding", "", home=Path("/nonexistent")).path)
 
 
+ALONE = 200
+"""Inputs that are computed one by one, without a server and with it."""
+
+
 class Ceiling:
     """The model without a server, in processes that wait until they are asked to compute."""
 
@@ -277,6 +281,8 @@ class Windows:
             rate = ceiling.rate(self.seconds)
             return rate, (ceiling.cpu() - before) / (rate * self.seconds) * 1e6
 
+        if concurrency == 1:
+            bodies = bodies[:ALONE]
         for _ in range(rounds):
             calm_top, (top, top_us) = self._undisturbed(compute, ceiling.cpu)
             calm, made = self._undisturbed(load, lambda: sum(server.cpu()) + generator)
@@ -284,20 +290,23 @@ class Windows:
             each_us = made["front_us"] + made["workers_us"] + made["generator_us"]
             rows.append({**made, "ceiling": top, "ratio": made["rps"] / top,
                          "cpu_ratio": top_us * texts_each / each_us,
-                         "foreign": max(calm, calm_top)})  # fmt: skip
+                         "added_ms": made["p50_ms"] - ceiling.alone() if concurrency == 1 else 0.0,
+                         "foreign": max(calm, calm_top, 0.0)})  # fmt: skip
         found = {
             name: statistics.median(row[name] for row in rows)
-            for name in ("rps", "ceiling", "ratio", "cpu_ratio", "p50_ms", "p99_ms", "foreign", "front_us",
-                         "workers_us", "generator_us")
-        }  # fmt: skip
+            for name in rows[0]
+            if isinstance(rows[0][name], float)
+        }
         statuses = {status for row in rows for status in row["statuses"]}
         return {**found, "statuses": sorted(statuses), "concurrency": concurrency}
 
 
 def show(name: str, row: dict[str, Any]) -> None:
+    added = f"(+{row['added_ms']:.2f}) " if row["concurrency"] == 1 else ""
     print(
         f"{name:28} c={row['concurrency']:<4}{row['rps']:8.0f}/s of {row['ceiling']:6.0f} = "
-        f"{row['ratio']:5.2f} (by CPU time {row['cpu_ratio']:.2f})  p50 {row['p50_ms']:7.1f} p99 {row['p99_ms']:7.1f} ms  "
+        f"{row['ratio']:5.2f} (by CPU time {row['cpu_ratio']:.2f})  "
+        f"p50 {row['p50_ms']:.1f} {added}p99 {row['p99_ms']:.1f} ms  "
         f"CPU us a request: front {row['front_us']:.0f} rest {row['workers_us']:.0f} "
         f"generator {row['generator_us']:.0f}  others {row['foreign']:.2f} cores  "
         f"{','.join(row['statuses'])}",
@@ -343,7 +352,7 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     asked = {"model": model, "device": options.device, "dtype": options.dtype,
              "handler": bool(options.inputs), "forward": False, "inputs": inputs,
-             "batch": len(inputs)}  # fmt: skip
+             "batch": len(inputs), "alone": ALONE}  # fmt: skip
     workers = options.workers or (4 if cuda else cores)
     windows = Windows(options.seconds, options.foreign, options.tries)
     processes, threads = (1, cores) if cuda else (cores, 1)
@@ -356,7 +365,6 @@ def main() -> None:
             what = "forward alone" if "forward" in about else "tokenising and forward"
             print(f"{what}, {batch} a batch: {other.rate(options.seconds):.0f}/s", flush=True)
             other.stop()
-    print(f"one input alone, without a server: p50 {ceiling.alone():.2f} ms", flush=True)
     concurrencies = options.concurrency or ("1,64,256" if cuda else "1,16,64")
     generators = options.generators or (4 if cuda else 1)
     extra = ["--dtype", options.dtype, "--workers", str(workers), "--device", options.device]
