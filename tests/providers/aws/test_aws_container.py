@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from cloudai import Client, Resources, TrainingJob
 from cloudai.errors import JobFailed
 from cloudai.providers.aws import _fabric
 from cloudai.testing.emulators.aws import BUCKET, AwsEmulator, LocalExecutor
-from cloudai.types import Metric, Outputs, SecretRef
+from cloudai.types import Metric, Outputs, SecretRef, Spot
 
 SCRIPT = """
 import argparse, json, os, sys
@@ -98,6 +99,43 @@ def test_why_a_container_did_not_get_to_the_script(
     with pytest.raises(JobFailed, match="'db' has no field 'password'") as caught:
         client.training.submit(spec).wait(60)
     assert "canary" not in str(caught.value)
+
+
+RESUMED = """
+import os, pathlib, time
+kept = pathlib.Path(os.environ["CLOUDAI_CHECKPOINT_DIR"]) / "step"
+if kept.exists():
+    print("resumed at", kept.read_text(), flush=True)
+else:
+    kept.write_text("41")
+    print("saved", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_spot_job_goes_on_from_its_checkpoints(
+    aws: AwsEmulator, client: Client, tmp_path: Path
+) -> None:
+    """Its machine is taken away in the middle, really."""
+    executor = LocalExecutor(tmp_path / "emulated")
+    aws.start(executor)
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "train.py").write_text(RESUMED)
+    spec = TrainingJob(source=str(folder), entry="train.py", name="spot", spot=Spot())
+    job = client.training.submit(spec)
+    end = time.monotonic() + 60
+    while not any(line.text == "saved" for line in job.logs()):
+        assert time.monotonic() < end, "it saved nothing"
+        time.sleep(0.1)
+    executor.interrupt("spot")
+    status = job.wait(60)
+    assert status.restarts == 1
+    assert [line.text for line in job.logs()] == ["saved", "resumed at 41"]
+    assert (job.download(tmp_path / "kept", output="checkpoints") / "step").read_text() == "41"
+    job.delete()
+    left = boto3.client("s3", endpoint_url=aws.url).list_objects_v2(Bucket=BUCKET)
+    assert left["KeyCount"] == 0
 
 
 TORCH = """

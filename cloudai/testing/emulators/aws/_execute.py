@@ -8,7 +8,6 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,11 +16,11 @@ import tarfile
 import threading
 import time
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from cloudai.providers.aws._container import start
 from cloudai.testing.emulators._models import LocalModels
-from cloudai.testing.emulators.aws import _container, _stores, _toolkit, _worker
+from cloudai.testing.emulators.aws import _container, _stores, _toolkit
 from cloudai.testing.emulators.aws._world import Fate, Look, Run, ScriptedExecutor, Served, World
 
 # Ends a job of which only the image would know what to do.
@@ -74,6 +73,15 @@ class LocalExecutor(ScriptedExecutor):
         self._open.append(run)
         return run
 
+    def interrupt(self, name: str) -> None:
+        """Takes the machines of a spot job away, and gives it others: it starts anew with what
+        it had written into its checkpoints' folder. Raises LookupError for another job."""
+        for one in self._open:
+            if isinstance(one, ProcessRun) and one.name == name and one.spot:
+                one.interrupt()
+                return
+        raise LookupError(f"no spot job {name!r} was started here")
+
     def transform(self, job: dict[str, Any], world: World) -> tuple[Fate, Served]:
         return self._fate(), self.serve(job["Container"], world)
 
@@ -106,6 +114,10 @@ class ProcessRun:
         self._created = now
         self._starting = starting
         self._job = job
+        self.name: str = job["TrainingJobName"]
+        self.spot: bool = job.get("EnableManagedSpotTraining", False)
+        self._interruptions = 0
+        self._interrupted = False
         self._most: float = job["StoppingCondition"].get("MaxRuntimeInSeconds", 86400)
         self._stopped: float | None = None
         self._late = False
@@ -126,7 +138,7 @@ class ProcessRun:
         self._started = now
         port = _free_port()
         for host in self._hosts:
-            root = self._place / host
+            root = self._root(host)
             env = self._prepare(root, host)
             if len(self._hosts) > 1:
                 env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -146,6 +158,30 @@ class ProcessRun:
         if "sagemaker_program" in self._job.get("HyperParameters", {}):
             return [sys.executable, "-m", _toolkit.__name__]
         return [sys.executable, "-c", _NOTHING.format(image=about.get("TrainingImage"))]
+
+    def _root(self, host: str) -> Path:
+        """The folder that stands for a machine's /opt/ml; another one after an interruption."""
+        return self._place / f"{host}.{self._interruptions}"
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        self._signal(signal.SIGTERM)
+        self._killed = time.monotonic() + _GRACE
+
+    def _again(self, now: float) -> None:
+        """Starts anew after an interruption, from the checkpoints that are in S3."""
+        self._tail(now)
+        self._store_checkpoints()
+        self._interrupted, self._killed = False, None
+        self._interruptions += 1
+        self._read.clear()
+        self._start(now)
+
+    def _store_checkpoints(self) -> None:
+        where = self._job.get("CheckpointConfig", {}).get("S3Uri")
+        files = _files(self._root(self._hosts[0]) / "checkpoints") if where else {}
+        for name, data in files.items():
+            _stores.write(f"{where.rstrip('/')}/{name}", data)
 
     def _prepare(self, root: Path, host: str) -> dict[str, str]:
         """What SageMaker puts into ``/opt/ml``, and the environment."""
@@ -227,6 +263,9 @@ class ProcessRun:
             else:
                 self._start(now)
         code = self._code()
+        if code is not None and self._interrupted and self._stopped is None:
+            self._again(now)
+            code = None
         self._tail(now)
         if code is None:
             return self._running(now)
@@ -234,7 +273,8 @@ class ProcessRun:
             self._ended = now
         found = self._end(code)
         found.logs = list(self._lines)
-        found.checkpoints = _files(self._place / self._hosts[0] / "checkpoints")
+        found.interruptions = self._interruptions
+        found.checkpoints = _files(self._root(self._hosts[0]) / "checkpoints")
         return found
 
     def _running(self, now: float) -> Look:
@@ -248,11 +288,12 @@ class ProcessRun:
             secondary="Stopping" if stopping else "Training",
             started=started,
             logs=list(self._lines),
+            interruptions=self._interruptions,
         )
 
     def _end(self, code: int) -> Look:
         ended, started = self._ended, self._started
-        first = self._place / self._hosts[0]
+        first = self._root(self._hosts[0])
         if self._late:
             return Look(status="Stopped", secondary="MaxRuntimeExceeded", started=started,
                         ended=ended, files=_files(first / "model"))  # fmt: skip
@@ -273,7 +314,7 @@ class ProcessRun:
 
     def _tail(self, now: float) -> None:
         for host in self._hosts:
-            log = self._place / host / "log"
+            log = self._root(host) / "log"
             if not log.is_file():
                 continue
             process = self._processes.get(host)
@@ -325,70 +366,3 @@ def _files(folder: Path) -> dict[str, bytes]:
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
-
-
-class ProcessServed:
-    """A model in a process of its own, which loads ``code/inference.py`` as the containers do."""
-
-    def __init__(self, container: dict[str, Any], place: Path) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._problem: str | None = None
-        uri = container.get("ModelDataUrl")
-        data = _stores.read(uri) if uri else None
-        model = place / "model"
-        model.mkdir()
-        if data is not None:
-            with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-                archive.extractall(model, filter="data")
-        self._env = {**os.environ, **container.get("Environment", {})}
-        self._model = model
-        self._start()
-
-    def _start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", _worker.__name__, str(self._model)],
-            env=self._env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        self._ready = False
-
-    def problem(self) -> str | None:
-        with self._lock:
-            return self._wait()
-
-    def _wait(self) -> str | None:
-        if not self._ready and self._problem is None:
-            status, _, text = self._receive()
-            self._ready = status == 200
-            if not self._ready:
-                self._problem = text.decode("utf-8", "replace")
-        return self._problem
-
-    def invoke(self, body: bytes, content_type: str, accept: str) -> tuple[int, str, bytes]:
-        with self._lock:
-            problem = self._wait()
-            if problem is not None:
-                return 500, "text/plain", problem.encode()
-            stdin: Any = self._process.stdin if self._process else None
-            _worker.write(stdin, content_type.encode(), accept.encode(), body)
-            return self._receive()
-
-    def _receive(self) -> tuple[int, str, bytes]:
-        stdout: IO[bytes] | Any = self._process.stdout if self._process else None
-        try:
-            status, kind, body = _worker.read(stdout)
-        except EOFError:
-            return 500, "text/plain", b"the container died"
-        return int(status), kind.decode(), body
-
-    def close(self) -> None:
-        process = self._process
-        if process is not None:
-            process.kill()
-            process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    with contextlib.suppress(OSError):
-                        stream.close()
-        shutil.rmtree(self._model, ignore_errors=True)
