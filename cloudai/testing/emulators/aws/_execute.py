@@ -21,6 +21,7 @@ from typing import Any, Final
 from cloudai.providers.aws._container import start
 from cloudai.testing.emulators._models import LocalModels
 from cloudai.testing.emulators.aws import _container, _stores, _toolkit
+from cloudai.testing.emulators.aws._served import ProcessServed
 from cloudai.testing.emulators.aws._world import Fate, Look, Run, ScriptedExecutor, Served, World
 
 # Ends a job of which only the image would know what to do.
