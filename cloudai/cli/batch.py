@@ -19,11 +19,12 @@ def batch(
     input: Annotated[
         str,
         typer.Argument(
-            help="The input's path or URI; or a .toml file with the fields of a BatchTransform."
+            metavar="INPUT",
+            help="The input's path or URI; or a .toml file with the fields of a BatchTransform.",
         ),
     ],
     output: Annotated[
-        str | None, typer.Argument(metavar="[OUTPUT]", help="Where the output goes.")
+        str | None, typer.Argument(metavar="OUTPUT", help="Where the output goes.")
     ] = None,
     model: Annotated[
         str | None,

@@ -15,6 +15,7 @@ from cloudai.cli.session import Session, command, typed
 from cloudai.cli.specs import pairs
 from cloudai.errors import CloudAIError, InvalidRequest
 from cloudai.types import ChatReply, Message
+from cloudai.types._base import invalid
 
 HELP = "/reset forgets the conversation, /exit or ctrl-D ends it, ctrl-C stops an answer."
 
@@ -24,7 +25,7 @@ def chat(
     session: Session,
     text: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TEXT...]", help="What to say; - reads stdin."),
+        typer.Argument(metavar="TEXT", help="What to say; - reads stdin."),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="A logical name, or the vendor's own.")
@@ -68,6 +69,8 @@ def chat(
         "timeout": timeout,
     }
     said = " ".join(text or ())
+    if text and not said.strip():
+        raise invalid("text", said, "is empty")
     if said == "-" or (not said and not sys.stdin.isatty()):
         said = sys.stdin.read().strip()
         if not said:

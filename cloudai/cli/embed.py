@@ -19,7 +19,7 @@ _SHOWN = 6
 def embed(
     session: Session,
     texts: Annotated[
-        list[str] | None, typer.Argument(metavar="[TEXT...]", help="Texts to embed.")
+        list[str] | None, typer.Argument(metavar="TEXT", help="Texts to embed.")
     ] = None,
     file: Annotated[
         str | None, typer.Option("--file", "-f", help="A file with one text a line; - is stdin.")

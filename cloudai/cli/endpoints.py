@@ -27,8 +27,9 @@ def deploy(
     model: Annotated[
         str | None,
         typer.Argument(
+            metavar="MODEL",
             help="A model's directory or URI, the handle of the job that trained it, or a .toml "
-            "or .json file with the fields of a Deployment."
+            "or .json file with the fields of a Deployment.",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The endpoint's name.")] = None,
@@ -127,10 +128,12 @@ def _deploy(session: Session, spec: Deployment, update: bool, wait: bool) -> End
 @command
 def predict(
     session: Session,
-    endpoint: Annotated[str, typer.Argument(help="Its handle, or its name at the provider.")],
+    endpoint: Annotated[
+        str, typer.Argument(metavar="ENDPOINT", help="Its handle, or its name at the provider.")
+    ],
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[INPUT...]", help="JSON values; what is no JSON is a text."),
+        typer.Argument(metavar="INPUT", help="JSON values; what is no JSON is a text."),
     ] = None,
     file: Annotated[
         str | None,

@@ -18,8 +18,12 @@ from cloudai.errors import CloudAIError, InvalidRequest
 from cloudai.types import LogLine, LogPage
 from cloudai.types._base import invalid
 
-Handle = Annotated[str, typer.Argument(metavar="URI", help="A handle: cloudai://…")]
-Handles = Annotated[list[str], typer.Argument(metavar="URI...", help="Handles: cloudai://…")]
+Handle = Annotated[
+    str, typer.Argument(metavar="URI", help="A handle, cloudai://…, or a name of `cloudai ls`.")
+]
+Handles = Annotated[
+    list[str], typer.Argument(metavar="URI", help="Handles, cloudai://…, or names.")
+]
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)\Z")
 _SIZES = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -28,7 +32,7 @@ _SIZES = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 @command
 def status(session: Session, uri: Handle) -> None:
     """Show a job or an endpoint."""
-    handle = session.client.attach(uri)
+    handle = session.handle(uri)
     found = handle.status
     if session.json:
         session.document({"id": handle.id, "status": found})
@@ -50,7 +54,7 @@ def logs(
 
     Ctrl-C leaves the job alone.
     """
-    handle = session.client.attach(uri)
+    handle = session.handle(uri)
     start = None if since is None else time.time() - _seconds(since)
     lines = (
         _endpoint_lines(handle, follow, start)
@@ -110,7 +114,7 @@ def _each(session: Session, uris: list[str], work: Any) -> int:
     first = OK
     for uri in uris:
         try:
-            handle = session.client.attach(uri)
+            handle = session.handle(uri)
             found = work(handle)
         except CloudAIError as error:
             first = first or session.fail(error)

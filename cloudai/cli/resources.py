@@ -61,7 +61,7 @@ def ls(
 def destroy(
     session: Session,
     uris: Annotated[
-        list[str] | None, typer.Argument(metavar="[URI...]", help="Handles: cloudai://…")
+        list[str] | None, typer.Argument(metavar="URI", help="Handles, cloudai://…, or names.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All that `cloudai ls` lists.")] = False,
     kind: KindOption = None,
@@ -106,10 +106,11 @@ def _entries(session: Session, kind: str | None) -> list[Entry]:
 
 def _known(session: Session, uri: str) -> str | Entry:
     """The ledger's entry of a handle; a handle made elsewhere has to be there at its provider."""
+    uri = session.uri(uri)
     for entry in session.client.resources():
         if entry.uri == uri:
             return entry
-    return session.client.attach(uri).id
+    return session.handle(uri).id
 
 
 def _fresh(session: Session, entry: Entry) -> str:

@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeAlias
 
 import msgspec
 import typer
@@ -18,7 +18,9 @@ from cloudai.errors import CloudAIError, ConfigError, InvalidRequest
 from cloudai.types._base import invalid
 
 if TYPE_CHECKING:
-    from cloudai.client import Client
+    from cloudai.client import BatchJob, Client, Endpoint, Job
+
+    Handle: TypeAlias = Job | BatchJob | Endpoint
 
 P = ParamSpec("P")
 
@@ -83,6 +85,31 @@ class Session:
             return bare
         keys = dict(_setting(bare.profile.spec, text) for text in self._settings)
         return Client(self._profile, provider=self._provider, config=self.config, **keys)
+
+    def handle(self, text: str) -> Handle:
+        """The handle of a URI, or of a name that `cloudai ls` lists."""
+        return self.client.attach(self.uri(text))
+
+    def uri(self, text: str) -> str:
+        """The URI of a handle; a name that `cloudai ls` lists stands for its own."""
+        if text.startswith("cloudai:"):
+            return text
+        listed = [one for one in self.client.resources() if one.uri and text in (one.name, one.id)]
+        here = [one for one in listed if one.profile == self.client.profile.name]
+        found = [one.uri for one in (here if len(listed) > 1 else listed) if one.uri]
+        if len(found) == 1:
+            return found[0]
+        if listed:
+            several = "  ".join(one.uri or "" for one in listed)
+            raise InvalidRequest(
+                f"{text!r} is the name of several", field="uri", hint=f"Say which: {several}"
+            )
+        raise InvalidRequest(
+            f"{text!r} is neither a handle nor a name that `cloudai ls` lists",
+            field="uri",
+            value=text,
+            hint="A handle looks like cloudai://PROFILE/training/ID",
+        )
 
     def document(self, value: object) -> None:
         """Prints the command's one JSON document."""

@@ -27,7 +27,10 @@ def table(file: str | None) -> dict[str, Any]:
         return {}
     path = Path(file)
     if path.suffix not in ENDINGS:
-        raise invalid("file", file, "is neither .toml nor .json")
+        mend = (
+            "To train the script of a folder: --source DIR --entry FILE" if path.is_dir() else None
+        )
+        raise invalid("file", file, "is neither .toml nor .json", mend)
     import tomllib
 
     try:
@@ -75,7 +78,11 @@ def read(kind: type[Spec], fields: dict[str, Any]) -> Spec:
             )
     for one in msgspec.structs.fields(kind):
         if one.required and one.name not in fields:
-            raise InvalidRequest(f"{one.name} of the {kind.__name__} is missing", field=one.name)
+            raise InvalidRequest(
+                f"{one.name} of the {kind.__name__} is missing",
+                field=one.name,
+                hint=f"Give --{one.name}, or {one.name} in its file",
+            )
     return _create.read(kind, fields)
 
 

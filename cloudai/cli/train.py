@@ -8,6 +8,7 @@ import typer
 
 from cloudai.cli import plans, specs, watch
 from cloudai.cli.session import Session, command, pair, typed
+from cloudai.errors import InvalidRequest
 from cloudai.types import TrainingJob
 
 _Strings = list[str] | None
@@ -19,7 +20,7 @@ def train(
     file: Annotated[
         str | None,
         typer.Argument(
-            metavar="[JOB]", help="A .toml or .json file with the fields of a TrainingJob."
+            metavar="JOB", help="A .toml or .json file with the fields of a TrainingJob."
         ),
     ] = None,
     source: Annotated[str | None, typer.Option(help="The directory of the script.")] = None,
@@ -115,6 +116,12 @@ def train(
     }
     if image is not None and "kind" not in fields and entry is None:
         options["kind"] = "container"
+    if not fields and source is None and "kind" not in options:
+        raise InvalidRequest(
+            "there is nothing to train",
+            field="source",
+            hint="Name a job file, or --source DIR and --entry FILE",
+        )
     spec = specs.read(TrainingJob, specs.over(fields, options))
     if plan:
         return plans.show(session, session.client.training.plan(spec))

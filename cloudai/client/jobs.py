@@ -157,7 +157,10 @@ class _Handle:
         if not tail and status.state is State.FAILED:
             tail = tuple(line.text for line in deque(self._lines(None), maxlen=_TAIL))
         why = status.reason or "no reason was given"
-        code = "" if status.exit_code is None else f", exit code {status.exit_code}"
+        # What the reason says already is not said again.
+        tail = tuple(line for line in tail if line.strip() not in why)
+        code = f", exit code {status.exit_code}" if status.exit_code else ""
+        errors = status.outputs.get("errors")
         return kind(
             f"{self.id} ended {status.state}{code}: {why}",
             state=status.state,
@@ -166,6 +169,7 @@ class _Handle:
             exit_code=status.exit_code,
             log_tail=tail,
             provider=self.provider,
+            hint=None if errors is None else f"The failed lines: {errors}",
         )
 
     def _late(self, timeout: float | None, last: JobStatus | None) -> WaitTimeout:

@@ -60,10 +60,10 @@ def shorten(value: object, limit: int = 80) -> str:
 
 
 def invalid(field: str, value: object, problem: str, mend: str | None = None) -> InvalidRequest:
-    """The error for one bad field: names the field, the value and the mend."""
-    return InvalidRequest(
-        f"{field}={shorten(value)} {problem}", field=field, value=value, hint=mend
-    )
+    """The error for one bad field: names the field, the value (where there is one) and the
+    mend."""
+    named = field if value is None else f"{field}={shorten(value)}"
+    return InvalidRequest(f"{named} {problem}", field=field, value=value, hint=mend)
 
 
 def check_name(field: str, name: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from cloudai.errors import InvalidRequest
 from cloudai.types._base import JSON, Seconds, SecretRef, check_name, check_positive, invalid
 from cloudai.types.endpoints import Model
 from cloudai.types.training import Resources, Retry
@@ -88,11 +89,13 @@ class BatchTransform(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             if getattr(self, field) is not None
         ]
         if len(given) != 1:
-            raise invalid(
-                "model",
-                given,
-                "is not exactly one of model, endpoint, chat, embeddings",
-                "Say what transforms the lines.",
+            raise InvalidRequest(
+                f"{' and '.join(given)} are given together"
+                if given
+                else "nothing that transforms the lines is given",
+                field="model",
+                value=given,
+                hint="Give exactly one of model, endpoint, chat, embeddings.",
             )
 
     @property

@@ -261,7 +261,12 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise invalid("kind", self.kind, "is not one of script, container, finetune")
         for field in needs[self.kind]:
             if not getattr(self, field):
-                raise invalid(field, getattr(self, field), f"is needed by kind={self.kind!r}")
+                raise invalid(
+                    field,
+                    getattr(self, field),
+                    f"is needed by kind={self.kind!r}",
+                    f"It takes {' and '.join(needs[self.kind])}.",
+                )
         if self.kind == "finetune" and "train" not in self.inputs:
             raise invalid("inputs", self.inputs, 'lacks "train"', "Name the training file.")
 

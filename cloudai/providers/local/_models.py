@@ -174,7 +174,11 @@ def _names(kind: Kind, home: Path) -> list[str]:
     names = [package.model for package in PACKAGES if package.kind == kind]
     folder = home / "models"
     if folder.is_dir():
-        names += sorted(entry.name for entry in folder.iterdir() if is_model(entry))
+        names += sorted(
+            entry.name
+            for entry in folder.iterdir()
+            if is_model(entry) and _convert.SUFFIX not in entry.name
+        )
     return [*names, "or the path of a model's folder"]
 
 
