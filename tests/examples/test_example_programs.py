@@ -248,6 +248,20 @@ def test_the_life_cycle(start: Start) -> None:
     nothing_is_left(start)
 
 
+def test_the_model_service_and_its_monitoring(start: Start) -> None:
+    said = start(EXAMPLES / "model_service" / "program.py")
+    assert "POST /predict -> 200 positive" in said
+    assert "POST /predict without a text -> 400" in said
+    assert "POST /batch_predict -> 200 negative, positive" in said
+    assert re.search(r'cloudai_predictions_total\{.*version="\w+",status="ok"\} 5', said)
+    assert re.search(r'cloudai_http_requests_total\{.*status="400"', said)
+    for kind in ("low_confidence", "long_inputs"):
+        assert re.search(rf"cloudai_{kind}_total\{{.*\}} 1", said)
+    assert '"low_confidence":1,"long_inputs":1' in said
+    assert "Dockerfile, kubernetes.yaml" in said
+    nothing_is_left(start)
+
+
 def test_the_service_with_the_fake_profile(start: Start) -> None:
     said = start(EXAMPLES / "service" / "program.py", "--profile", "fake")
     assert "an embedding of 64 numbers" in said
