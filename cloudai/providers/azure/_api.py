@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
 import httpx2
 import msgspec
 
-from cloudai.errors import CallTimeout, InvalidRequest, NotFound, ProviderError
+from cloudai.errors import CallTimeout, CloudAIError, InvalidRequest, NotFound, ProviderError
 from cloudai.protocols import Call
 from cloudai.providers.azure._auth import ApiKey, Header
 from cloudai.providers.azure._errors import error_of
@@ -133,11 +134,10 @@ def listed(session: Session, path: str, call: Call, **params: Any) -> Iterator[d
         after = str(items[-1]["id"])
 
 
-def upload(
-    session: Session, file: Path, name: str, purpose: str, call: Call, *, wait: bool = True
-) -> str:
+def upload(session: Session, file: Path, name: str, purpose: str, call: Call) -> tuple[str, bool]:
     """Uploads a file under a name that its content and purpose make unique, unless it is there
-    already: an upload whose reply was lost is found again. Gives its id once it is processed.
+    already: an upload whose reply was lost is found again. Gives its id once it is processed,
+    and whether it was not there before.
 
     Raises InvalidRequest for a file that the service refuses.
     """
@@ -151,6 +151,7 @@ def upload(
         ),
         None,
     )
+    new = found is None
     if found is None:
         with file.open("rb") as content:
             answer = send(
@@ -162,7 +163,7 @@ def upload(
                 files={"file": (name, content, "application/octet-stream")},
             )
         found = decoded(answer)
-    return _processed(session, found, call) if wait else str(found["id"])
+    return _processed(session, found, call), new
 
 
 def _processed(session: Session, item: dict[str, Any], call: Call) -> str:
@@ -219,6 +220,13 @@ def download(session: Session, id: str, to: IO[bytes], call: Call) -> None:
 
 def _content(session: Session, id: str, header: Header, call: Call) -> httpx2.Response:
     return _once(session, "GET", f"files/{id}/content", call, header, stream=True)
+
+
+def discard(session: Session, ids: Iterable[str], call: Call) -> None:
+    """Deletes files that a failed submission leaves; an error of its own would hide the first."""
+    for id in ids:
+        with suppress(CloudAIError):
+            delete_file(session, id, call)
 
 
 def delete_file(session: Session, id: str, call: Call) -> None:

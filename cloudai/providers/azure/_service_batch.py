@@ -28,7 +28,7 @@ from cloudai.errors import (
     QuotaExceeded,
 )
 from cloudai.protocols import Call
-from cloudai.providers.azure import _api
+from cloudai.providers.azure import _api, _deployments
 from cloudai.providers.azure._answers import Answers, first_failure
 from cloudai.providers.azure._assemble import absolute, mark, publish, records
 from cloudai.providers.azure._session import Session
@@ -90,15 +90,17 @@ class ServiceBatches:
         with tempfile.TemporaryDirectory(prefix="cloudai-") as folder:
             parts, lines = self._parts(spec, Path(folder))
             files = [
-                _api.upload(self._session, path, f"{id}-{index}.jsonl", "batch", call)
+                _api.upload(self._session, path, f"{id}-{index}.jsonl", "batch", call)[0]
                 for index, path in enumerate(parts)
             ]
         for index, file in enumerate(files):
             about = wire.metadata(spec, id, index, len(files), lines)
             try:
                 self._create(id, index, file, about, call)
-            except QuotaExceeded:
-                if index == 0:
+            except CloudAIError as error:
+                if index == 0 and not error.retryable and not error.ambiguous:
+                    _api.discard(self._session, files, call)  # nobody will come back for them
+                if index == 0 or not isinstance(error, QuotaExceeded):
                     raise
                 logger.info("azure: batch %s: part %d waits for quota", id, index + 1)
                 break
@@ -290,6 +292,8 @@ class ServiceBatches:
         whys = [
             wire.why(b) for b, state in zip(batches, states, strict=True) if state is State.FAILED
         ]
+        if whys and all("not_found" in why for why in whys):
+            whys[0] = f"{whys[0]}. {self._existing(spec, call)}"
         # What other parts have is not thrown away where failed records may be.
         if whys and (spec.on_error == "fail" or len(whys) == len(batches)):
             return self._snapshot(id, spec, batches, State.FAILED, reason=whys[0])
@@ -335,6 +339,11 @@ class ServiceBatches:
             errors=result.errors,
             progress=(result.lines, result.lines),
         )
+
+    def _existing(self, spec: BatchTransform, call: Call) -> str:
+        missing = NotFound("", provider="azure", code="model_not_found")
+        told = _deployments.explained(missing, self._session, spec.chat or "", call)
+        return told.hint or ""
 
     # -- the rest ------------------------------------------------------------------------
 

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from cloudai._core.config import Profile
-from cloudai.errors import Conflict, InvalidRequest, NotFound, UnsupportedByProvider
+from cloudai.errors import (
+    CloudAIError,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    UnsupportedByProvider,
+)
 from cloudai.protocols import Call
 from cloudai.providers.azure import _api, _examples
 from cloudai.providers.azure._catalog import AS_OF, training_price
@@ -23,7 +29,6 @@ from cloudai.types import (
     LogPage,
     NativeRequest,
     Plan,
-    State,
     TrainingJob,
     Violation,
 )
@@ -149,11 +154,18 @@ class AzureFineTuning:
                 made[name] = Path(folder, f"{name}.jsonl")
                 with made[name].open("wb") as target:
                     self._converted(spec, name, target)
+            fresh: list[str] = []
             for name, path in made.items():
                 unique = _api.unique_name(path, name)
-                files[name] = _api.upload(self._session, path, unique, "fine-tune", call)
+                files[name], new = _api.upload(self._session, path, unique, "fine-tune", call)
+                fresh += [files[name]] if new else []
         body = wire.encode(spec, files["train"], files.get("validation"))
-        return str(_api.post(self._session, _JOBS, call, body)["id"])
+        try:
+            return str(_api.post(self._session, _JOBS, call, body)["id"])
+        except CloudAIError as error:
+            if not error.retryable and not error.ambiguous:
+                _api.discard(self._session, fresh, call)  # nobody will come back for them
+            raise
 
     def find(self, key: str, call: Call) -> str | None:
         """Looks through the jobs for the key in their metadata: the service has no keys."""
@@ -170,13 +182,13 @@ class AzureFineTuning:
             raise
 
     def status(self, id: str, call: Call) -> JobStatus:
-        """A snapshot; once it has succeeded, with the metrics of results.csv and checkpoints as
+        """A snapshot; once it has ended, with the metrics of results.csv and checkpoints as
         ``outputs["checkpoint-STEP"]``."""
         from msgspec.structs import replace
 
         job = self._get(id, call)
         found = wire.status(job)
-        if found.state is not State.SUCCEEDED:
+        if not found.state.done or not job.get("result_files"):
             return found
         measured: dict[str, Any] = {}
         for file in job.get("result_files") or ():
@@ -185,6 +197,7 @@ class AzureFineTuning:
                     wire.metrics(_api.content(self._session, str(file), call), found.ended_at)
                 )
         outputs = dict(found.outputs)
+        # Of a job that was cancelled too: what it had learned until then can be deployed.
         for point in self.checkpoints(id, call):
             outputs[f"checkpoint-{point['step_number']}"] = str(
                 point["fine_tuned_model_checkpoint"]
@@ -238,11 +251,20 @@ class AzureFineTuning:
             return
         if not wire.status(job).state.done:
             self.cancel(id, call)
-        given = [job.get("training_file"), job.get("validation_file"), *job["result_files"]]
-        for file in filter(None, given):
+        given = {job.get("training_file"), job.get("validation_file"), *(job["result_files"] or ())}
+        for file in filter(None, given - self._shared(id, call)):
             _api.delete_file(self._session, str(file), call)
         with suppress(NotFound):
             _api.send(self._session, "DELETE", f"{_JOBS}/{id}", call, api_version=_DELETES)
+
+    def _shared(self, id: str, call: Call) -> set[str]:
+        """Files that other jobs still need: one upload serves all that train on its content."""
+        return {
+            str(job.get(field))
+            for job in _api.listed(self._session, _JOBS, call)
+            if job["id"] != id and not wire.status(job).state.done
+            for field in ("training_file", "validation_file")
+        }
 
     def list(self, call: Call) -> Sequence[JobStatus]:
         """The jobs that were made through cloudai."""

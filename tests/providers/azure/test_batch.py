@@ -231,7 +231,7 @@ def test_a_refused_file_tells_why(
     azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
 ) -> None:
     job = client.batch.submit(chat(tmp_path, "a", chat="nowhere"))
-    with pytest.raises(JobFailed, match="model_not_found: nowhere"):
+    with pytest.raises(JobFailed, match="model_not_found: nowhere.*There are: embed, smart"):
         job.wait(30)
 
 

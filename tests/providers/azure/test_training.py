@@ -317,6 +317,28 @@ def test_delete_and_list(azure: AzureEmulator, client: cloudai.Client, tmp_path:
         client.training.attach(handle.id)
 
 
+def test_files_are_kept_while_another_job_needs_them(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    train = examples(tmp_path)
+    first = client.training.submit(job(train))
+    first.wait(30)
+    second = client.training.submit(job(train))
+    first.delete()
+    assert second.wait(30).state is State.SUCCEEDED
+    second.delete()
+    assert not azure.world.files
+
+
+def test_a_refused_submission_leaves_no_file(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidRequest, match="cannot be fine-tuned"):
+        client.training.submit(job(examples(tmp_path), base_model="no-such-model"))
+    assert not azure.world.files
+    assert client.resources() == []
+
+
 def test_the_dated_api(azure: AzureEmulator, tmp_path: Path) -> None:
     with cloudai.Client(
         provider="azure", api_key=azure.key, api_version="2025-04-01-preview"
