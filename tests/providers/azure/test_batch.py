@@ -235,6 +235,19 @@ def test_a_refused_file_tells_why(
         job.wait(30)
 
 
+def test_batches_need_a_batch_deployment(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    client.endpoints.deploy("gpt-4o", name="plain")
+    with pytest.raises(JobFailed, match="plain is GlobalStandard; batches need"):
+        client.batch.submit(chat(tmp_path, "a", chat="plain")).wait(30)
+    client.endpoints.deploy("gpt-4o", name="nightly", native={"azure": {"sku": "GlobalBatch"}})
+    job = client.batch.submit(chat(tmp_path, "a", chat="nightly"))
+    assert job.wait(30).state is State.SUCCEEDED
+    with pytest.raises(InvalidRequest, match="GlobalBatch"):
+        client.chat.create("a", model="nightly")
+
+
 def test_bad_lines_are_told_before_anything_is_sent(
     azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
 ) -> None:

@@ -152,7 +152,7 @@ def encode(spec: TrainingJob, training_file: str, validation_file: str | None) -
         "model": spec.base_model,
         "training_file": training_file,
         "method": {"type": spec.method, spec.method: method},
-        "suffix": native.get("suffix") or _suffix(spec.name or "cloudai"),
+        "suffix": native.get("suffix") or _suffix(spec),
         "trainingType": native.get("trainingType")
         or ("Developer" if spec.spot is not None else "Standard"),
         "metadata": {
@@ -170,7 +170,10 @@ def encode(spec: TrainingJob, training_file: str, validation_file: str | None) -
     return body
 
 
-def _suffix(name: str) -> str:
+def _suffix(spec: TrainingJob) -> str:
+    name, base = spec.name or "cloudai", spec.base_model or ""
+    if base and name.startswith(base):  # the default; the model's name repeats the base anyway
+        name = f"cloudai{name[len(base) :]}"
     return re.sub(r"[^a-zA-Z0-9-]", "-", name)[:MAX_SUFFIX].strip("-") or "cloudai"
 
 

@@ -166,6 +166,7 @@ class Manager:
                 sku=sku["name"],
                 capacity=sku["capacity"],
                 tags=body.get("tags") or {},
+                any_use=False,
                 ready_at=self._world.clock() + CREATING,
                 fate=self._world.fate("deployments", "Succeeded"),
             )

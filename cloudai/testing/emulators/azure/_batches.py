@@ -11,7 +11,7 @@ from cloudai.testing.emulators.azure._chat import DataPlane
 from cloudai.testing.emulators.azure._files import Files, paged
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
 from cloudai.testing.emulators.azure._validate import check
-from cloudai.testing.emulators.azure._world import World
+from cloudai.testing.emulators.azure._world import BATCH_SKUS, World
 
 VALIDATING: Final = 0.3
 RUNNING: Final = 0.7
@@ -114,6 +114,9 @@ class Batches:
             if found is None or ".ft-" in found.model or found.model.startswith("text-emb"):
                 code = "model_not_found" if found is None else "invalid_request"
                 errors.append({"code": code, "message": f"{name} is not served by batches."})
+            elif found.sku not in BATCH_SKUS and not found.any_use:
+                message = f"{name} is {found.sku}; batches need {' or '.join(sorted(BATCH_SKUS))}."
+                errors.append({"code": "invalid_request", "message": message})
         return lines, errors
 
     def _state(self, job: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
 from cloudai.testing.emulators.azure._validate import check
-from cloudai.testing.emulators.azure._world import Deployed, World
+from cloudai.testing.emulators.azure._world import BATCH_SKUS, Deployed, World
 
 VERSIONS: Final = {
     "2022-12-01",
@@ -82,6 +82,12 @@ class DataPlane:
                 "DeploymentNotFound",
                 "The API deployment for this resource does not exist. If you created the "
                 "deployment within the last 5 minutes, please wait a moment and try again.",
+            )
+        if found.sku in BATCH_SKUS and not found.any_use:
+            raise Refused(
+                400,
+                "OperationNotSupported",
+                f"The operation does not work with a deployment of the kind {found.sku}.",
             )
         self._quota(found)
         return found

@@ -50,6 +50,7 @@ class Deployed(msgspec.Struct, kw_only=True):
     model, version, sku, capacity: as deployed. ready_at: when its creation ends, by the clock.
     fate: what its creation ends in.
     limit: requests in ``window`` real seconds before it answers 429 with Retry-After.
+    any_use: False holds it to its kind: batch deployments serve batches alone, others none.
     refused: how many it answered so; early: how many of them came although an earlier answer,
         half a second before or longer, had said to wait.
     """
@@ -63,6 +64,7 @@ class Deployed(msgspec.Struct, kw_only=True):
     ready_at: float = 0.0
     fate: str = "Succeeded"
     tags: dict[str, str] = {}
+    any_use: bool = True
     limit: int | None = None
     window: float = 1.0
     since: float = 0.0
@@ -71,6 +73,9 @@ class Deployed(msgspec.Struct, kw_only=True):
     early: int = 0
     told_at: float | None = None
     deleted_at: float | None = None
+
+
+BATCH_SKUS = frozenset({"GlobalBatch", "DataZoneBatch"})
 
 
 class Held(msgspec.Struct, kw_only=True):
