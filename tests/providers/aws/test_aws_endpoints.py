@@ -158,6 +158,20 @@ def test_an_asynchronous_endpoint_scales_to_zero_by_its_backlog(
     assert nothing_left(aws)
 
 
+def test_large_requests_and_slow_models(client: Client, model: str) -> None:
+    wanted = spec(model, mode="async", timeout=1800.0, env={"TS_MAX_REQUEST_SIZE": "1"})
+    made, config, *_ = [r.body for r in client.endpoints.plan(wanted).requests
+                        if r.operation.startswith("sagemaker:")]  # fmt: skip
+    env = made["PrimaryContainer"]["Environment"]
+    assert env["MMS_MAX_REQUEST_SIZE"] == env["TS_MAX_RESPONSE_SIZE"] == str(100 << 20)
+    assert env["TS_MAX_REQUEST_SIZE"] == "1"
+    assert env["TS_DEFAULT_RESPONSE_TIMEOUT"] == "3600"
+    variant = config["ProductionVariants"][0]
+    assert variant["ContainerStartupHealthCheckTimeoutInSeconds"] == 1800
+    plain = client.endpoints.plan(spec(model)).requests[-2].body["ProductionVariants"][0]
+    assert "ModelDataDownloadTimeoutInSeconds" not in plain
+
+
 def test_serverless(aws: AwsEmulator, client: Client, model: str) -> None:
     variant = Variant(model=model, resources=Resources(memory=3), max=5)
     endpoint = client.endpoints.deploy(spec(model, mode="serverless", variants=(variant,)))

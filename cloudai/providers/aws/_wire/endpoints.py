@@ -31,6 +31,12 @@ SERVERLESS_MEMORY: Final = (1024, 2048, 3072, 4096, 5120, 6144)
 SERVERLESS_CONCURRENCY: Final = 20
 """Calls at once where ``max`` says nothing; a variant may ask for up to 200."""
 
+_SERVER_BYTES: Final = str(100 * 1024 * 1024)
+"""SageMaker's own limit for a transform job; real-time requests end earlier."""
+
+_SLOW: Final = 900.0
+"""Seconds, above which a deployment's timeout is told to SageMaker; a Deployment's default."""
+
 ASYNC_CONCURRENCY: Final = 4
 """Invocations at once on an instance of an asynchronous endpoint."""
 
@@ -75,6 +81,7 @@ def model(spec: Deployment, served: Served, place: Place, *, code: bool) -> dict
     """The arguments of CreateModel. ``code``: the archive has ``code/inference.py``."""
     env = dict(spec.env)
     if code:
+        env = {**_server(spec), **env}
         env |= {
             "SAGEMAKER_PROGRAM": "inference.py",
             "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
@@ -98,6 +105,17 @@ def model(spec: Deployment, served: Served, place: Place, *, code: bool) -> dict
         body["VpcConfig"] = place.vpc
     body["Tags"] = tags(spec)
     return common.merged(body, spec.native.get("aws", {}).get("CreateModel", {}))
+
+
+def _server(spec: Deployment) -> dict[str, str]:
+    """The model servers of the framework images (TorchServe, MMS) end at 6.5 MB and a minute by
+    themselves, before SageMaker's own limits (their configuration pages, read 2026-11)."""
+    made: dict[str, str] = {}
+    for server in ("TS", "MMS"):
+        made |= {f"{server}_MAX_{what}_SIZE": _SERVER_BYTES for what in ("REQUEST", "RESPONSE")}
+        if spec.mode == "async":
+            made[f"{server}_DEFAULT_RESPONSE_TIMEOUT"] = "3600"
+    return made
 
 
 def config(spec: Deployment, served: list[Served], place: Place, name: str) -> dict[str, Any]:
@@ -139,6 +157,11 @@ def _production(spec: Deployment, served: Served) -> dict[str, Any]:
         return made
     made["InstanceType"] = served.machine
     made["InitialInstanceCount"] = max(variant.min, 1)
+    if spec.timeout > _SLOW:
+        # A model that is given longer to come up is a large one.
+        most = min(math.ceil(spec.timeout), 3600)
+        made["ModelDataDownloadTimeoutInSeconds"] = most
+        made["ContainerStartupHealthCheckTimeoutInSeconds"] = most
     if variant.resources.disk is not None:
         made["VolumeSizeInGB"] = math.ceil(variant.resources.disk)
     return made
