@@ -332,6 +332,8 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument("--generators", type=int, help="processes of the load generator")
     made.add_argument("--foreign", type=float, default=0.15, help="cores of others to bear with")
     made.add_argument("--tries", type=int, default=3)
+    made.add_argument("--openai", action="store_true", help="over /v1/embeddings, with vectors in "
+                      "base64, as OpenAI's client asks for them")  # fmt: skip
     made.add_argument("--access-log", action="store_true")
     made.add_argument("server", nargs="*", help="more arguments of our server, after --")
     return made
@@ -374,10 +376,12 @@ def main() -> None:
     server = Server(model, *extra, *options.server)
     try:
         for each in map(int, options.texts.split(",")):
-            bodies = [
-                json.dumps({"inputs": inputs[at : at + each]})
-                for at in range(0, len(inputs) - each + 1, each)
-            ]
+            parts = [inputs[at : at + each] for at in range(0, len(inputs) - each + 1, each)]
+            bodies = [json.dumps({"inputs": part}) for part in parts]
+            if options.openai:
+                server.path, about = "/v1/embeddings", {"model": "model"}
+                about["encoding_format"] = "base64"
+                bodies = [json.dumps({"input": part, **about}) for part in parts]
             for concurrency in map(int, concurrencies.split(",")):
                 row = windows.compare(
                     ceiling, server, bodies, concurrency, options.rounds, each,

@@ -424,6 +424,7 @@ def worker_env(threads: int) -> dict[str, str]:
         env.setdefault(name, str(threads))
     # The tokenisers' own threads would fight the other workers for the cores.
     env.setdefault("TOKENIZERS_PARALLELISM", "false" if threads == 1 else "true")
+    env.setdefault("RAYON_NUM_THREADS", str(threads))  # the tokenisers' thread pool
     env.setdefault("PYTHONUNBUFFERED", "1")
     return env
 

@@ -249,10 +249,12 @@ def _answer(parsed: Parsed, outputs: list[bytes], accept: str) -> Response:
         return Response(
             b"".join(output + b"\n" for output in outputs), content_type=accept.encode()
         )
-    value = outputs[0] if parsed.single and outputs else b"[" + b",".join(outputs) + b"]"
-    if parsed.key is None:
-        return Response(value, content_type=JSON_TYPE)
-    return Response(b'{"' + parsed.key.encode() + b'":' + value + b"}", content_type=JSON_TYPE)
+    before, after = (b"", b"") if parsed.single and outputs else (b"[", b"]")
+    if parsed.key is not None:
+        before, after = b'{"' + parsed.key.encode() + b'":' + before, after + b"}"
+    # Formatted in one go: an answer of many vectors is megabytes.
+    value = outputs[0] if parsed.single and outputs else b",".join(outputs)
+    return Response(b"%b%b%b" % (before, value, after), content_type=JSON_TYPE)
 
 
 def table(env: Mapping[str, str]) -> Table:
