@@ -50,7 +50,7 @@ class Running:
         self.port = 0
         self.http = httpx.Client(timeout=30)
 
-    def wait(self, path: str = "/ping", seconds: float = 30.0) -> None:
+    def wait(self, path: str = "/ping", seconds: float = 120.0) -> None:
         end = time.monotonic() + seconds
         while not self.port:
             assert self.process.poll() is None, self.log.read_text()
