@@ -187,7 +187,7 @@ class AwsEndpoints:
         described = self._described(id, call)
         found = self._snapshot(described, call)
         if found.state is State.RUNNING:
-            self._settle(id, described["EndpointConfigName"], described["EndpointArn"], call)
+            self._settle(id, described, call)
         elif found.state is State.FAILED:
             tail = _logs.tail(self._session, _group(id), "", _TAIL, call)
             found = msgspec.structs.replace(found, log_tail=tail)
@@ -203,8 +203,9 @@ class AwsEndpoints:
         base, prefix = self._session.base("sagemaker-runtime")
         return wire.snapshot(described, models, f"{base}{prefix}")
 
-    def _settle(self, id: str, config: str, arn: str, call: Call) -> None:
+    def _settle(self, id: str, described: dict[str, Any], call: Call) -> None:
         """What is left to do once an endpoint is in service."""
+        config, arn = described["EndpointConfigName"], described["EndpointArn"]
         wanted = self._updating.pop(id, None)
         if wanted is not None:
             target, before = wanted
@@ -217,8 +218,8 @@ class AwsEndpoints:
                     hint="An alarm of the rollout fired, or the new container did not come up: "
                     "see the endpoint's logs",
                 )
-        rows = self._config(config, call)["ProductionVariants"]
-        self._scaler.set_up(id, arn, {row["VariantName"] for row in rows}, call)
+        variants = {row["VariantName"] for row in described.get("ProductionVariants", ())}
+        self._scaler.set_up(id, arn, variants, call)
 
     def _sweep(self, id: str, config: str | None, call: Call) -> None:
         """Removes the endpoint's configs and models that ``config`` does not use."""
@@ -246,11 +247,12 @@ class AwsEndpoints:
         return self._asker.stream(id, request, call)
 
     def _mode(self, id: str, call: Call) -> Mode:
-        config = self._config(self._described(id, call)["EndpointConfigName"], call)
-        results = config.get("AsyncInferenceConfig")
+        described = self._described(id, call)
+        results = described.get("AsyncInferenceConfig")
+        rows = described.get("ProductionVariants", ())
         return Mode(
             results["OutputConfig"]["S3OutputPath"] if results else None,
-            any("ServerlessConfig" in row for row in config["ProductionVariants"]),
+            any("CurrentServerlessConfig" in row for row in rows),
         )
 
     # Changing.

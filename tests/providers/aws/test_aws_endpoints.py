@@ -295,6 +295,20 @@ def test_an_update_that_is_refused_leaves_nothing(
     assert aws.world.left("Model", "EndpointConfig") == before
 
 
+def test_a_config_that_somebody_deleted(aws: AwsEmulator, keys: Any, model: str) -> None:
+    """The endpoint serves all the same, and can be looked at and deleted."""
+    with Client(**keys) as first:
+        first.endpoints.deploy(spec(model, variants=(Variant(model=model, max=2, target=1.0),)))
+    sagemaker = boto3.client("sagemaker", endpoint_url=aws.url)
+    (name,) = [one["EndpointConfigName"] for one in aws.world.of(aws.region, "EndpointConfig")]
+    sagemaker.delete_endpoint_config(EndpointConfigName=name)
+    with Client(**keys) as second:
+        endpoint = second.endpoints.attach("house")
+        assert endpoint.predict([1]) == [1]
+        endpoint.delete()
+    assert nothing_left(aws)
+
+
 def test_an_update_that_changes_nothing_sends_nothing(
     aws: AwsEmulator, client: Client, model: str
 ) -> None:

@@ -357,6 +357,27 @@ for name, version in (("pytorch", "2.6"), ("pytorch", "2.6.0"), ("tensorflow", "
                                              instance_type=machine)
                 ours = image(f"{name}=={version}", scope, region, gpu=gpu)
                 assert ours == theirs, (ours, theirs)
+# Every image of Hugging Face's with PyTorch, of the newest base where there are several.
+import json, pathlib, sagemaker
+table = pathlib.Path(sagemaker.__path__[0], "core/image_uri_config/huggingface.json")
+table = json.loads(table.read_text())
+count = 0
+for scope in ("training", "inference"):
+    for version, row in table[scope]["versions"].items():
+        bases = [key for key in row if key.startswith("pytorch")]
+        for gpu, machine in ((False, "ml.m5.xlarge"), (True, "ml.g5.xlarge")) if bases else ():
+            try:
+                theirs = image_uris.retrieve("huggingface", "eu-west-1", version=version,
+                    image_scope=scope, instance_type=machine, base_framework_version=bases[-1])
+            except ValueError:
+                theirs = None
+            try:
+                ours = image(f"huggingface=={version}", scope, "eu-west-1", gpu=gpu)
+            except ValueError:
+                ours = None
+            assert ours == theirs, (ours, theirs)
+            count += ours is not None
+assert count >= 40, count
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -89,9 +89,16 @@ def describe_endpoint(region: str, parameters: dict[str, Any]) -> Any:
             "DesiredWeight": one.get("InitialVariantWeight", 1.0),
             "CurrentInstanceCount": one.get("InitialInstanceCount", 0) if up else 0,
             "DesiredInstanceCount": one.get("InitialInstanceCount", 0),
+            **(
+                {"CurrentServerlessConfig": one["ServerlessConfig"]}
+                if "ServerlessConfig" in one
+                else {}
+            ),
         }
         for one in config["ProductionVariants"]
     ]
+    if "AsyncInferenceConfig" in config:
+        made["AsyncInferenceConfig"] = config["AsyncInferenceConfig"]
     if "Pending" in endpoint:
         pending = endpoint["Pending"][0]
         made["PendingDeploymentSummary"] = {"EndpointConfigName": pending["EndpointConfigName"]}
