@@ -86,13 +86,12 @@ def test_credentials_that_another_program_renews_are_read_anew(
 
 
 SSO = """
-import sys, time, cloudai
+import cloudai
 from cloudai.errors import AuthenticationError
 model = "anthropic.claude-sonnet-4-5-20250929-v1:0"
 for profile in ("work", "chained"):
     with cloudai.Client(provider="aws", profile=profile) as client:
         print(client.chat.create(profile, model=model).text)
-        time.sleep(1.6)
         print(client.chat.create("again", model=model).text, len(client.training.list()))
 with cloudai.Client(provider="aws", profile="signed-out") as client:
     try:
@@ -104,7 +103,7 @@ with cloudai.Client(provider="aws", profile="signed-out") as client:
 
 def test_profiles_of_sso_and_of_roles_over_it(aws: AwsEmulator, tmp_path: Path) -> None:
     """In a process of its own, since botocore looks for the home folder when it is imported. The
-    role's credentials last a second and a half, and are renewed."""
+    role's credentials last half a minute, and are renewed ahead of their end."""
     (tmp_path / ".aws" / "sso" / "cache").mkdir(parents=True)
     (tmp_path / ".aws" / "config").write_text(
         "[sso-session corp]\nsso_region = us-east-1\nsso_start_url = https://c.example/start\n"
@@ -120,7 +119,7 @@ def test_profiles_of_sso_and_of_roles_over_it(aws: AwsEmulator, tmp_path: Path) 
              "accessToken": "emulated-sso-token", "expiresAt": "2099-01-01T00:00:00Z"}  # fmt: skip
     name = hashlib.sha1(b"corp").hexdigest()
     (tmp_path / ".aws" / "sso" / "cache" / f"{name}.json").write_text(json.dumps(token))
-    aws.world.lifetime = 1.5
+    aws.world.lifetime = 30.0
     env = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
     env |= {"HOME": str(tmp_path), "AWS_ENDPOINT_URL": aws.url, "AWS_EC2_METADATA_DISABLED": "true"}
     done = subprocess.run(
@@ -131,7 +130,7 @@ def test_profiles_of_sso_and_of_roles_over_it(aws: AwsEmulator, tmp_path: Path) 
         one.headers["authorization"].partition("Credential=")[2].partition("/")[0]
         for one in aws.sent("/converse")
     ]
-    assert len(set(keys)) == 4
+    assert len(set(keys)) >= 4
 
 
 def test_no_credentials(aws: AwsEmulator, keys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
