@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from cloudai._core.handler import find_handler, model_digest
+from cloudai.errors import UnsupportedByProvider
 from cloudai.protocols import Call
 from cloudai.providers.aws import _catalog, _images, _package, _s3
 from cloudai.providers.aws._session import AwsSession
@@ -113,10 +114,13 @@ def image(
         session.check_image(given)
         return given
     if handled and framework.startswith("tensorflow"):
-        raise invalid(
-            "framework", framework, "has an inference image that takes no handler (TF Serving)",
-            "Name an image of your own, or use pytorch.",
-        )  # fmt: skip
+        raise UnsupportedByProvider(
+            f"framework={framework!r} with a handler (its image is TF Serving, which takes none)",
+            provider="aws",
+            alternative="Name an image of your own, or use pytorch or huggingface",
+            field="framework",
+            value=framework,
+        )
     about: Any = _catalog.MACHINES.get(machine or "")
     gpu = about.gpu is not None if about else (machine or "").startswith(("ml.g", "ml.p"))
     return _images.image(framework, "inference", session.region, gpu=gpu, suffix=session.dns_suffix)
