@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
 import msgspec
 
 from cloudai.errors import AuthenticationError, CallTimeout, CloudAIError, ConnectionFailed
 from cloudai.protocols import Call
-from cloudai.providers.azure._errors import error_of
+from cloudai.providers.azure._errors import error_of, retry_after
 from cloudai.providers.azure._session import Session
 
 CONNECT: Final = 10.0
+_SHORTEST: Final = 0.05
+_USUAL: Final = 2.0
+_LONGEST: Final = 15.0
+"""Seconds between two looks at an operation; between the first and the last what the service
+says, else the second."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -97,6 +103,22 @@ def _decoded(content: bytes, headers: dict[str, str]) -> Any:
     except (msgspec.DecodeError, UnicodeDecodeError):
         error: CloudAIError = error_of(502, headers, content)
         raise error from None
+
+
+def settled(session: Session, answer: Answer, call: Call) -> bool:
+    """Waits for the end of the operation that an answer begins; whether it succeeded. An answer
+    that begins none has done its work. Raises CallTimeout when the call's time is over."""
+    url = answer.headers.get("azure-asyncoperation")
+    if not url:
+        return True
+    told = retry_after(answer.headers)
+    pause = min(_LONGEST, max(_SHORTEST, _USUAL if told is None else told))
+    while True:
+        body = send(session, "GET", url, "", call).body or {}
+        state = str(body.get("status") or "").lower()
+        if state in {"succeeded", "failed", "canceled"}:
+            return state == "succeeded"
+        time.sleep(min(pause, call.remaining()))
 
 
 def pages(session: Session, path: str, api_version: str, call: Call) -> list[Any]:

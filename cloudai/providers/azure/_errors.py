@@ -100,9 +100,9 @@ CODES: Final[dict[str, type[CloudAIError]]] = {
     "subscriptionnotfound": NotFound,
     "invalidsubscriptionid": NotFound,
     "conflict": Conflict,
-    "requestconflict": Conflict,
+    "requestconflict": ServiceUnavailable,  # another operation is under way: later it goes
     "ifmatchpreconditionfailed": Conflict,
-    "anotheroperationinprogress": Conflict,
+    "anotheroperationinprogress": ServiceUnavailable,
     "resourceexists": Conflict,
     "invalidresourceproperties": InvalidRequest,
     "invalidcapacity": InvalidRequest,

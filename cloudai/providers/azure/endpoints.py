@@ -79,17 +79,19 @@ class AzureDeployments:
             losses=tuple(wire.losses(spec)),
         )
 
-    def _put(self, spec: Deployment, call: Call) -> None:
+    def _put(self, spec: Deployment, call: Call, *, wait: bool = False) -> bool:
+        """Puts the deployments there, one after the other: a resource takes one operation at a
+        time. ``wait``: for the last one too. Gives whether those waited for succeeded."""
         self._known.pop(spec.name, None)
+        fine, last = True, None
         for name, body in wire.encode(spec):
-            _arm.send(
-                self._session,
-                "PUT",
-                _deployments.path(self._session, name),
-                _deployments.API_VERSION,
-                call,
-                body,
-            )
+            if last is not None:
+                fine = _arm.settled(self._session, last, call) and fine
+            path = _deployments.path(self._session, name)
+            last = _arm.send(self._session, "PUT", path, _deployments.API_VERSION, call, body)
+        if wait and last is not None:
+            fine = _arm.settled(self._session, last, call) and fine
+        return fine
 
     def deploy(self, spec: Deployment, call: Call) -> str:
         """Raises what ``plan`` lists; QuotaExceeded for more capacity than there is. A PUT may
@@ -166,13 +168,14 @@ class AzureDeployments:
         return embeddings(adapter, name, request.params)(list(request.inputs))
 
     def update(self, id: str, spec: Deployment, call: Call) -> None:
-        """Puts the variants of ``spec`` there, then deletes those it no longer names. To scale
-        is to update with another capacity."""
+        """Puts the variants of ``spec`` there; once they are up, deletes those it no longer
+        names. To scale is to update with another capacity."""
         refuse(wire.violations(spec))
         before = {str(item["name"]) for item in self._items(id, call)}
-        self._put(spec, call)
-        for name in before - {name for name, _ in wire.encode(spec)}:
-            self._drop(name, call)
+        gone = before - {name for name, _ in wire.encode(spec)}
+        if self._put(spec, call, wait=bool(gone)):
+            for name in sorted(gone):
+                self._drop(name, call)
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
         """The service shows no log of a deployment."""
@@ -182,7 +185,8 @@ class AzureDeployments:
 
     def _drop(self, name: str, call: Call) -> None:
         path = _deployments.path(self._session, name)
-        _arm.send(self._session, "DELETE", path, _deployments.API_VERSION, call)
+        answer = _arm.send(self._session, "DELETE", path, _deployments.API_VERSION, call)
+        _arm.settled(self._session, answer, call)
 
     def delete(self, id: str, call: Call) -> None:
         """Deletes its deployments; those that are gone are fine."""

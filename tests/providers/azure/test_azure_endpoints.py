@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,28 @@ def test_traffic_by_weight(azure: AzureEmulator, client: cloudai.Client) -> None
     assert shares == {"a": 0.75, "b": 0.25}
     endpoint.update([Variant(model="gpt-4o", name="a")])
     assert sorted(azure.world.deployments) == ["embed", "mine--a", "smart"]
+
+
+def test_an_update_that_fails_keeps_what_serves(
+    azure: AzureEmulator, client: cloudai.Client
+) -> None:
+    endpoint = client.endpoints.deploy([Variant(model="gpt-4o", name="a")], name="mine")
+    azure.fate("deployments", "Failed")
+    with pytest.raises(EndpointError, match="Failed"):
+        endpoint.update([Variant(model="gpt-4.1", name="b")])
+    assert azure.world.deployments["mine--a"].fate == "Succeeded"
+
+
+def test_one_operation_at_a_time(azure: AzureEmulator, client: cloudai.Client) -> None:
+    variants = [Variant(model="gpt-4o", name=name) for name in "abc"]
+    endpoint = client.endpoints.deploy(variants, name="mine")
+    with ThreadPoolExecutor(2) as pool:
+        others = list(
+            pool.map(lambda name: client.endpoints.deploy("gpt-4o", name=name), ("one", "two"))
+        )
+    for one in (endpoint, *others):
+        one.delete()
+    assert sorted(azure.world.deployments) == ["embed", "smart"]
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.5, 0.74, 0.75, 0.999999])

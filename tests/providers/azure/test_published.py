@@ -162,7 +162,10 @@ def test_all_that_is_sent_matches(
     seen = {
         matches(request)
         for request in azure.requests
-        if not request.path.startswith("/identity/") and request.method != "DELETE"
+        # Operations lie where an answer's header says; identities have descriptions of their own.
+        if "/operations/" not in request.path
+        and not request.path.startswith("/identity/")
+        and request.method != "DELETE"
     }
     assert len(seen) >= 15, seen
 

@@ -15,6 +15,8 @@ CLOUD: Final = "EmulatedCloud"
 """What azure-ai-ml has to be told, beside where its metadata is."""
 CREATING: Final = 0.5
 """Seconds of the emulator's clock that a deployment takes."""
+DELETING: Final = 0.2
+"""And its end."""
 _SKUS: Final = {
     "Standard",
     "GlobalStandard",
@@ -142,6 +144,7 @@ class Manager:
         sku, model = _checked(body)
         name = request.groups["name"]
         with self._world.lock:
+            self._free()
             known = _MODELS | set(self._world.tuned) | {d.split(":")[0] for d in self._world.tuned}
             if model["name"].split(":")[0] not in known:
                 raise Refused(
@@ -175,6 +178,17 @@ class Manager:
             status = 200 if before is not None else 201
             return Response(status=status, body=self._shown(made), headers=operation)
 
+    def _free(self) -> None:
+        """One operation at a time on all deployments of the resource."""
+        now = self._world.clock()
+        if any(until > now for until, _ in self._world.operations.values()):
+            raise Refused(
+                409,
+                "RequestConflict",
+                f"Another operation is being performed on the parent resource '{_BASE}'. Please "
+                "try again later.",
+            )
+
     def _begin(self, request: Request, until: float, fate: str) -> dict[str, str]:
         id = secrets.token_hex(8)
         self._world.operations[id] = (until, fate)
@@ -200,6 +214,7 @@ class Manager:
         body = _shapes.check(request.json(), PatchResourceTagsAndSku)
         with self._world.lock:
             held = self._held(request)
+            self._free()
             sku = body.get("sku") or {}
             held.capacity = sku.get("capacity", held.capacity)
             held.tags = body.get("tags", held.tags)
@@ -208,9 +223,11 @@ class Manager:
     def _delete(self, request: Request) -> Response:
         self._version(request)
         with self._world.lock:
-            if self._world.deployments.pop(request.groups["name"], None) is None:
+            if request.groups["name"] not in self._world.deployments:
                 return Response(status=204)
-            headers = self._begin(request, 0.0, "Succeeded")
+            self._free()
+            del self._world.deployments[request.groups["name"]]
+            headers = self._begin(request, self._world.clock() + DELETING, "Succeeded")
             location = headers["Azure-AsyncOperation"]
             return Response(status=202, headers={**headers, "Location": location})
 
