@@ -32,6 +32,11 @@ SPEC: Final = ProviderSpec(
         Key(name="service_account", doc="the service account that jobs and endpoints run as"),
         Key(name="network", doc="the VPC network of jobs: projects/NUMBER/global/networks/NAME"),
         Key(
+            name="reserved_ip_ranges",
+            doc="names of reserved address ranges of that network, with commas between: jobs get "
+            "their addresses from these alone",
+        ),
+        Key(
             name="credentials",
             doc="a credential file of any kind (default: application default credentials)",
             kind="path",

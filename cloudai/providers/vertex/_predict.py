@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -25,11 +25,17 @@ from cloudai.providers.vertex._session import API, Session
 from cloudai.providers.vertex._wire import endpoints as wire
 from cloudai.types import Prediction, PredictRequest
 
+# "Use dedicated public endpoints for online inference" (read 2026-11), and "Get online inferences".
+DEDICATED_BYTES: Final = 10_000_000
+SHARED_BYTES: Final = 1_500_000
+"""Bytes of one request at most."""
+
 
 class _Known(msgspec.Struct, frozen=True):
     """What a prediction needs to know of its endpoint; looked up once."""
 
     base: str
+    limit: int
     variants: dict[str, str]
     schema: dict[str, Any] | None
 
@@ -58,9 +64,10 @@ class Predictions:
         body: dict[str, Any] = {"instances": list(request.inputs)}
         if request.params:
             body["parameters"] = request.params
+        sent = _within(msgspec.json.encode(body), known)
         try:
             data, request_id = self._session.http.raw(
-                "POST", known.base, f"/{API}/{resource}:predict", msgspec.json.encode(body), call
+                "POST", known.base, f"/{API}/{resource}:predict", sent, call
             )
         except NotFound:
             self._known.pop(resource, None)
@@ -89,14 +96,15 @@ class Predictions:
 
     def raw(self, resource: str, body: bytes, call: Call) -> bytes:
         """Any body to the model's container, and its answer as it is."""
-        base = self._about(resource, call).base
-        return self._session.http.raw("POST", base, f"/{API}/{resource}:rawPredict", body, call)[0]
+        known = self._about(resource, call)
+        path = f"/{API}/{resource}:rawPredict"
+        return self._session.http.raw("POST", known.base, path, _within(body, known), call)[0]
 
     def stream(self, resource: str, body: bytes, call: Call) -> Iterator[bytes]:
         """The same, its answer piece by piece."""
-        base = self._about(resource, call).base
+        known = self._about(resource, call)
         path = f"/{API}/{resource}:streamRawPredict"
-        return self._session.http.pieces(base, path, body, call)
+        return self._session.http.pieces(known.base, path, _within(body, known), call)
 
     def _check_variant(self, name: str, known: _Known) -> None:
         names = set(known.variants.values())
@@ -123,8 +131,11 @@ class Predictions:
                 one["id"]: names.get(one["id"]) or one.get("displayName") or one["id"]
                 for one in deployed
             }
+            private = ("network", "privateServiceConnectConfig", "dedicatedEndpointEnabled")
+            own = any(endpoint.get(name) for name in private)
             known = _Known(
                 base=dedicated(self._session, endpoint),
+                limit=DEDICATED_BYTES if own else SHARED_BYTES,
                 variants=variants,
                 schema=self._schema(deployed, call),
             )
@@ -144,6 +155,17 @@ class Predictions:
             return None
         uri = uris.pop()
         return _instances.parse(self._files.get(uri, call)) if uri else None
+
+
+def _within(body: bytes, known: _Known) -> bytes:
+    if len(body) > known.limit:
+        raise InvalidRequest(
+            f"inputs: they come to {len(body)} bytes, and the endpoint takes {known.limit} at once",
+            field="inputs",
+            provider=PROVIDER,
+            hint="Ask with fewer inputs at once, or run a batch",
+        )
+    return body
 
 
 def _of_the_server(error: CloudAIError) -> CloudAIError | None:

@@ -7,12 +7,13 @@ A model's name says which: ``openai:ENDPOINT`` is an endpoint of this project by
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from cloudai._core.config import Profile
+from cloudai.errors import UnsupportedByProvider
 from cloudai.protocols import Call
 from cloudai.providers.vertex import _catalog
 from cloudai.providers.vertex._errors import PROVIDER
@@ -22,7 +23,9 @@ from cloudai.types import (
     ChatChunk,
     ChatReply,
     ChatRequest,
+    Message,
     Reasoning,
+    Tool,
     ToolCall,
     ToolCallDelta,
 )
@@ -93,7 +96,14 @@ class VertexChat:
             await events.aclose()  # a stream that is left early frees its connection here
 
     def count_tokens(self, request: ChatRequest, call: Call) -> int:
-        """The tokens of a request's prompt, counted by the model itself; nothing is generated."""
+        """The tokens of a request's prompt, counted by the model itself; nothing is generated.
+        Raises UnsupportedByProvider for an endpoint in OpenAI's format, which has no count."""
+        if request.model.startswith(OPENAI):
+            raise UnsupportedByProvider(
+                f"counting tokens of {request.model}",
+                provider=PROVIDER,
+                alternative="reply.usage counts what a call has used",
+            )
         base, path = self._place(request.model)
         full = wire.encode(request)
         body = {key: full[key] for key in _COUNTED if key in full}
@@ -122,6 +132,39 @@ def openai_chat(profile: Profile) -> OpenAIChat:
     from cloudai.providers.vertex._openai import OpenAIChat
 
     return OpenAIChat(profile.shared(Session.of))
+
+
+def count_tokens(
+    client: Any,
+    messages: str | Sequence[Message],
+    *,
+    model: str | None = None,
+    tools: Sequence[Tool] = (),
+    timeout: float | None = None,
+) -> int:
+    """The tokens that a prompt comes to, counted by the model itself; nothing is generated.
+
+    Parameters
+    ----------
+    client: a ``Client`` or an ``AsyncClient`` (this blocks). messages, model, tools: as for
+        ``client.chat.create``. timeout: seconds, retries included.
+    """
+    bound = client._engine.bound("chat")
+    if not isinstance(bound.adapter, VertexChat):
+        raise UnsupportedByProvider(
+            "counting tokens beforehand",
+            provider=bound.profile.provider,
+            alternative="reply.usage counts what a call has used",
+        )
+    given = (Message("user", messages),) if isinstance(messages, str) else tuple(messages)
+    request = ChatRequest(
+        model=bound.profile.model(model or None), messages=given, tools=tuple(tools)
+    )
+    return bound.caller.run(
+        "chat.count_tokens",
+        lambda call: bound.adapter.count_tokens(request, call),
+        bound.caller.call(timeout),
+    )
 
 
 _counter = itertools.count(1)

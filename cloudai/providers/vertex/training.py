@@ -200,6 +200,7 @@ class VertexTraining:
             common.place(session.bucket, "training", spec.name, spec.idempotency_key),
             session.profile.get("service_account"),
             session.profile.get("network"),
+            _ranges(session.profile.get("reserved_ip_ranges")),
         )
 
     def _uploads(self, spec: TrainingJob, place: wire.Place) -> list[tuple[str, Path | None]]:
@@ -213,6 +214,12 @@ class VertexTraining:
             if path is not None:
                 found.append((place.input(name), Path(path).expanduser()))
         return found
+
+
+def _ranges(given: Any) -> tuple[str, ...]:
+    """A list, or names with commas between."""
+    names = given.split(",") if isinstance(given, str) else given or ()
+    return tuple(name.strip() for name in names if name.strip())
 
 
 def _tunes(id: str) -> bool:

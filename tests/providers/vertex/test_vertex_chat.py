@@ -24,6 +24,7 @@ from cloudai.errors import (
 )
 from cloudai.protocols import Call
 from cloudai.providers.vertex._wire import chat as wire
+from cloudai.providers.vertex.chat import count_tokens
 from cloudai.testing.emulators.vertex import VertexEmulator
 from cloudai.types import (
     ChatRequest,
@@ -342,10 +343,15 @@ def test_every_finish_reason_of_the_proto_is_known() -> None:
         assert names - {"FINISH_REASON_UNSPECIFIED"} <= set(wire.FINISH)
 
 
-def test_count_tokens(client: Client) -> None:
-    adapter = client._engine.bound("chat").adapter
-    request = ChatRequest(model=FLASH, messages=(Message("user", "one two three"),))
-    assert adapter.count_tokens(request, Call()) == 4  # the role counts, as the emulator counts
+def test_count_tokens(client: Client, cloud: VertexEmulator) -> None:
+    # The role counts, as the emulator counts.
+    assert count_tokens(client, "one two three", model=FLASH) == 4
+    assert count_tokens(client, "one two three", model=FLASH, tools=[WEATHER]) > 4
+    assert sent(cloud, ":generateContent") == []
+    with pytest.raises(UnsupportedByProvider, match="openai:x"):
+        count_tokens(client, "Hi", model="openai:x")
+    with Client(provider="fake") as fake, pytest.raises(UnsupportedByProvider):
+        count_tokens(fake, "Hi", model="m")
 
 
 @pytest.mark.parametrize(

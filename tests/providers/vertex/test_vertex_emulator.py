@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,7 @@ GOOD = {
         ({"jobspec": {}}, "Unknown name"),
         ({"jobSpec": {"workerPoolSpecs": [{"machine": 1}]}}, "Unknown name"),
         ({"labels": {"Upper": "x"}}, "label"),
+        ({"jobSpec": {**GOOD["jobSpec"], "network": "my-vpc"}}, "projects/*/global/networks/*"),  # type: ignore[dict-item]
         ({"displayName": 5}, "display"),
         ({"jobSpec": {**GOOD["jobSpec"], "scheduling": {"strategy": "NO"}}}, "strategy"),  # type: ignore[dict-item]
     ],
@@ -276,6 +278,39 @@ def test_field_behaviour_is_that_of_the_protos() -> None:
     assert differing <= compared * 0.02, f"{differing} of {compared}"
 
 
+@pytest.mark.skipif(not SPECS.exists(), reason="the published descriptor set is not there")
+def test_names_of_resources_are_those_of_the_protos() -> None:
+    from google.api import resource_pb2
+    from google.protobuf import descriptor_pb2
+
+    published = descriptor_pb2.FileDescriptorSet.FromString(SPECS.read_bytes())
+    patterns: dict[str, set[str]] = {
+        "locations.googleapis.com/Location": {"projects/{}/locations/{}"}
+    }
+    references: dict[str, str] = {}
+
+    def learn(kind: Any) -> None:
+        if kind.type:
+            patterns[kind.type] = {re.sub(r"{\w+}", "{}", one) for one in kind.pattern}
+
+    for file in published.file:
+        for kind in file.options.Extensions[resource_pb2.resource_definition]:
+            learn(kind)
+        for message in file.message_type:
+            learn(message.options.Extensions[resource_pb2.resource])
+            for field in message.field:
+                found = field.options.Extensions[resource_pb2.resource_reference]
+                if file.package == "google.cloud.aiplatform.v1" and found.type:
+                    references[f"{message.name}.{field.name}"] = found.type
+    compared = 0
+    for name, ours in _schema.REFERENCES.items():
+        kind = references[name]
+        if kind in patterns:
+            assert set(ours) == patterns[kind], name
+            compared += 1
+    assert compared > 8
+
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -292,7 +327,7 @@ GOLDEN = Path(__file__).parent / "golden"
         (
             "UploadModelRequest",
             lambda name, body: (
-                [{**one, "parent": "p"} for one in body["models"]]
+                [{**one, "parent": "projects/p/locations/l"} for one in body["models"]]
                 if name.startswith("endpoint_")
                 else []
             ),
@@ -300,7 +335,10 @@ GOLDEN = Path(__file__).parent / "golden"
         (
             "DeployModelRequest",
             lambda name, body: (
-                [{**one, "endpoint": "e"} for one in body["deploy"]]
+                [
+                    {**one, "endpoint": "projects/p/locations/l/endpoints/e"}
+                    for one in body["deploy"]
+                ]
                 if name.startswith("endpoint_")
                 else []
             ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ import pytest
 from vertextools import golden, sent
 
 from cloudai import Client
+from cloudai._core.config import Config
 from cloudai.errors import (
     Conflict,
     EndpointError,
@@ -20,7 +22,10 @@ from cloudai.errors import (
 )
 from cloudai.protocols import Call
 from cloudai.providers.vertex import _rollout
+from cloudai.providers.vertex._openai import dedicated
+from cloudai.providers.vertex._session import Session
 from cloudai.providers.vertex._wire import endpoints as wire
+from cloudai.providers.vertex.endpoints import raw_predict, stream_raw_predict
 from cloudai.testing.conformance.harness import ASSETS
 from cloudai.testing.emulators.vertex import VertexEmulator
 from cloudai.types import (
@@ -251,14 +256,25 @@ properties:
     endpoint.delete()
 
 
-def test_raw_and_streaming_predict(client: Client, cloud: VertexEmulator) -> None:
+def test_raw_and_streaming_predict(client: Client, cloud: VertexEmulator, tmp_path: Path) -> None:
     endpoint = client.endpoints.deploy(model(cloud, 2), name="raw")
-    adapter = client._engine.bound("endpoints").adapter
     body = msgspec.json.encode({"instances": [1, 2]})
-    answer = adapter.raw_predict(endpoint.native_id, body, Call())
-    assert msgspec.json.decode(answer) == {"predictions": [2, 4]}
-    pieces = b"".join(adapter.stream_raw_predict(endpoint.native_id, body, Call()))
-    assert pieces.split() == [b"2", b"4"]
+    answer = msgspec.json.decode(raw_predict(endpoint, body))
+    assert answer == {"predictions": [2, 4]}
+    cloud.faults.add("unavailable", ":streamRawPredict")  # before the first piece: tried again
+    assert list(stream_raw_predict(endpoint, body)) == [b"2\n", b"4\n"]
+    assert b"".join(stream_raw_predict(endpoint, b'{"instances": []}')) == b""
+    with pytest.raises(InvalidRequest, match="bytes"):
+        raw_predict(endpoint, b" " * 10_000_001)
+    with pytest.raises(InvalidRequest, match="10000000"):
+        endpoint.predict(["x" * 10_000_000])
+    (tmp_path / "handler.py").write_bytes((ASSETS / "handler.py").read_bytes())
+    (tmp_path / "model.json").write_text('{"scale": 2}')
+    with (
+        Client(provider="fake") as fake,
+        pytest.raises(UnsupportedByProvider, match="raw"),
+    ):
+        raw_predict(fake.endpoints.deploy(tmp_path, name="e"), body)
     endpoint.delete()
 
 
@@ -286,6 +302,17 @@ async def test_chat_in_the_openai_format(
         "messages": [{"role": "user", "content": "x"}],
         "seed": 1,
     }
+
+
+def test_dedicated_endpoints_answer_at_their_own_address() -> None:
+    """Vertex AI refuses their predictions at the region's address; a gateway is asked itself."""
+    about = {"dedicatedEndpointEnabled": True, "dedicatedEndpointDns": "e.vertexai.goog"}
+    keys: dict[str, Any] = {"provider": "vertex", "project": "p", "location": "us-central1"}
+    plain = Session(Config().profile(**keys))
+    assert dedicated(plain, about) == "https://e.vertexai.goog"
+    assert dedicated(plain, {}) == "https://us-central1-aiplatform.googleapis.com"
+    gateway = Session(Config().profile(**keys, endpoint="http://gateway"))
+    assert dedicated(gateway, about) == "http://gateway"
 
 
 @pytest.mark.parametrize(

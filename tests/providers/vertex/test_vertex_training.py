@@ -304,13 +304,16 @@ def test_logs_of_several_machines_come_whole_though_late(
         ({"framework": "pytorch==1.0"}, "framework"),
         ({"entry": "other.py"}, "entry"),
         ({"location": "global"}, "location"),
+        ({"network": "my-vpc"}, "network"),
+        ({"reserved_ip_ranges": "r"}, "reserved_ip_ranges"),
     ],
 )
 def test_bad_input_is_not_sent(
     cloud: VertexEmulator, source: str, about: dict[str, Any], field: str
 ) -> None:
     about = dict(about)
-    keys = {**cloud.keys(), "location": about.pop("location", cloud.location)}
+    own = ("location", "network", "reserved_ip_ranges")
+    keys = {**cloud.keys(), **{name: about.pop(name) for name in own if name in about}}
     client = Client(provider="vertex", **keys)
     plan = client.training.plan(job(source, **about))
     assert any(field in violation.field for violation in plan.violations)
@@ -318,6 +321,31 @@ def test_bad_input_is_not_sent(
         client.training.submit(job(source, **about))
     assert cloud.requests == []
     assert client.resources() == []
+
+
+def test_account_network_and_reserved_addresses(cloud: VertexEmulator, source: str) -> None:
+    network = "projects/1/global/networks/vpc"
+    account = "robot@p.iam.gserviceaccount.com"
+    client = Client(
+        provider="vertex",
+        **cloud.keys(),
+        service_account=account,
+        network=network,
+        reserved_ip_ranges="range-a, range-b",
+    )
+    client.training.submit(job(source))
+    (body,) = sent(cloud, "/customJobs")
+    assert body["jobSpec"]["serviceAccount"] == account
+    assert body["jobSpec"]["network"] == network
+    assert body["jobSpec"]["reservedIpRanges"] == ["range-a", "range-b"]
+
+
+def test_found_again_by_the_resource_name(cloud: VertexEmulator, source: str) -> None:
+    with Client(provider="vertex", **cloud.keys()) as first:
+        started = first.training.submit(job(source))
+    with Client(provider="vertex", **cloud.keys()) as second:
+        for id in (started.native_id, started.id, started.native_id.rpartition("/")[2]):
+            assert second.training.attach(id).wait(30).state is State.SUCCEEDED
 
 
 def test_accelerator_of_another_region_names_candidates(cloud: VertexEmulator, source: str) -> None:

@@ -19,7 +19,7 @@ from cloudai.providers.vertex import _catalog
 from cloudai.providers.vertex._images import image
 from cloudai.providers.vertex._wire import common
 from cloudai.providers.vertex._wire._merge import merge
-from cloudai.types import Deployment, Rollout, Variant, Violation
+from cloudai.types import CostRange, Deployment, Rollout, Variant, Violation
 
 ENDPOINT_LABEL: Final = "cloudai_endpoint"
 """The label of a Model: the endpoint it was uploaded for."""
@@ -285,3 +285,20 @@ def packages(path: str | None) -> list[str]:
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     cut = [line.partition(" #")[0].strip() for line in lines]
     return [line for line in cut if line and not line.startswith("#")]
+
+
+def cost(spec: Deployment, location: str) -> CostRange | None:
+    """US dollars an hour; None where a machine's price is not known."""
+    low = high = 0.0
+    for variant in spec.variants:
+        machine = _catalog.machine(variant.resources, location)
+        if machine.hour is None:
+            return None
+        low += machine.hour * variant.min
+        high += machine.hour * (variant.max or variant.min)
+    return CostRange(
+        low=low,
+        high=high,
+        basis="an hour with the fewest and the most replicas (us-central1, on demand)",
+        as_of=_catalog.AS_OF,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Final
 
 import msgspec
@@ -18,12 +19,15 @@ from cloudai.types import JobStatus, Metric, State, TrainingJob, Violation
 METRICS: Final = "CLOUDAI_METRICS"
 """The variable of a job that keeps its metric patterns, for whoever asks for its status."""
 
+# CustomJobSpec.network (aiplatform v1): by the project's number.
+_NETWORK: Final = re.compile(r"projects/[^/\s]+/global/networks/[^/\s]+\Z")
+
 # "Training limits", Vertex AI quotas page (read 2025-11): a job runs 28 days at most.
 MAX_TIMEOUT: Final = 28 * 24 * 3600
 
 _UNPACK: Final = (
-    'mkdir -p /tmp/cloudai && tar -xzf "$0" -C /tmp/cloudai && '
-    f'exec python3 /tmp/cloudai/{ROOT}/{PACKAGE}/task.py "$@"'
+    'to="${TMPDIR:-/tmp}/cloudai" && mkdir -p "$to" && tar -xzf "$0" -C "$to" && '
+    f'exec python3 "$to/{ROOT}/{PACKAGE}/task.py" "$@"'
 )
 
 
@@ -34,6 +38,7 @@ class Place(msgspec.Struct, frozen=True):
     ----------
     project, location: of the job. base: the gs:// URI below which all of its files lie.
     service_account, network: the profile's, or None.
+    reserved: names of address ranges of the network, from which alone addresses are given.
     """
 
     project: str
@@ -41,6 +46,7 @@ class Place(msgspec.Struct, frozen=True):
     base: str
     service_account: str | None = None
     network: str | None = None
+    reserved: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:
@@ -62,6 +68,18 @@ def violations(spec: TrainingJob, place: Place) -> list[Violation]:
     if place.location in {"global", "us", "eu"}:
         found.append(
             Violation("location", f"jobs do not run in {place.location!r}.", "Name a region.")
+        )
+    if place.network is not None and not _NETWORK.match(place.network):
+        found.append(
+            Violation(
+                "network",
+                f"{place.network!r} is not the name of a network.",
+                "Such as projects/12345/global/networks/my-vpc.",
+            )
+        )
+    if place.reserved and place.network is None:
+        found.append(
+            Violation("reserved_ip_ranges", "ranges of no network.", "Set network as well.")
         )
     if spec.timeout is not None and spec.timeout > MAX_TIMEOUT:
         found.append(
@@ -171,6 +189,8 @@ def encode(spec: TrainingJob, place: Place) -> dict[str, Any]:
         job["serviceAccount"] = place.service_account
     if place.network is not None:
         job["network"] = place.network
+    if place.reserved:
+        job["reservedIpRanges"] = list(place.reserved)
     body = {
         "displayName": spec.name or "job",
         "jobSpec": job,

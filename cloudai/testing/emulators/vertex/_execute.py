@@ -1,4 +1,4 @@
-"""Runs what is submitted, on this machine: jobs in a subprocess, models in this process.
+"""Runs what is submitted, on this machine: jobs in a process a replica, models in this process.
 
 Buckets are no file system here: a job's ``gs://`` inputs are laid out in a folder before its
 start, and its model is put into the bucket when it has ended well.
@@ -7,14 +7,19 @@ start, and its model is put into the bucket when it has ended well.
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tarfile
 import tempfile
 import threading
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from cloudai._core.handler import Handler, load_handler
 from cloudai.errors import CloudAIError
@@ -59,26 +64,90 @@ class LocalExecutor:
         return target
 
     def on_training_job(self, job: dict[str, Any]) -> _Run | None:
-        pool = job["jobSpec"]["workerPoolSpecs"][0]
-        work = pool.get("pythonPackageSpec") or pool["containerSpec"]
-        packages = work.get("packageUris") or [
-            part.replace("/gcs/", "gs://", 1)
-            for part in work.get("command", ())
-            if part.startswith("/gcs/")
-        ]
-        archive = self._cloud.storage.get(packages[0]) if packages else None
-        if archive is None:
-            return None
+        """Runs all replicas of a job whose source came through the bucket, or that names its
+        command; what an image would run by itself is left to the job's fate."""
+        pools = job["jobSpec"]["workerPoolSpecs"]
         folder = Path(self._folder.name) / job["name"].rpartition("/")[2]
-        folder.mkdir()
-        with tarfile.open(fileobj=BytesIO(archive)) as tar:
-            tar.extractall(folder / "package", filter="data")
-        task = next((folder / "package").glob("*/cloudai_job/task.py"))
-        env = {one["name"]: one.get("value", "") for one in work.get("env", ())}
+        base = job["jobSpec"].get("baseOutputDirectory", {}).get("outputUriPrefix", "")
+        outputs: dict[str, str] = {}
+        replicas: list[tuple[str, list[str], dict[str, str]]] = []
+        cluster = {
+            f"workerpool{number}": ["127.0.0.1:2222"] * int(pool.get("replicaCount", 1))
+            for number, pool in enumerate(pools)
+        }
+        port = str(_free_port())
+        for number, pool in enumerate(pools):
+            work = pool.get("pythonPackageSpec") or pool["containerSpec"]
+            for index in range(int(pool.get("replicaCount", 1))):
+                name = f"workerpool{number}-{index}"
+                place = folder / name
+                place.mkdir(parents=True)
+                command = self._command(work, place)
+                if command is None:
+                    return None
+                env = {one["name"]: one.get("value", "") for one in work.get("env", ())}
+                outputs |= self._lay_out_env(env, folder, base)
+                task = {"type": f"workerpool{number}", "index": index}
+                spec = {"cluster": cluster, "environment": "cloud", "task": task}
+                env["CLUSTER_SPEC"] = msgspec.json.encode(spec).decode()
+                env.setdefault("MASTER_PORT", port)
+                env |= {"TMPDIR": str(place), "HOME": str(place)}
+                replicas.append((name, command, {**self._machine(base), **env}))
+        started = {
+            name: subprocess.Popen(
+                command,
+                env=env,
+                cwd=folder / name,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+            for name, command, env in replicas
+        }
+        return _Run(self._cloud, job, started, outputs)
+
+    def _machine(self, base: str) -> dict[str, str]:
+        """What every machine has in its environment."""
+        return {
+            # The interpreter that runs the emulator is the image's.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "GCE_METADATA_HOST": self._cloud.url.removeprefix("http://"),
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": self._cloud.url,
+            "AIP_MODEL_DIR": f"{base}/model/",
+        }
+
+    def _command(self, work: dict[str, Any], place: Path) -> list[str] | None:
+        """What a replica runs; None where only its image knows."""
+        if "packageUris" in work:
+            # The service installs it with pip; unpacked it is importable as well.
+            for uri in work["packageUris"]:
+                archive = self._cloud.storage.get(uri)
+                if archive is None:
+                    return None
+                with tarfile.open(fileobj=BytesIO(archive)) as tar:
+                    tar.extractall(place / "package", filter="data")
+            (root,) = (place / "package").iterdir()
+            start = "import runpy, sys; sys.path.insert(0, sys.argv[1]); del sys.argv[1]; "
+            start += f"runpy.run_module({work['pythonModule']!r}, run_name='__main__')"
+            return [sys.executable, "-c", start, str(root), *work.get("args", ())]
+        if not work.get("command"):
+            return None
+        # Buckets are mounted under /gcs: what is named there is laid out in a folder.
+        mounted = [*work["command"], *work.get("args", ())]
+        return [
+            str(self._lay_out(part.replace("/gcs/", "gs://", 1), place / "gcs"))
+            if part.startswith("/gcs/")
+            else part
+            for part in mounted
+        ]
+
+    def _lay_out_env(self, env: dict[str, str], folder: Path, base: str) -> dict[str, str]:
+        """Puts inputs where a job finds them; gives the folders whose files go to the bucket."""
         for name, value in env.items():
             if name.startswith("CLOUDAI_INPUT_") and value.startswith("gs://"):
                 env[name] = str(self._lay_out(value, folder / "inputs" / name))
-        base = job["jobSpec"].get("baseOutputDirectory", {}).get("outputUriPrefix", "")
         outputs: dict[str, str] = {}
         for variable, part in (
             ("CLOUDAI_MODEL_DIR", "model"),
@@ -87,26 +156,7 @@ class LocalExecutor:
         ):
             outputs[str(folder / part)] = env.get(variable) or f"{base.rstrip('/')}/{part}"
             env[variable] = str(folder / part)
-        host = self._cloud.url.removeprefix("http://")
-        started = subprocess.Popen(
-            [sys.executable, str(task), *work.get("args", ())],
-            env={
-                "PATH": os.environ.get("PATH", ""),
-                "HOME": str(folder),
-                "GCE_METADATA_HOST": host,
-                "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": self._cloud.url,
-                "AIP_MODEL_DIR": f"{base}/model/",
-                "TMPDIR": str(folder),
-                **env,
-            },
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-        return _Run(self._cloud, job, started, outputs)
+        return outputs
 
     def on_deploy(self, model: dict[str, Any]) -> str | None:
         """Loads the model that has a handler; another one is left to the script."""
@@ -132,54 +182,69 @@ class LocalExecutor:
             return found.predict(instances, parameters or {})
         except CloudAIError as error:
             # A container's answer other than 200 is passed on in the message.
-            import msgspec
-
             about = {"type": type(error).__name__, "message": error.message}
             told = msgspec.json.encode({"error": about}).decode()
             raise Refused(500, "INTERNAL", told) from None
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class _Run:
-    """A job's process; its output becomes log entries."""
+    """A job's processes, one a replica; their output becomes log entries."""
 
     def __init__(
         self,
         cloud: VertexEmulator,
         job: dict[str, Any],
-        process: subprocess.Popen[str],
+        processes: dict[str, subprocess.Popen[str]],
         outputs: dict[str, str],
     ) -> None:
         self._cloud = cloud
         self._job = job
-        self._process = process
+        self._processes = processes
         self._outputs = outputs
-        self._killed = False
+        self._failed: tuple[int, str] | None = None
         self._ended: tuple[int, str] | None = None
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._follow, args=one, daemon=True)
+            for one in processes.items()
+        ]
+        for thread in self._threads:
+            thread.start()
+        threading.Thread(target=self._finish, daemon=True).start()
 
-    def _follow(self) -> None:
-        labels = {"job_id": self._job["name"].rpartition("/")[2], "task_name": "workerpool0-0"}
-        assert self._process.stdout is not None  # noqa: S101
-        with self._process.stdout:
-            for line in self._process.stdout:
+    def _follow(self, name: str, process: subprocess.Popen[str]) -> None:
+        labels = {"job_id": self._job["name"].rpartition("/")[2], "task_name": name}
+        assert process.stdout is not None  # noqa: S101
+        with process.stdout:
+            for line in process.stdout:
                 self._cloud.logging.write("ml_job", labels, line.rstrip("\n"))
-        code = self._process.wait()
+        code = process.wait()
+        if code and self._failed is None:
+            # One replica's failure is the job's: the service takes the others down.
+            told = f"The replica {name} exited with a non-zero status of {code}."
+            self._failed = (code, told)
+            self.kill()
+
+    def _finish(self) -> None:
+        for thread in self._threads:
+            thread.join()
         for folder, uri in self._outputs.items():
             for file in Path(folder).rglob("*"):
                 if file.is_file():
                     name = file.relative_to(folder).as_posix()
                     self._cloud.storage.put(f"{uri.rstrip('/')}/{name}", file.read_bytes())
-        told = f"The replica workerpool0-0 exited with a non-zero status of {code}."
-        self._ended = (code, told)
+        self._ended = self._failed or (0, "")
 
     def ended(self) -> tuple[int, str] | None:
         return self._ended
 
     def kill(self) -> None:
-        if self._process.poll() is None:
-            import signal
-            from contextlib import suppress
-
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        for process in self._processes.values():
+            if process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)

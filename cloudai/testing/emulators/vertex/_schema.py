@@ -18,6 +18,35 @@ from cloudai.testing.emulators.vertex._http import Refused
 _FIELD: Final = re.compile(r"^ {4}(\w+) \([^\n]*\):\n((?: {8,}[^\n]*\n?|\n)+)", re.MULTILINE)
 _WELL_KNOWN: Final = "google.protobuf."
 
+_PLACE: Final = "projects/{}/locations/{}"
+_MODEL: Final = (f"{_PLACE}/models/{{}}",)
+_ENDPOINT: Final = (f"{_PLACE}/endpoints/{{}}", f"{_PLACE}/publishers/{{}}/models/{{}}")
+_NETWORK: Final = ("projects/{}/global/networks/{}",)
+
+REFERENCES: Final[dict[str, tuple[str, ...]]] = {
+    "CustomJobSpec.network": _NETWORK,
+    "CustomJobSpec.tensorboard": (f"{_PLACE}/tensorboards/{{}}",),
+    "CustomJobSpec.models": _MODEL,
+    "Endpoint.network": _NETWORK,
+    "DeployedModel.model": _MODEL,
+    "DeployedModel.shared_resources": (f"{_PLACE}/deploymentResourcePools/{{}}",),
+    "DeployModelRequest.endpoint": _ENDPOINT,
+    "UndeployModelRequest.endpoint": _ENDPOINT,
+    "PredictRequest.endpoint": _ENDPOINT,
+    "CountTokensRequest.endpoint": _ENDPOINT,
+    "EmbedContentRequest.model": _ENDPOINT,
+    "GenerateContentRequest.cached_content": (f"{_PLACE}/cachedContents/{{}}",),
+    "UploadModelRequest.parent": (_PLACE,),
+    "BatchPredictionJob.model": _MODEL,
+    "PreTunedModel.tuned_model_name": _MODEL,
+}
+"""Fields that name a resource, and how such names look: the protos' resource_reference and the
+patterns of the resources, which the messages do not carry at run time either. A Model may be
+followed by ``@VERSION``."""
+
+# BatchPredictionJob.model: "For Google's own models: publishers/{publisher}/models/{model}".
+_ALSO: Final = {"BatchPredictionJob.model": ("publishers/{}/models/{}",)}
+
 
 class Behaviour:
     """The fields of one message that must be given, and those that only the service sets."""
@@ -66,6 +95,28 @@ def names(version: str) -> list[str]:
     return sorted(_messages(version))
 
 
+def _named(field: str, value: Any, path: str) -> None:
+    """Refuses a resource's name that does not look like one."""
+    patterns = (*REFERENCES.get(field, ()), *_ALSO.get(field, ()))
+    if not patterns:
+        return
+    for name in value if isinstance(value, list) else [value]:
+        if not isinstance(name, str) or not name:
+            continue
+        for pattern in patterns:
+            expression = pattern.replace("{}", "[^/@?#\\s]+") + "(@[^/@?#\\s]+)?"
+            if re.fullmatch(expression, name):
+                break
+        else:
+            raise Refused(
+                400,
+                "INVALID_ARGUMENT",
+                f"Invalid resource name \"{name}\" at '{path}'; expected "
+                f"{' or '.join(pattern.replace('{}', '*') for pattern in patterns)}.",
+                fields=[path],
+            )
+
+
 def checked(
     version: str, message: str, body: Any, *, ignored: list[str], partial: bool = False
 ) -> dict[str, Any]:
@@ -78,7 +129,7 @@ def checked(
     partial: True for an update, whose message need not be whole.
 
     Raises Refused (400, INVALID_ARGUMENT) for what is no JSON object, an unknown field, a value of
-    another type, or a required field that is missing.
+    another type, a resource's name that is none, or a required field that is missing.
     """
     if not isinstance(body, dict):
         raise Refused(400, "INVALID_ARGUMENT", "Invalid JSON payload received. Not an object.")
@@ -130,6 +181,7 @@ def _walk(
             continue
         if value != "" and value != [] and value != {}:
             seen.add(field.name)
+        _named(f"{descriptor.name}.{field.name}", value, path)
         clean[key] = _value(version, field, value, path, ignored, missing)
     missing.extend(
         f"{where}.{name}".lstrip(".")
