@@ -56,15 +56,7 @@ class Predictions:
 
     def predict(self, resource: str, request: PredictRequest, call: Call) -> Prediction:
         """One answer for all inputs, in their order. Raises InvalidRequest, HandlerError."""
-        known = self._about(resource, call)
-        if request.variant is not None:
-            self._check_variant(request.variant, known)
-        if known.schema is not None:
-            _instances.check(known.schema, request.inputs)
-        body: dict[str, Any] = {"instances": list(request.inputs)}
-        if request.params:
-            body["parameters"] = request.params
-        sent = _within(msgspec.json.encode(body), known)
+        known, sent = self._asked(resource, request, call)
         try:
             data, request_id = self._session.http.raw(
                 "POST", known.base, f"/{API}/{resource}:predict", sent, call
@@ -93,6 +85,30 @@ class Predictions:
             version=answer.get("modelVersionId"),
             request_id=request_id,
         )
+
+    def _asked(self, resource: str, request: PredictRequest, call: Call) -> tuple[_Known, bytes]:
+        """What is known of the endpoint, and the body to send to it."""
+        known = self._about(resource, call)
+        if request.variant is not None:
+            self._check_variant(request.variant, known)
+        if known.schema is not None:
+            _instances.check(known.schema, request.inputs)
+        body: dict[str, Any] = {"instances": list(request.inputs)}
+        if request.params:
+            body["parameters"] = request.params
+        return known, _within(msgspec.json.encode(body), known)
+
+    def answer(self, resource: str, request: PredictRequest, call: Call) -> Iterator[bytes]:
+        """The container's answer to instances, piece by piece. Raises as ``predict`` does."""
+        known, sent = self._asked(resource, request, call)
+        path = f"/{API}/{resource}:streamRawPredict"
+        try:
+            yield from self._session.http.pieces(known.base, path, sent, call)
+        except NotFound:
+            self._known.pop(resource, None)
+            raise
+        except CloudAIError as error:
+            raise _of_the_server(error) or error from None
 
     def raw(self, resource: str, body: bytes, call: Call) -> bytes:
         """Any body to the model's container, and its answer as it is."""

@@ -256,6 +256,10 @@ class VertexEndpoints:
         sent. Raises HandlerError for what the model's own code raised."""
         return self._predictions.predict(self._endpoints.name(id), request, call)
 
+    def stream(self, id: str, request: PredictRequest, call: Call) -> Iterator[bytes]:
+        """The container's own answer, piece by piece as it writes it."""
+        return self._predictions.answer(self._endpoints.name(id), request, call)
+
     def raw_predict(self, id: str, body: bytes, call: Call) -> bytes:
         """Any body to the model's container, and its answer as it is."""
         return self._predictions.raw(self._endpoints.name(id), body, call)

@@ -380,10 +380,13 @@ class Serving:
         found = self.predictions(model, body.get("instances", []), body.get("parameters"))
 
         def sent() -> Iterator[bytes]:
+            before = b'{"predictions": ['
             for one in found:
-                yield msgspec.json.encode(one) + b"\n"
+                yield before + msgspec.json.encode(one)
+                before = b", "
+            yield b"]}" if found else before + b"]}"
 
-        return Answer(data=sent(), headers={"Content-Type": "application/x-ndjson"})
+        return Answer(data=sent(), headers={"Content-Type": "application/json"})
 
     def _chat(self, request: Request, project: str, location: str, id: str) -> Answer:
         """OpenAI's format, as vLLM and others serve it; ``openapi`` is Vertex AI's own."""
