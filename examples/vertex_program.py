@@ -1,4 +1,4 @@
-"""Train, deploy, predict, transform and chat on Vertex AI, in one program.
+"""Train, deploy, predict, transform, chat and fine-tune on Vertex AI, in one program.
 
 ``python examples/vertex_program.py`` runs it offline, against the emulator. With ``--profile NAME``
 it runs on a profile of your cloudai.toml, and costs money.
@@ -57,7 +57,21 @@ def program(client: cloudai.Client, folder: Path) -> None:
     print("chat:", client.chat.create("Count to three.", model="gemini-2.5-flash").text)
     vectors = client.embeddings.create(["a cat", "a dog"], model="gemini-embedding-001")
     print("embeddings:", vectors.array.shape)
-    for resource in (endpoint.id, batch.id, job.id):
+    examples = folder / "examples.jsonl"
+    asked = {"role": "user", "content": "Who wrote the first program?"}
+    answer = {"role": "assistant", "content": "Ada Lovelace."}
+    examples.write_text(json.dumps({"messages": [asked, answer]}) + "\n")
+    tuning = client.training.submit(
+        TrainingJob(
+            kind="finetune",
+            base_model="gemini-2.5-flash",
+            inputs={"train": str(examples)},
+            hyperparameters={"epochs": 3},
+        )
+    )
+    tuning.wait(timeout=4 * 3600)
+    print("tuned:", client.chat.create(asked["content"], model=tuning.model.uri).text)
+    for resource in (endpoint.id, batch.id, job.id, tuning.id):
         client.destroy(resource)
     print("left:", client.resources())
 

@@ -190,6 +190,36 @@ def test_local_files(client: Client, cloud: VertexEmulator, tmp_path: Path) -> N
     assert output.read_text().splitlines() == ["name", "ADA"]
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, [{"age": "7", "name": "ADA"}, {"age": "8", "name": "BOB"}]),
+        ({"excludedFields": ["age"]}, [{"name": "ADA"}, {"name": "BOB"}]),
+        (
+            {"instanceType": "array", "includedFields": ["name", "age"]},
+            [["ADA", "7"], ["BOB", "8"]],
+        ),
+    ],
+)
+def test_csv_and_the_instances_configuration(
+    client: Client, cloud: VertexEmulator, config: dict[str, Any], expected: list[Any]
+) -> None:
+    base = f"gs://{cloud.bucket}/upper"
+    code = "import json\ndef load(d): pass\ndef predict(m, inputs, p):\n"
+    code += "    return json.loads(json.dumps(inputs).upper().replace('NAME', 'name')"
+    cloud.storage.put(f"{base}/handler.py", code + ".replace('AGE', 'age'))\n")
+    job = client.batch.submit(
+        BatchTransform(
+            input=cloud.storage.put(f"gs://{cloud.bucket}/in.csv", "name,age\nAda,7\nBob,8\n"),
+            output=f"gs://{cloud.bucket}/out.jsonl",
+            model=base,
+            native={"vertex": {"instanceConfig": config}},
+        )
+    )
+    job.wait(30)
+    assert read(cloud, job.output) == expected
+
+
 def test_nothing_is_left_after_destroy(
     client: Client, cloud: VertexEmulator, tmp_path: Path
 ) -> None:

@@ -68,6 +68,11 @@ class Batches:
             raise Refused(
                 400, "INVALID_ARGUMENT", "One of model and unmanaged_container_model must be set."
             )
+        fields = body.get("instanceConfig", {})
+        if fields.get("includedFields") and fields.get("excludedFields"):
+            raise Refused(
+                400, "INVALID_ARGUMENT", "included_fields and excluded_fields exclude each other."
+            )
         model = body.get("model", "")
         if model and not re.match(r"publishers/[^/]+/models/|projects/", model):
             raise Refused(400, "INVALID_ARGUMENT", f"Invalid model: {model}")
@@ -175,11 +180,7 @@ class Batches:
                 return None
 
         def answer(part: list[Any]) -> list[dict[str, Any]]:
-            key = job.get("instanceConfig", {}).get("keyField")
-            instances = [
-                {name: value for name, value in one.items() if name != key} if key else one
-                for one in part
-            ]
+            instances = [_instance(one, job.get("instanceConfig", {})) for one in part]
             found = self._serving.predictions(model, instances, job.get("modelParameters"))
             if len(found) != len(part):
                 raise Refused(400, "INVALID_ARGUMENT", "The model gave another number of outputs.")
@@ -253,6 +254,17 @@ class _Run:
         self.state = "JOB_STATE_SUCCEEDED"
         self.error = ""
         self.total = self.good = self.bad = 0
+
+
+def _instance(line: Any, config: dict[str, Any]) -> Any:
+    """What of a line is sent to the model, by the job's instanceConfig."""
+    if not isinstance(line, dict):
+        return line
+    left = {*config.get("excludedFields", ()), config.get("keyField")}
+    included = config.get("includedFields") or [name for name in line if name not in left]
+    if config.get("instanceType") == "array":
+        return [line[name] for name in included]
+    return {name: line[name] for name in included if name in line}
 
 
 def _asked(job: dict[str, Any], line: Any) -> dict[str, Any]:
