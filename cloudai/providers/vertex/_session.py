@@ -153,7 +153,22 @@ class Session:
         with warnings.catch_warnings():
             # It warns of files from strangers; this one is the user's own, by configuration.
             warnings.simplefilter("ignore", DeprecationWarning)
-            return google.auth.load_credentials_from_file(str(path), scopes=SCOPES)
+            return google.auth.load_credentials_from_file(
+                str(path), scopes=SCOPES, request=self._request()
+            )
+
+    def _request(self) -> Any:
+        """google-auth's way out, over our pools. A federated credential looks its project up
+        while it is loaded; that too goes where the profile sends Google's APIs."""
+        from google.auth.transport.urllib3 import Request
+
+        theirs = "https://cloudresourcemanager.googleapis.com"
+        send, ours = Request(self.http.manager), self.url("cloudresourcemanager")
+
+        def request(url: str, *args: Any, **about: Any) -> Any:
+            return send(url.replace(theirs, ours, 1), *args, **about)
+
+        return request
 
     def _impersonated(self, source: Any) -> Any:
         account = self.profile.get("impersonate")
@@ -172,11 +187,10 @@ class Session:
 
     def _fetch(self) -> tuple[dict[str, str], float]:
         from google.auth.exceptions import GoogleAuthError
-        from google.auth.transport.urllib3 import Request
 
         credentials = self.credentials()
         try:
-            credentials.refresh(Request(self.http.manager))
+            credentials.refresh(self._request())
         except GoogleAuthError as error:
             raise _auth_error(error) from None
         headers: dict[str, str] = {}

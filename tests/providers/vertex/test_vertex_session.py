@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import pickle
 import subprocess
 import sys
@@ -116,6 +117,46 @@ def test_impersonation(cloud: VertexEmulator) -> None:
     assert client.chat.create("Hi", model=FLASH).text
     paths = [one.path for one in cloud.requests]
     assert any("robot@p.iam" in path and "generateAccessToken" in path for path in paths)
+
+
+def test_workload_identity(cloud: VertexEmulator, tmp_path: Path) -> None:
+    """A file of another kind: a token of another issuer, exchanged."""
+    subject = tmp_path / "subject"
+    subject.write_text("a-token-of-another-issuer")
+    path = tmp_path / "federated.json"
+    path.write_text(
+        json.dumps(
+            {
+                "type": "external_account",
+                "audience": "//iam.googleapis.com/projects/1/locations/global/"
+                "workloadIdentityPools/pool/providers/own",
+                "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+                "token_url": f"{cloud.url}/token",
+                "credential_source": {"file": str(subject)},
+            }
+        )
+    )
+    client = Client(provider="vertex", **{**cloud.keys(), "credentials": str(path)})
+    assert client.chat.create("Hi", model=FLASH).text
+    asked = [one.body for one in cloud.requests if one.path == "/token"]
+    assert asked
+    assert all(b"token-exchange" in body for body in asked)
+
+
+def test_on_a_machine_of_google_s(cloud: VertexEmulator, tmp_path: Path) -> None:
+    """Neither a file nor a project is given: both come from the metadata server."""
+    keys = cloud.keys()
+    del keys["project"], keys["credentials"]
+    script = f"""
+import cloudai
+client = cloudai.Client(provider="vertex", **{keys!r})
+assert client.chat.create("Hi", model={FLASH!r}).text
+"""
+    host = cloud.url.removeprefix("http://")
+    kept = ("PATH", "PYTHONPATH", "CLOUDAI_HOME", "LD_LIBRARY_PATH")
+    env = {name: os.environ[name] for name in kept if name in os.environ}
+    env |= {"GCE_METADATA_HOST": host, "GCE_METADATA_IP": host, "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, env=env)
 
 
 @pytest.mark.parametrize("content", [None, "not json", '{"type": "service_account"}'])

@@ -247,7 +247,7 @@ class VertexEmulator:
         open_to_all = ("/token", "/computeMetadata", DEVELOPER)
         # The storage client sends no token at all to STORAGE_EMULATOR_HOST.
         anonymous = token is None and ("/b/" in request.path or request.path.endswith("/b"))
-        free = anonymous or request.path.startswith(open_to_all)
+        free = anonymous or request.path == "/" or request.path.startswith(open_to_all)
         if not free and not self.identity.knows(token):
             raise Refused(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.")
         handler, values = found

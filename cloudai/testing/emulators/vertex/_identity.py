@@ -37,7 +37,14 @@ class Identity:
             "/v1/projects/-/serviceAccounts/{account}:generateAccessToken",
             self._impersonate,
         )
-        router.add("GET", "/computeMetadata/v1/instance/service-accounts/default/token", self._meta)
+        router.add("GET", "/v1/projects/{number}", self._project)
+        root = "/computeMetadata/v1"
+        account = f"{root}/instance/service-accounts/{{account}}"
+        router.add("GET", "/", self._metadata)
+        router.add("GET", f"{account}/token", self._meta)
+        router.add("GET", f"{account}/", self._metadata)
+        router.add("GET", f"{root}/project/project-id", self._metadata)
+        router.add("GET", f"{root}/universe/universe-domain", self._metadata)
 
     def knows(self, token: str | None) -> bool:
         """Whether a token is one of ours, and good."""
@@ -58,6 +65,7 @@ class Identity:
         form = dict(parse_qsl(request.body.decode()))
         if form.get("grant_type") not in {
             "urn:ietf:params:oauth:grant-type:jwt-bearer",
+            "urn:ietf:params:oauth:grant-type:token-exchange",
             "refresh_token",
         }:
             return Answer(json={"error": "unsupported_grant_type"}, http=400)
@@ -69,8 +77,28 @@ class Identity:
         ends = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + self.lifetime))
         return {"accessToken": found["access_token"], "expireTime": ends}
 
-    def _meta(self, request: Request) -> Answer:
-        return Answer(json=self.issue(), headers={"Metadata-Flavor": "Google"})
+    def _project(self, request: Request, number: str) -> dict[str, Any]:
+        return {"projectId": self._world.project, "projectNumber": number}
+
+    def _meta(self, request: Request, account: str) -> Answer:
+        return Answer(json=self.issue(), headers=_FLAVOR)
+
+    def _metadata(self, request: Request, account: str = "") -> Answer:
+        """The metadata server of Google's machines, as far as google-auth asks it."""
+        email = f"emulated@{self._world.project}.iam.gserviceaccount.com"
+        told = {
+            "project-id": self._world.project,
+            "universe-domain": "googleapis.com",
+        }.get(request.path.rpartition("/")[2], "computeMetadata/")
+        if account:
+            return Answer(
+                json={"aliases": ["default"], "email": email, "scopes": [_SCOPE]}, headers=_FLAVOR
+            )
+        return Answer(data=told.encode(), headers={**_FLAVOR, "Content-Type": "application/text"})
+
+
+_FLAVOR = {"Metadata-Flavor": "Google"}
+_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
 
 @functools.cache
