@@ -3,17 +3,23 @@ checks their checksums. Its retries are off; its tokens are the session's."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from cloudai._core.config import Profile
-from cloudai.errors import NotFound
+from cloudai.errors import CloudAIError, NotFound, PermissionDenied
 from cloudai.protocols import Call
 from cloudai.providers.vertex import _errors
 from cloudai.providers.vertex._session import Session
 from cloudai.types._base import invalid
+
+T = TypeVar("T")
+
+PARALLEL: Final = 8
+"""Objects under way at once; requests keeps 10 connections to a host."""
 
 
 class Files:
@@ -64,11 +70,12 @@ class Files:
 
     def put_folder(self, uri: str, folder: Path, call: Call) -> None:
         """Writes the files of a folder below a URI."""
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                self.put_file(
-                    f"{uri.rstrip('/')}/{path.relative_to(folder).as_posix()}", path, call
-                )
+        base = uri.rstrip("/")
+        self._bucket(base)  # the client is made here rather than in several threads
+        _each(
+            lambda path: self.put_file(f"{base}/{path.relative_to(folder).as_posix()}", path, call),
+            [path for path in sorted(folder.rglob("*")) if path.is_file()],
+        )
 
     def get(self, uri: str, call: Call) -> bytes:
         """An object's bytes. Raises NotFound."""
@@ -89,30 +96,35 @@ class Files:
         NotFound where there is nothing."""
         base = uri.rstrip("/")
         names = list(self.names(base + "/", call))
+        wanted: list[tuple[str, Path]] = []
         for name in names:
             rest = name[len(base) + 1 :]
             target = (folder / rest).resolve()
-            if rest.endswith("/") or not target.is_relative_to(folder.resolve()):
-                continue  # a marker of a folder, or a name that would lead out of it
-            self.get_file(name, target, call)
+            # A marker of a folder, or a name that would lead out of it, is passed over.
+            if not rest.endswith("/") and target.is_relative_to(folder.resolve()):
+                wanted.append((name, target))
+        _each(lambda one: self.get_file(one[0], one[1], call), wanted)
         if not names:
             self.get_file(base, folder / base.rpartition("/")[2], call)
 
     def copy_folder(self, uri: str, to: str, call: Call) -> None:
         """Copies what lies below a URI below another, inside Cloud Storage."""
-        base = uri.rstrip("/")
-        for name in list(self.names(base + "/", call)):
-            with mapped():
-                source, from_name = self._bucket(name)
-                target, to_name = self._bucket(f"{to.rstrip('/')}/{name[len(base) + 1 :]}")
-                blob, made = source.blob(from_name), target.blob(to_name)
-                token: str | None = None
-                while True:  # a large object takes several calls
-                    token, _, _ = made.rewrite(
-                        blob, token=token, timeout=call.remaining(), retry=None
-                    )
-                    if token is None:
-                        break
+        base, new = uri.rstrip("/"), to.rstrip("/")
+        _each(
+            lambda name: self._copy(name, f"{new}/{name[len(base) + 1 :]}", call),
+            list(self.names(base + "/", call)),
+        )
+
+    def _copy(self, uri: str, to: str, call: Call) -> None:
+        with mapped():
+            source, from_name = self._bucket(uri)
+            target, to_name = self._bucket(to)
+            blob, made = source.blob(from_name), target.blob(to_name)
+            token: str | None = None
+            while True:  # a large object takes several calls
+                token, _, _ = made.rewrite(blob, token=token, timeout=call.remaining(), retry=None)
+                if token is None:
+                    break
 
     def exists(self, uri: str, call: Call) -> bool:
         """Whether there is an object of this name, or any below it."""
@@ -140,18 +152,33 @@ class Files:
 
     def remove_folder(self, uri: str, call: Call) -> None:
         """Removes all objects below a URI."""
-        for name in list(self.names(uri.rstrip("/") + "/", call)):
-            self.remove(name, call)
+        _each(lambda name: self.remove(name, call), list(self.names(uri.rstrip("/") + "/", call)))
+
+    @contextmanager
+    def undone(self, folder: str, call: Call) -> Generator[None]:
+        """Takes back what was put below a URI when the work it was for is refused for good; what
+        may still be, or be tried again, keeps its files."""
+        try:
+            yield
+        except CloudAIError as error:
+            if not error.ambiguous and not error.retryable:
+                with suppress(CloudAIError):
+                    self.remove_folder(folder, call)
+            raise
 
     def check_region(self, bucket: str, call: Call) -> None:
         """Refuses a bucket that lies in another region than the work: it would be slow, charged
         for, and refused by most of Vertex AI."""
         location = self._locations.get(bucket)
         if location is None:
-            with mapped():
-                self._bucket(f"gs://{bucket}/")
-                found = self._client.get_bucket(bucket, timeout=call.remaining(), retry=None)
-                location = self._locations[bucket] = str(found.location).lower()
+            try:
+                with mapped():
+                    self._bucket(f"gs://{bucket}/")
+                    found = self._client.get_bucket(bucket, timeout=call.remaining(), retry=None)
+            except PermissionDenied:
+                # Who may write objects need not be allowed to look at the bucket itself.
+                return
+            location = self._locations[bucket] = str(found.location).lower()
         region = self._session.location.lower()
         # A multi-region such as "us" or "europe" holds the regions that begin with its name.
         continents = {"eu": "europe"}
@@ -167,6 +194,23 @@ class Files:
         client, self._client = self._client, None
         if client is not None:
             client.close()
+
+
+def _each(function: Callable[[T], None], items: Sequence[T]) -> None:
+    """Calls it for each item, several at once. The first error ends it, and is raised."""
+    if len(items) < 2:
+        for item in items:
+            function(item)
+        return
+    with ThreadPoolExecutor(min(PARALLEL, len(items)), thread_name_prefix="cloudai-gcs") as pool:
+        running = [pool.submit(function, item) for item in items]
+        try:
+            for one in running:
+                one.result()
+        except BaseException:
+            for one in running:
+                one.cancel()
+            raise
 
 
 def split(uri: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -77,23 +78,28 @@ class Resources:
             if not common.state(self.get(id, call).get("state")).done:
                 raise
 
-    def delete(self, id: str, call: Call) -> None:
-        """Ends it if it runs, and removes it; harmless when it is gone."""
+    def end(self, id: str, call: Call) -> dict[str, Any] | None:
+        """A job that has ended: cancelled and waited for if it runs, since a running one cannot
+        be removed. None where there is none."""
         try:
             found = self.get(id, call)
-            if not common.state(found.get("state")).done:
-                self.cancel(id, call)
-                self.ended(id, call)
-            self.wait(self.ask("DELETE", self.name(id), None, call), call)
+            if common.state(found.get("state")).done:
+                return found
+            self.cancel(id, call)
+            for pause in pauses():
+                found = self.get(id, call)
+                if common.state(found.get("state")).done:
+                    break
+                time.sleep(min(pause, call.remaining()))
+            return found
         except NotFound:
-            return
+            return None
 
-    def ended(self, id: str, call: Call) -> None:
-        """Waits until a job has ended: a running one cannot be removed."""
-        for pause in pauses():
-            if common.state(self.get(id, call).get("state")).done:
-                return
-            time.sleep(min(pause, call.remaining()))
+    def drop(self, id: str, call: Call) -> None:
+        """Removes what has ended. It goes after all that belongs to it: a removal that breaks
+        off is taken up again by whoever finds it. Harmless when it is gone."""
+        with suppress(NotFound):
+            self.wait(self.ask("DELETE", self.name(id), None, call), call)
 
     def wait(self, operation: dict[str, Any], call: Call) -> dict[str, Any]:
         """The response of a long-running operation, once it is done. Raises what it failed of."""

@@ -132,11 +132,11 @@ class Models:
         """Removes a Model and the files that cloudai made for it; harmless when it is gone."""
         with suppress(NotFound):
             found = self._models.get(resource, call)
-            self._models.wait(self._models.ask("DELETE", resource, None, call), call)
             artifact = str(found.get("artifactUri") or "")
             label = found.get("labels", {}).get(wire.ENDPOINT_LABEL)
             if label and artifact.startswith(self.base(label) + "/"):
                 self._files.remove_folder(artifact, call)
+            self._models.drop(resource, call)
 
 
 def clear_endpoint(endpoints: Resources, resource: str, call: Call) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from cloudai.errors import InvalidRequest, NotFound
+from cloudai.errors import InvalidRequest
 from cloudai.protocols import Call
 from cloudai.providers.vertex import _catalog, _examples
 from cloudai.providers.vertex._errors import PROVIDER
@@ -127,10 +126,11 @@ class Tuning:
                     uris[name] = self._target(spec, name)
             for bucket in sorted({split(uri)[0] for uri in uris.values()}):
                 self._files.check_region(bucket, call)
-            for name, path in made.items():
-                self._files.put_file(uris[name], path, call)
-        body = wire.encode(spec, uris, self._session.profile.get("service_account"))
-        return str(self._jobs.create(body, call)["name"])
+            body = wire.encode(spec, uris, self._session.profile.get("service_account"))
+            with self._files.undone(self._base(spec), call):
+                for name, path in made.items():
+                    self._files.put_file(uris[name], path, call)
+                return str(self._jobs.create(body, call)["name"])
 
     def find(self, key: str, call: Call) -> str | None:
         found = self._jobs.find(key, call)
@@ -152,21 +152,14 @@ class Tuning:
     def delete(self, id: str, call: Call) -> None:
         """Ends it if it runs, and removes the tuned model, its endpoints and the uploaded files.
         The job's own record stays: the API has no way to remove it."""
-        try:
-            job = self._jobs.get(id, call)
-        except NotFound:
+        job = self._jobs.end(id, call)
+        if job is None:
             return
-        if not common.state(job.get("state")).done:
-            self._jobs.cancel(id, call)
-            self._jobs.ended(id, call)
-            job = self._jobs.get(id, call)
         for endpoint in wire.endpoints(job):
             clear_endpoint(self._endpoints, endpoint, call)
         model = job.get("tunedModel", {}).get("model")
         if model:
-            with suppress(NotFound):
-                bare = str(model).partition("@")[0]
-                self._models.wait(self._models.ask("DELETE", bare, None, call), call)
+            self._models.drop(str(model).partition("@")[0], call)
         train = str(job.get("supervisedTuningSpec", {}).get("trainingDatasetUri", ""))
         validation = str(job.get("supervisedTuningSpec", {}).get("validationDatasetUri", ""))
         for uri in (train, validation):

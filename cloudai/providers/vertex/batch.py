@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -199,20 +200,24 @@ class VertexBatch:
                 hint="Use overwrite=True to replace it, or name another output",
             )
         self._files.check_region(self._session.bucket, call)
-        if spec.model is not None:
-            deployment = self._deployment(spec)
-            self._models.put(deployment, deployment.variants[0], call)
         base = self._base(spec)
-        with tempfile.TemporaryDirectory(prefix="cloudai-batch-") as folder:
+        with tempfile.TemporaryDirectory(prefix="cloudai-batch-") as folder, ExitStack() as undo:
             source = self._source(spec, Path(folder), call)
             prepared = Path(folder) / wire.INPUT
             objects = self._all_objects(spec, source)
             count = _prepare(spec, source, prepared, objects=objects)
+            undo.enter_context(self._files.undone(base, call))
+            if spec.model is not None:
+                deployment = self._deployment(spec)
+                own = self._models.artifact(deployment, deployment.variants[0])
+                if own.startswith(self._models.base("")):
+                    undo.enter_context(self._files.undone(own, call))
+                self._models.put(deployment, deployment.variants[0], call)
             self._files.put_file(f"{base}/{wire.INPUT}", prepared, call)
             told = msgspec.json.encode({"spec": spec, "lines": count})
             self._files.put(f"{base}/{wire.SPEC}", told, call)
-        body = self._encode(spec, self._transformer(spec, call), objects=objects)
-        return str(self._jobs.create(body, call)["name"])
+            body = self._encode(spec, self._transformer(spec, call), objects=objects)
+            return str(self._jobs.create(body, call)["name"])
 
     def _exists(self, uri: str, call: Call) -> bool:
         if uri.startswith("gs://"):
@@ -344,17 +349,16 @@ class VertexBatch:
 
     def delete(self, id: str, call: Call) -> None:
         """Removes the job and its files; the output that was asked for stays."""
-        try:
-            job = self._jobs.get(id, call)
-        except NotFound:
+        job = self._jobs.end(id, call)
+        if job is None:
             return
-        self._jobs.delete(id, call)
         base = wire.base_of(job)
         if _KEPT in base:
             self._files.remove_folder(base, call)
         own = job.get("unmanagedContainerModel", {}).get("artifactUri", "")
-        if own.startswith(f"gs://{self._session.bucket}/cloudai/batch-models/"):
+        if own.startswith(self._models.base("")):
             self._files.remove_folder(own, call)
+        self._jobs.drop(id, call)
 
     def list(self, call: Call) -> Sequence[JobStatus]:
         return [

@@ -98,14 +98,15 @@ class VertexTraining:
         uploads = self._uploads(spec, place)
         archive = _package.build(spec) if spec.kind == "script" else b""
         self._files.check_region(split(place.base)[0], call)
-        for uri, path in uploads:
-            if path is None:
-                self._files.put(uri, archive, call)
-            elif path.is_dir():
-                self._files.put_folder(uri, path, call)
-            else:
-                self._files.put_file(uri, path, call)
-        return str(self._jobs.create(body, call)["name"])
+        with self._files.undone(place.base, call):
+            for uri, path in uploads:
+                if path is None:
+                    self._files.put(uri, archive, call)
+                elif path.is_dir():
+                    self._files.put_folder(uri, path, call)
+                else:
+                    self._files.put_file(uri, path, call)
+            return str(self._jobs.create(body, call)["name"])
 
     def find(self, key: str, call: Call) -> str | None:
         found = self._jobs.find(key, call)
@@ -159,14 +160,13 @@ class VertexTraining:
         if _tunes(id):
             self._tuning.delete(id, call)
             return
-        try:
-            job = self._jobs.get(id, call)
-        except NotFound:
+        job = self._jobs.end(id, call)
+        if job is None:
             return
-        self._jobs.delete(id, call)
         base = job.get("jobSpec", {}).get("baseOutputDirectory", {}).get("outputUriPrefix", "")
         if base.endswith("/output") and "/cloudai/training/" in base:
             self._files.remove_folder(base.removesuffix("/output"), call)
+        self._jobs.drop(id, call)
 
     def list(self, call: Call) -> Sequence[JobStatus]:
         now = time.time()

@@ -12,7 +12,14 @@ import pytest
 from vertextools import golden, sent
 
 from cloudai import Client
-from cloudai.errors import Conflict, InvalidRequest, JobExpired, JobFailed, JobPartial
+from cloudai.errors import (
+    Conflict,
+    InvalidRequest,
+    JobExpired,
+    JobFailed,
+    JobPartial,
+    ServiceUnavailable,
+)
 from cloudai.providers.vertex._wire import batch as wire
 from cloudai.testing.conformance.harness import ASSETS
 from cloudai.testing.emulators.vertex import Fate, VertexEmulator
@@ -238,6 +245,39 @@ def test_nothing_is_left_after_destroy(
     assert cloud.serving.models == {}
     assert cloud.storage.names(f"gs://{cloud.bucket}/cloudai/") == []
     assert read(cloud, output) == [2]
+
+
+def test_a_removal_that_breaks_off_is_taken_up_again(client: Client, cloud: VertexEmulator) -> None:
+    job = client.batch.submit(
+        BatchTransform(
+            input=put(cloud, 1),
+            output=f"gs://{cloud.bucket}/out.jsonl",
+            model=f"gs://{cloud.bucket}/m",
+            handler=str(ASSETS / "handler.py"),
+        )
+    )
+    job.wait(30)
+    cloud.faults.add("unavailable", "DELETE .*/o/.*", times=None)
+    with Client(provider="vertex", **cloud.keys(), retries=0) as hasty:
+        with pytest.raises(ServiceUnavailable):
+            hasty.destroy(job.id)
+        cloud.faults.clear()
+        hasty.destroy(job.id)
+    assert cloud.batches.all == {}
+    assert cloud.storage.names(f"gs://{cloud.bucket}/cloudai/") == []
+
+
+def test_nothing_is_left_of_a_batch_that_is_refused(client: Client, cloud: VertexEmulator) -> None:
+    spec = BatchTransform(
+        input=put(cloud, 1),
+        output=f"gs://{cloud.bucket}/out.jsonl",
+        model=f"gs://{cloud.bucket}/m",
+        handler=str(ASSETS / "handler.py"),
+        native={"vertex": {"nonsense": 1}},
+    )
+    with pytest.raises(InvalidRequest, match="nonsense"):
+        client.batch.submit(spec)
+    assert cloud.storage.names(f"gs://{cloud.bucket}/cloudai/") == []
 
 
 @pytest.mark.parametrize(

@@ -261,6 +261,21 @@ def test_nothing_is_left_after_destroy(
     assert client.resources() == []
 
 
+def test_nothing_is_left_of_a_job_that_is_refused(
+    client: Client, cloud: VertexEmulator, source: str, tmp_path: Path
+) -> None:
+    (tmp_path / "data.csv").write_text("1\n")
+    spec = job(
+        source,
+        inputs={"train": str(tmp_path / "data.csv")},
+        native={"vertex": {"nonsense": 1}},
+    )
+    with pytest.raises(InvalidRequest, match="nonsense"):
+        client.training.submit(spec)
+    assert cloud.storage.names(f"gs://{cloud.bucket}/") == []
+    assert client.resources() == []
+
+
 def test_logs_of_several_machines_come_whole_though_late(
     client: Client, cloud: VertexEmulator, source: str
 ) -> None:
@@ -366,6 +381,31 @@ def test_bucket_in_another_region(cloud: VertexEmulator, source: str) -> None:
         cloud.storage.bucket(f"fine-{location.lower()}", location)
         keys = {**cloud.keys(), "bucket": f"fine-{location.lower()}"}
         assert Client(provider="vertex", **keys).training.submit(job(source)).id
+
+
+def test_bucket_that_may_only_be_used(client: Client, cloud: VertexEmulator, source: str) -> None:
+    """An account that may write objects need not be allowed to look at the bucket."""
+    cloud.storage.hidden.add(cloud.bucket)
+    assert client.training.submit(job(source)).wait(30).state is State.SUCCEEDED
+
+
+def test_folder_of_many_files(
+    client: Client, cloud: VertexEmulator, source: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "many"
+    for number in range(60):
+        (folder / str(number % 7)).mkdir(parents=True, exist_ok=True)
+        (folder / str(number % 7) / f"{number}.txt").write_text(str(number))
+    started = client.training.submit(job(source, inputs={"train": str(folder)}))
+    pool = sent(cloud, "/customJobs")[0]["jobSpec"]["workerPoolSpecs"][0]
+    env = {one["name"]: one["value"] for one in pool["pythonPackageSpec"]["env"]}
+    uri = env["CLOUDAI_INPUT_TRAIN"]
+    names = cloud.storage.names(uri + "/")
+    assert len(names) == 60
+    assert cloud.storage.get(f"{uri}/3/10.txt") == b"10"
+    cloud.faults.add("unavailable", "DELETE .*/o/.*", times=3)
+    client.destroy(started.id)
+    assert cloud.storage.names(f"gs://{cloud.bucket}/") == []
 
 
 def test_the_job_fetches_secrets_and_copies_inputs(source: str, tmp_path: Path) -> None:

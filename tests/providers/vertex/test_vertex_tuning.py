@@ -190,7 +190,10 @@ def test_files_of_a_bucket(client: Client, cloud: VertexEmulator) -> None:
     assert cloud.storage.names(f"gs://{cloud.bucket}/") == [foreign]
     with pytest.raises(NotFound):
         client.training.submit(tuning(f"gs://{cloud.bucket}/none.jsonl"))
-    assert len(sent(cloud, "/tuningJobs")) == 1
+    with pytest.raises(InvalidRequest, match="gemini-1.0"):
+        client.training.submit(tuning(foreign, base_model="gemini-1.0"))
+    assert cloud.storage.names(f"gs://{cloud.bucket}/") == [foreign]
+    assert len(cloud.tunings.all) == 1
 
 
 @pytest.mark.parametrize(

@@ -32,11 +32,18 @@ class Bucket(msgspec.Struct):
 
 
 class Storage:
-    """Buckets and objects, in memory."""
+    """Buckets and objects, in memory.
+
+    Attributes
+    ----------
+    hidden: buckets that may be used but not looked at, as for an account without
+        storage.buckets.get.
+    """
 
     def __init__(self, world: World) -> None:
         self._world = world
         self.buckets: dict[str, Bucket] = {}
+        self.hidden: set[str] = set()
         self._uploads: dict[str, tuple[str, str, dict[str, Any], bytearray, dict[str, str]]] = {}
         self._generation = 1_700_000_000_000_000
 
@@ -111,6 +118,10 @@ class Storage:
 
     def _bucket(self, request: Request, bucket: str) -> dict[str, Any]:
         held = self._need(bucket)
+        if bucket in self.hidden:
+            raise Refused(
+                403, "PERMISSION_DENIED", "storage.buckets.get access to the bucket is denied."
+            )
         dual = held.location in {"US", "EU", "ASIA"}
         return {
             "kind": "storage#bucket",
