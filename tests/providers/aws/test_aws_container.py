@@ -9,6 +9,7 @@ from typing import Any
 
 import boto3
 import pytest
+from msgspec.structs import replace
 
 from cloudai import Client, Resources, TrainingJob
 from cloudai.errors import JobFailed
@@ -99,6 +100,9 @@ def test_why_a_container_did_not_get_to_the_script(
     with pytest.raises(JobFailed, match="'db' has no field 'password'") as caught:
         client.training.submit(spec).wait(60)
     assert "canary" not in str(caught.value)
+    missing = replace(spec, secrets={"KEY": SecretRef(store="ssm", name="/none")})
+    with pytest.raises(JobFailed, match="secret '/none' of KEY could not be read"):
+        client.training.submit(missing).wait(60)
 
 
 RESUMED = """

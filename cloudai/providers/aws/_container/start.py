@@ -179,7 +179,10 @@ def main() -> None:
     made = toolkit(job)
     os.environ.update({**made, **network(job, made), **os.environ})
     for name, reference in job["secrets"].items():
-        os.environ[name] = secret(reference, job.get("region"))
+        try:
+            os.environ[name] = secret(reference, job.get("region"))
+        except Exception as error:  # noqa: BLE001 - botocore's are not known before its import
+            fail(f"cloudai: the secret {reference['name']!r} of {name} could not be read: {error}")
     import cloudai_bootstrap  # pyright: ignore[reportMissingImports] - beside it, there
 
     derived = cloudai_bootstrap.derive(os.environ)
