@@ -97,7 +97,10 @@ class Keys:
         earlier try that took it; else the error."""
         if key is not None and self._has(name, key, call):
             return name
-        error.hint = f"The name {name!r} is taken by something else: use another name"
+        error.hint = (
+            f"The name {name!r} is taken, and was not by this idempotency_key: attach({name!r}) "
+            "gives what has it; for something new use another name"
+        )
         raise error
 
     def listed(self, call: Call) -> list[str]:
