@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 PLACES: Final = ("handler.py", "code/inference.py")
 """Where a model directory keeps its own handler; the second is SageMaker's place."""
 
+NOT_FINITE: Final = "is a number that JSON cannot hold"
+"""What is said of NaN and infinity."""
+
 _numbers = itertools.count(1)
 _import_lock = threading.Lock()
 
@@ -76,8 +79,9 @@ class Handler:
         """One JSON value for each input, in their order.
 
         Raises HandlerError when the handler raises (``code`` is the exception's class name),
-        gives another number of outputs, or an output that JSON cannot hold. NaN and infinity
-        are such outputs: a null in their place would hide a broken model.
+        gives another number of outputs, or an output that JSON cannot hold (``BadOutput``). NaN
+        and infinity are such outputs (``NotFinite``): a null in their place would hide a broken
+        model.
         """
         if self.raw:
             outputs: Any = self._predict_raw(inputs)
@@ -111,10 +115,7 @@ class Handler:
             try:
                 yield jsonable(piece, "piece")
             except InvalidRequest as error:
-                raise HandlerError(
-                    f"{self.file}: stream gave a value that JSON cannot hold: {error}",
-                    code="BadOutput",
-                ) from None
+                raise self._bad_output("stream", error) from None
 
     def stream_body(self, body: bytes, content_type: str, accept: str) -> Iterator[bytes]:
         """The answer to a whole body, in pieces, from SageMaker's functions."""
@@ -159,10 +160,7 @@ class Handler:
         try:
             listed = jsonable(outputs, "outputs")
         except InvalidRequest as error:
-            raise HandlerError(
-                f"{self.file}: {function} gave a value that JSON cannot hold: {error}",
-                code="BadOutput",
-            ) from None
+            raise self._bad_output(function, error) from None
         if not isinstance(listed, list):
             raise HandlerError(
                 f"{self.file}: {function} gave {type(outputs).__name__}, not a list of "
@@ -176,6 +174,12 @@ class Handler:
                 hint="Return one output for each input, in their order.",
             )
         return listed
+
+    def _bad_output(self, function: str, error: InvalidRequest) -> HandlerError:
+        return HandlerError(
+            f"{self.file}: {function} gave a value that JSON cannot hold: {error}",
+            code="NotFinite" if NOT_FINITE in error.message else "BadOutput",
+        )
 
     def _guard(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -259,7 +263,7 @@ def jsonable(value: Any, path: str = "value") -> JSON:
         return value
     if kind is float:
         if not math.isfinite(value):
-            raise invalid(path, value, "is a number that JSON cannot hold")
+            raise invalid(path, value, NOT_FINITE)
         return value
     if isinstance(value, dict):
         made: dict[str, JSON] = {}
@@ -298,7 +302,7 @@ def _array_json(array: Any, path: str) -> JSON:
     numpy = sys.modules["numpy"]
     if array.dtype.kind == "f" and not numpy.isfinite(array).all():
         where = "".join(f"[{i}]" for i in numpy.argwhere(~numpy.isfinite(array))[0].tolist())
-        raise invalid(f"{path}{where}", "nan or infinity", "is a number that JSON cannot hold")
+        raise invalid(f"{path}{where}", "nan or infinity", NOT_FINITE)
     if array.dtype.kind not in "fiubU":
         raise invalid(path, str(array.dtype), "is a type that JSON cannot hold")
     return array.tolist()

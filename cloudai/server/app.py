@@ -189,7 +189,10 @@ class App:
         """A worker's error. A handler's traceback goes to callers on this machine only; others
         get its first line, without the file's path, and the log keeps the rest. Of an error over
         an input the log has no message, which may well quote the input."""
-        if result.error_type == "HandlerError" and not self._loopback:
+        if result.error_type == "NotFinite":
+            log("not_finite", level="warning", id=request.id, model=request.model,
+                variant=request.variant)  # fmt: skip
+        if result.error_type in ("HandlerError", "NotFinite") and not self._loopback:
             told = result.error
             if result.status < 500:
                 frames = [line for line in told.split("\n") if line.startswith("  File ")]

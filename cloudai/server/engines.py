@@ -26,6 +26,8 @@ _INPUT_ERRORS = frozenset(
         "IndexError",
         "KeyError",
         "LookupError",
+        # An input may well lead a sound model to infinity: 1e308 doubled. The log has a warning.
+        "NotFinite",
         "OverflowError",
         "TypeError",
         "UnicodeDecodeError",
@@ -224,7 +226,8 @@ def failure(error: CloudAIError) -> Result:
         status = 422 if error.code in _INPUT_ERRORS else 500
     else:
         status = 500
-    return Result(status, error=str(error), error_type=type(error).__name__)
+    kind = "NotFinite" if error.code == "NotFinite" else type(error).__name__
+    return Result(status, error=str(error), error_type=kind)
 
 
 def decode_inputs(item: Item) -> list[Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import abc
 import base64
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -197,6 +198,9 @@ class EmbeddingEngine(_TextBatch):
                 assert result is not None  # noqa: S101 (for the type checker; made above)
                 own = vectors[start : start + len(mine)]
                 start += len(mine)
+                if not math.isfinite(float(own.sum())):
+                    results[index] = _not_finite("vector")
+                    continue
                 if items[index].accept == BASE64:
                     result.outputs = [
                         b'"%b"' % base64.b64encode(row) for row in own.astype("<f4", copy=False)
@@ -282,7 +286,12 @@ class ClassifierEngine(_TextBatch):
         for index, mine in found:
             result = results[index]
             assert result is not None  # noqa: S101 (for the type checker; made above)
-            for row in rows[start : start + len(mine)]:
+            own = rows[start : start + len(mine)]
+            start += len(mine)
+            if not all(map(math.isfinite, (value for row in own for value in row))):
+                results[index] = _not_finite("probability")
+                continue
+            for row in own:
                 best = max(range(len(row)), key=row.__getitem__)
                 result.confidences.append(row[best])
                 result.outputs.append(
@@ -295,7 +304,6 @@ class ClassifierEngine(_TextBatch):
                     )
                 )
             result.tokens = sum(map(len, mine))
-            start += len(mine)
         return [result or Result(500, error="no result") for result in results]
 
     def _probabilities(self, ids: list[list[int]]) -> list[list[float]]:
@@ -320,6 +328,12 @@ class ClassifierEngine(_TextBatch):
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         return self._tokenizer(texts, add_special_tokens=True, truncation=False)["input_ids"]
+
+
+def _not_finite(what: str) -> Result:
+    """A null in a NaN's place would hide a broken model."""
+    text = f"the model gave a {what} that is NaN or infinity"
+    return Result(500, error=text, error_type="NotFinite")
 
 
 _TEXT_SCHEMA: Final[dict[str, Any]] = {

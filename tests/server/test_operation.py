@@ -223,6 +223,15 @@ def test_a_handlers_traceback_stays_in_the_log_off_loopback(start: Start) -> Non
     assert "diagnosis" not in server.log.read_text()
 
 
+def test_an_answer_that_is_not_finite_is_an_error_and_a_warning(start: Start) -> None:
+    server = start()
+    answer = server.predict(1e308, 1e308)
+    assert answer.status_code == 422
+    assert "outputs[0]=inf" in answer.json()["error"]["message"]
+    (warned,) = server.events("not_finite")
+    assert (warned["level"], warned["model"]) == ("warning", "model")
+
+
 def test_tls(start: Start, tmp_path: Path) -> None:
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
     made = subprocess.run(

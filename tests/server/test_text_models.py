@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from running_server import Start
 
 torch = pytest.importorskip("torch", reason="the extra local is not installed")
+safetensors = pytest.importorskip("safetensors.torch", reason="the extra local is not installed")
 transformers = pytest.importorskip("transformers", reason="the extra local is not installed")
 
 WORDS = [
@@ -72,11 +74,32 @@ def test_embeddings(start: Start, tmp_path: Path) -> None:
     assert cut.status_code == 200
     for bad in ([""], [3], [["a", "b"]]):
         assert server.http.post("/predict", json={"inputs": bad}).status_code == 400
+    nameless = server.http.post("/invocations", json={"input": texts}).json()
+    assert nameless["data"] == plain["data"]
+    openai = pytest.importorskip("openai", reason="the extra azure is not installed")
+    url = f"{server.http.base_url}/v1"
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        made = client.embeddings.create(model="tiny", input=texts)  # it asks for base64
+        np.testing.assert_allclose([one.embedding for one in made.data], vectors, atol=1e-5)
     absent = server.http.post("/v1/embeddings", json={"model": "gpt", "input": "x"})
     assert absent.status_code == 404
     assert server.http.post(
         "/v1/chat/completions", json={"model": "tiny", "messages": [{}]}
     ).status_code == 400  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["BertModel", "BertForSequenceClassification"])
+def test_a_broken_model_is_an_error_and_no_null(start: Start, tmp_path: Path, kind: str) -> None:
+    folder = bert(tmp_path / "m", kind)
+    weights = safetensors.load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("word_embeddings.weight"))
+    weights[name][5:8] = float("nan")
+    safetensors.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    server = start("--model", str(folder), "--device", "cpu")
+    asked = server.http.post("/predict", json={"inputs": ["the sky is blue"]})
+    assert asked.status_code == 500
+    assert "NaN or infinity" in asked.json()["error"]["message"]
+    assert server.http.post("/predict", json={"inputs": ["hello world"]}).status_code == 200
 
 
 def test_a_classifier(start: Start, tmp_path: Path) -> None:
@@ -139,3 +162,29 @@ def test_chat_whole_and_streamed(start: Start, tmp_path: Path) -> None:
         refused = server.http.post("/v1/chat/completions", json={**body, **bad, "stream": True})
         assert refused.status_code == 400, refused.text
     assert server.http.post("/predict", json={"inputs": ["the sky"]}).status_code == 200
+    # SageMaker's and Azure ML's routes take the same bodies, without a model's name.
+    nameless = {name: value for name, value in streamed.items() if name != "model"}
+    for path in ("/invocations", "/score"):
+        with server.http.stream("POST", path, json=nameless) as answer:
+            assert answer.headers["content-type"] == "text/event-stream"
+            assert [line for line in answer.iter_lines() if line][-1] == "data: [DONE]"
+    invoked = server.http.post("/invocations", json={**nameless, "stream": False}).json()
+    assert invoked["choices"][0]["message"]["content"] == text
+    assert server.http.post("/invocations", json=["the sky"]).json() == [text]
+    with_openai(str(server.http.base_url), body, text)
+
+
+def with_openai(url: str, body: dict[str, Any], text: str) -> None:
+    """OpenAI's own client against the server."""
+    openai = pytest.importorskip("openai", reason="the extra azure is not installed")
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        assert [model.id for model in client.models.list()] == ["tiny"]
+        assert client.models.retrieve("tiny").owned_by == "cloudai"
+        whole = client.chat.completions.create(**body)
+        assert whole.choices[0].message.content == text
+        pieces = client.chat.completions.create(**body, stream=True)
+        assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == text
+        with pytest.raises(openai.NotFoundError, match="there is no model 'gpt'"):
+            client.chat.completions.create(**{**body, "model": "gpt"})
+        with pytest.raises(openai.BadRequestError, match="temperature"):
+            client.chat.completions.create(**{**body, "temperature": 9})

@@ -162,12 +162,12 @@ LOAD = "def load(d): return 1\n"
         (
             LOAD + "def predict(m, i): return [1.0, float('nan')]",
             r"outputs\[1\]=nan",
-            "BadOutput",
+            "NotFinite",
         ),
         (
             LOAD + "def predict(m, i): return [{'a': float('inf')}] * 2",
             r"outputs\[0\]\.a=inf",
-            "BadOutput",
+            "NotFinite",
         ),
         (
             LOAD + "def predict(m, i):\n    return i[5]",
