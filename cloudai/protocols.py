@@ -99,7 +99,9 @@ class Jobs(Protocol[SpecT]):
     once; it raises what ``plan`` lists as violations before it sends anything. ``find`` gives
     the id of the job that was submitted with a key, or None: the core asks it before it submits
     again after an ambiguous failure. ``delete`` removes the job and all that it left at the
-    provider, and takes an id that is gone already for done.
+    provider, and takes an id that is gone already for done. An adapter whose ``submit`` makes
+    several things also has ``discard(spec, call)``: it removes what a submission left that came
+    to no job, and leaves a job that has the name alone.
     """
 
     def plan(self, spec: SpecT) -> Plan: ...
@@ -115,8 +117,9 @@ class Jobs(Protocol[SpecT]):
 class Endpoints(Protocol):
     """Endpoints. ``deploy`` gives the id at once; the core waits for RUNNING.
 
-    An adapter whose provider streams answers also has ``stream(id, request, call)``, an iterator
-    of bytes.
+    ``find``, ``delete`` and
+    ``discard`` are as for jobs. An adapter whose provider streams answers also has
+    ``stream(id, request, call)``, an iterator of bytes.
     """
 
     def plan(self, spec: Deployment) -> Plan: ...

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from cloudai._core import telemetry
@@ -18,6 +19,18 @@ from cloudai.errors import CallTimeout, CloudAIError, RateLimited
 from cloudai.protocols import Call
 
 T = TypeVar("T")
+
+
+@contextmanager
+def parts() -> Generator[None]:
+    """Around requests of one create of which each leaves something. A passing failure among
+    them is ambiguous: some parts may be there, so that the ledger keeps the intent, and whoever
+    destroys it has the adapter's ``discard`` remove them."""
+    try:
+        yield
+    except CloudAIError as error:
+        error.ambiguous = error.ambiguous or error.retryable
+        raise
 
 
 class Caller:

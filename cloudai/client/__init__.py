@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from cloudai._core import threads
 from cloudai._core.config import Profile
@@ -15,6 +17,7 @@ from cloudai.client.embeddings import AsyncEmbeddings, Embeddings
 from cloudai.client.endpoints import AsyncEndpoint, AsyncEndpoints, Endpoint, Endpoints
 from cloudai.client.jobs import AsyncBatchJob, AsyncJob, BatchJob, Job
 from cloudai.client.streams import AsyncChatStream, ChatStream
+from cloudai.types import BatchTransform, Deployment, TrainingJob
 
 __all__ = [
     "AsyncBatch",
@@ -38,6 +41,14 @@ __all__ = [
     "Job",
     "Training",
 ]
+
+
+SPECS: Final[dict[str, Any]] = {
+    "training": TrainingJob,
+    "endpoint": Deployment,
+    "batch": BatchTransform,
+}
+"""What the ledger keeps of each kind of resource."""
 
 
 class _Base:
@@ -76,6 +87,9 @@ class _Base:
             found = caller.run("find", lambda call: adapter.find(key, call), caller.call())
             if found is not None:
                 caller.run("delete", lambda call: adapter.delete(found, call), caller.call())
+            elif hasattr(adapter, "discard"):
+                spec = msgspec.json.decode(entry.spec, type=SPECS[kind])
+                caller.run("discard", lambda call: adapter.discard(spec, call), caller.call())
             Ledger(self.profile.home).drop(entry.profile, kind, key)
             return
         uri = entry if isinstance(entry, str) else str(entry.uri)

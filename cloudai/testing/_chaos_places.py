@@ -1,10 +1,14 @@
-"""Where chaos operates: each place with its clients, its operations, its faults and its world."""
+"""What chaos does at a place: its clients, its operations, its faults, and the account of it all.
+The places themselves are in ``_chaos_worlds.py``.
+
+Longer than other modules, since every operation is a method of the one class whose lists of what
+was made they share.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 import random
 import time
 from collections.abc import Callable, Generator
@@ -18,13 +22,9 @@ from cloudai._core.ledger import Entry, Ledger
 from cloudai._core.retry import RetryPolicy
 from cloudai.client import AsyncClient, Client
 from cloudai.errors import CloudAIError
-from cloudai.testing import clouds
-from cloudai.testing.fake import FakeScript
 from cloudai.types import BatchTransform, TrainingJob
 
 ASSETS: Final = Path(__file__).parent / "conformance" / "assets"
-SPEED: Final = 1000.0
-"""Of the emulators' clocks: jobs end in milliseconds, and none waits for a course to be run."""
 RETRIES: Final = 2
 LATE: Final = 1.5
 """Seconds by which a late answer misses its operation's deadline at least."""
@@ -99,6 +99,7 @@ class Place:
         self.untouched: set[str] = set()
         self.endpoints: list[str] = []
         self.batches: list[str] = []
+        self.outputs: dict[str, Path] = {}
         self.specs: list[tuple[TrainingJob, str | None]] = []
         self.late = False
         self._clients: dict[str, Any] = {}
@@ -218,7 +219,6 @@ class Place:
             hyperparameters={"scale": rng.randint(1, 9)},
             hyperparameter_args=False,
             idempotency_key=f"chaos-{self.seed}-{number}",
-            timeout=600,
         )
 
     def _train(self, rng: random.Random, number: int) -> Work:
@@ -353,17 +353,19 @@ class Place:
         return self._with_endpoint(rng, number, "endpoints.delete", steps)
 
     def _batch(self, rng: random.Random, number: int) -> Work:
+        output = self.folder / f"out-{number}.jsonl"
         spec = BatchTransform(
             name=f"chaos-{self.seed}-{number}",
             model=str(self.folder / "model"),
             input=str(self.input),
-            output=str(self.folder / f"out-{number}.jsonl"),
+            output=str(output),
             idempotency_key=f"chaos-{self.seed}-{number}",
         )
 
         def call(client: Any, deadline: float) -> Any:
             batch = yield client.batch.submit(spec)
             self.batches.append(batch.id)
+            self.outputs[batch.id] = output
 
         return Work("batch.submit", call)
 
@@ -383,6 +385,8 @@ class Place:
     def _batch_finish(self, rng: random.Random, number: int) -> Work:
         def steps(batch: Any, uri: str) -> Any:
             yield batch.wait(self.timeout)
+            lines = self.outputs[uri].read_text().splitlines()
+            assert len(lines) == LINES, f"{len(lines)} of {LINES} lines"  # noqa: S101
 
         return self._with_batch(rng, number, "batch.status", steps)
 
@@ -432,216 +436,6 @@ class Place:
         client.close()
         self._clients.clear()
         return problems
-
-
-class CloudPlace(Place):
-    """An emulated cloud."""
-
-    weight = 25
-
-    def start(self) -> None:
-        super().start()
-        self.cloud = clouds.emulated(self.name, seed=self.seed, speed=SPEED)
-        self.cloud.start()
-        variables = clouds.environment([self.cloud])
-        variables.pop("CLOUDAI_PROFILE")
-        clouds.apply(variables, os.environ.__setitem__, lambda name: os.environ.pop(name, None))
-
-    def stop(self) -> None:
-        self.cloud.stop()
-
-    def keys(self) -> dict[str, Any]:
-        return self.cloud.keys
-
-    def inject(self, fault: Fault) -> None:
-        faults, target, times = self.cloud.faults, fault.target, fault.times
-        if fault.kind == "throttle":
-            faults.throttle(target, times=times, retry_after=0.01)
-        elif fault.kind == "unavailable":
-            faults.fail(target, times=times)
-        elif fault.kind == "reset":
-            faults.reset(target, times=times)
-        elif fault.kind == "lose_reply":
-            faults.lose_reply(target, times=times)
-        elif fault.kind == "slow":
-            faults.delay(target, 0.05, times=times)
-        elif fault.kind == "late":
-            self.late = True
-            faults.delay(target, LATE + SHORT, times=times)
-        elif fault.kind == "cut":
-            faults.cut_stream(1, times=times)
-
-    def lift(self) -> None:
-        self.cloud.faults.clear()
-
-
-class AwsPlace(CloudPlace):
-    name = "aws"
-    models = {
-        "chat": "anthropic.claude-sonnet-4-5-20250929-v1:0",
-        "embeddings": "cohere.embed-v4:0",
-    }
-    kinds: ClassVar[dict[str, str]] = {
-        "TrainingJob": "training",
-        "Endpoint": "endpoint",
-        "TransformJob": "batch",
-    }
-
-    def _resources(self) -> list[tuple[str, str]]:
-        return [(kind, name) for _, kind, name in self.cloud.emulator.world.resources]
-
-    def world(self) -> set[str]:
-        return {
-            f"{self.kinds[kind]}/{name}"
-            for kind, name in self._resources()
-            if kind in self.kinds
-        }
-
-    def left(self) -> list[str]:
-        import boto3
-
-        # AWS keeps the records of ended transform jobs.
-        made = [f"{kind} {name}" for kind, name in self._resources() if kind != "TransformJob"]
-        keys = self.cloud.keys
-        s3 = boto3.client("s3", endpoint_url=keys["endpoint_url"], region_name=keys["region"])
-        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=keys["bucket"])
-        made += [one["Key"] for page in pages for one in page.get("Contents", ())]
-        s3.close()
-        return sorted(made)
-
-
-class AzurePlace(CloudPlace):
-    name = "azure"
-    models = {"chat": "gpt-4o", "embeddings": "text-embedding-3-small"}
-
-    def world(self) -> set[str]:
-        found: set[str] = set()
-        for key in self.cloud.emulator.world.ml:
-            kind, _, name = key.partition("/")
-            if kind == "jobs" and "/" not in name:
-                found.add(f"training/{name}")
-            elif kind == "onlineEndpoints" and "/" not in name:
-                found.add(f"endpoint/{name}")
-            elif kind == "batchEndpoints" and "/" not in name:
-                found.add(f"batch/{name}")
-        return found
-
-    def left(self) -> list[str]:
-        world = self.cloud.emulator.world
-        return sorted([*world.ml, *world.blobs])
-
-
-class VertexPlace(CloudPlace):
-    name = "vertex"
-    models = {"chat": "gemini-2.5-flash", "embeddings": "text-embedding-005"}
-
-    def world(self) -> set[str]:
-        cloud = self.cloud.emulator
-        named = (
-            ("training", cloud.jobs.all),
-            ("endpoint", cloud.serving.endpoints),
-            ("batch", cloud.batches.all),
-        )
-        return {
-            f"{kind}/{name.rpartition('/')[2]}" for kind, names in named for name in names
-        }
-
-    def left(self) -> list[str]:
-        cloud = self.cloud.emulator
-        objects = cloud.storage.names(f"gs://{cloud.bucket}/")
-        return sorted([*self.world(), *cloud.serving.models, *objects])
-
-
-class FakePlace(Place):
-    name = "fake"
-    weight = 20
-    models = {"chat": "smart", "embeddings": "embed"}
-
-    def start(self) -> None:
-        super().start()
-        self.script = FakeScript(self.folder / "home")
-
-    def keys(self) -> dict[str, Any]:
-        return {"home": str(self.folder / "home")}
-
-    def inject(self, fault: Fault) -> None:
-        script, target, times = self.script, fault.target, fault.times
-        if fault.kind == "throttle":
-            script.throttle(target, times=times)
-        elif fault.kind == "unavailable":
-            script.fail(target, times=times, status=503)
-        elif fault.kind == "reset":
-            script.fail(target, "ConnectionFailed", times=times)
-        elif fault.kind == "lose_reply":
-            script.lose_reply(target)
-        elif fault.kind == "slow":
-            script.delay(target, 0.05, times=times)
-        elif fault.kind == "late":
-            script.delay(target, LATE + SHORT, times=times)
-        elif fault.kind == "cut":
-            script.cut_stream(1)
-
-    def lift(self) -> None:
-        with self.script._world.lock:
-            self.script._world.faults.clear()
-
-    def world(self) -> set[str]:
-        store = self.script._world.store
-        with store.open() as db:
-            jobs = [
-                f"{kind}/{job.id}" for kind in ("training", "batch") for job in store.jobs(db, kind)
-            ]
-            return {*jobs, *(f"endpoint/{one.name}" for one in store.endpoints(db))}
-
-
-class LocalPlace(Place):
-    """This machine: real processes. What goes wrong is in the jobs themselves."""
-
-    name = "local"
-    weight = 5
-    operations = {
-        "train": 8,
-        "job_status": 4,
-        "job_logs": 3,
-        "job_cancel": 3,
-        "job_finish": 6,
-        "job_delete": 4,
-        "jobs_list": 2,
-        "resubmit": 3,
-        "batch": 2,
-        "batch_finish": 2,
-        "batch_delete": 1,
-    }
-
-    def keys(self) -> dict[str, Any]:
-        return {"home": str(self.folder / "home")}
-
-    def fault(self, work: Work, rng: random.Random) -> Fault:
-        return Fault()
-
-    def job(self, rng: random.Random, number: int) -> TrainingJob:
-        fails = rng.random() < 0.3
-        told = {"scale": rng.randint(1, 9), **({"exit_code": 3} if fails else {})}
-        return msgspec.structs.replace(super().job(rng, number), hyperparameters=told)
-
-    def world(self) -> set[str]:
-        jobs = self.folder / "home" / "jobs"
-        names = [one.name for one in jobs.iterdir()] if jobs.is_dir() else []
-        kinds = {"training": "training", "batch": "batch"}
-        from cloudai.providers.local._store import Store
-
-        store = Store(self.folder / "home")
-        return {f"{kinds[store.row(name)['kind']]}/{name}" for name in names}
-
-
-KINDS: Final[dict[str, type[Place]]] = {
-    kind.name: kind for kind in (AwsPlace, AzurePlace, VertexPlace, FakePlace, LocalPlace)
-}
-
-
-def make(names: tuple[str, ...], folder: Path, seed: int, timeout: float) -> list[Place]:
-    """The places of these names, not started."""
-    return [KINDS[name](folder, seed, timeout) for name in names]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import contextlib
 import hashlib
+import inspect
 import os
 import random
 import sys
@@ -29,8 +30,8 @@ from typing import Any, Final
 import msgspec
 
 from cloudai.errors import CloudAIError
-from cloudai.testing import _chaos_places as places
-from cloudai.testing._chaos_places import Fault, Place
+from cloudai.testing import _chaos_worlds as worlds
+from cloudai.testing._chaos_places import Fault, Place, hastened
 
 PLACES: Final = ("aws", "azure", "vertex", "fake", "local")
 TIMEOUT: Final = 20.0
@@ -46,7 +47,8 @@ _PACE: Final = 0.02
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One operation: its number, place, client (sync or async), name, fault and outcome."""
+    """One operation: its number, place, client (sync or async), name, fault and outcome;
+    ``message`` is the error's, which may differ from run to run."""
 
     number: int
     place: str
@@ -54,6 +56,7 @@ class Event(msgspec.Struct, frozen=True):
     operation: str
     fault: str
     outcome: str
+    message: str = ""
 
     def __str__(self) -> str:
         return (
@@ -101,7 +104,7 @@ class Run:
         self.timeout = timeout
         self.rng = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self.report = Report(seed=seed)
-        self.places: list[Place] = places.make(names, folder, seed, timeout)
+        self.places: list[Place] = worlds.make(names, folder, seed, timeout)
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Run:
@@ -130,10 +133,11 @@ class Run:
         deadline = fault.timeout or self.timeout
         place.inject(fault)
         started = time.monotonic()
+        message = ""
         try:
             outcome = self._do(client, work.call, deadline)
         except CloudAIError as error:
-            outcome = type(error).__name__
+            outcome, message = type(error).__name__, str(error)
         except Exception as error:  # noqa: BLE001 - to be told as what must not be
             outcome = f"UNTYPED {type(error).__name__}"
             self._problem(number, place, name, fault, f"{type(error).__name__}: {error}")
@@ -142,27 +146,24 @@ class Run:
         if took > deadline * work.calls + SLACK:
             self._problem(number, place, name, fault, f"took {took:.1f} s of {deadline:g} s")
         self.report.slowest = max(self.report.slowest, took)
-        event = Event(number, place.name, mode, name, str(fault), outcome)
+        event = Event(number, place.name, mode, name, str(fault), outcome, message)
         self.report.events.append(event)
         return event
 
     def _do(self, client: Any, call: Callable[..., Any], deadline: float) -> str:
-        import inspect
-
-        made = call(client, deadline)
-        if inspect.isgenerator(made):  # several calls, each of which may have to be awaited
-            try:
-                step = next(made)
-                while True:
-                    try:
-                        result = self._runner.run(_awaited(step)) if inspect.isawaitable(step) else step
-                    except CloudAIError as error:
-                        step = made.throw(error)
-                    else:
-                        step = made.send(result)
-            except StopIteration as end:
-                return str(end.value or "ok")
-        return "ok"
+        made: Any = call(client, deadline)
+        try:
+            step = next(made)
+            while True:
+                try:
+                    waits = inspect.isawaitable(step)
+                    result = self._runner.run(_awaited(step)) if waits else step
+                except CloudAIError as error:
+                    step = made.throw(error)
+                else:
+                    step = made.send(result)
+        except StopIteration:
+            return "ok"
 
     def _problem(self, number: int, place: Place, name: str, fault: Fault, text: str) -> None:
         self.report.problems.append(f"{number} {place.name} {name} under {fault}: {text}")
@@ -221,7 +222,7 @@ def _environment(home: Path) -> Generator[None]:
     for name in [name for name in os.environ if name.startswith("CLOUDAI_")]:
         del os.environ[name]
     os.environ["CLOUDAI_HOME"] = str(home)
-    with places.hastened(_PACE):
+    with hastened(_PACE):
         try:
             yield
         finally:
@@ -233,7 +234,9 @@ def table(report: Report) -> str:
     """Outcomes by place, for a terminal."""
     kinds = Counter((event.place, event.outcome) for event in report.events)
     lines = ["place    outcome                    operations"]
-    lines += [f"{place:<8} {outcome:<26} {count}" for (place, outcome), count in sorted(kinds.items())]
+    lines += [
+        f"{place:<8} {outcome:<26} {count}" for (place, outcome), count in sorted(kinds.items())
+    ]
     return "\n".join(lines)
 
 
@@ -253,11 +256,16 @@ def main(arguments: list[str] | None = None) -> int:
     names = tuple(given.places.split(","))
     if unknown := sorted(set(names) - set(PLACES)):
         parser.error(f"there is no place {', '.join(unknown)}; there are {', '.join(PLACES)}")
-    say: Callable[[Event], object] = (lambda event: print(event, flush=True)) if given.verbose else (lambda event: None)  # noqa: T201
-    report = run(given.seed, given.operations, names=names, timeout=given.timeout, say=say)
     out = sys.stdout.write
-    out(f"{table(report)}\n")
-    out(f"{len(report.events)} operations in {report.seconds:.0f} s; the slowest took {report.slowest:.1f} s\n")
+    report = run(
+        given.seed,
+        given.operations,
+        names=names,
+        timeout=given.timeout,
+        say=lambda event: out(f"{event}  {event.message[:200]}\n") if given.verbose else None,
+    )
+    out(f"{table(report)}\n{len(report.events)} operations in {report.seconds:.0f} s; ")
+    out(f"the slowest took {report.slowest:.1f} s\n")
     out(f"resources accounted for: {', '.join(f'{n} {c}' for n, c in report.made.items())}\n")
     out(f"seed {report.seed}: digest {report.digest}\n")
     for problem in report.problems:

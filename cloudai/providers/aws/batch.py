@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai._core import wait
+from cloudai._core.call import parts
 from cloudai._core.config import Profile
 from cloudai.errors import (
     CloudAIError,
@@ -106,11 +107,25 @@ class AwsBatch:
             prepared = _staging.prepare(
                 spec, path, folder, _line_of(spec, made.service), _parts(spec, made.service)
             )
-            self._upload(spec, made, prepared, call)
-        if made.service == "transform":
-            return self._start_transform(spec, made, call)
-        found = self._session.call("bedrock", "create_model_invocation_job", call, **made.job)
+            with parts():
+                self._upload(spec, made, prepared, call)
+        with parts():
+            if made.service == "transform":
+                return self._start_transform(spec, made, call)
+            found = self._session.call("bedrock", "create_model_invocation_job", call, **made.job)
         return found["jobArn"]
+
+    def discard(self, spec: BatchTransform, call: Call) -> None:
+        """Removes the objects and the model of a batch that was never started."""
+        name = str(spec.name)
+        try:
+            self._session.call("sagemaker", "describe_transform_job", call, TransformJobName=name)
+        except NotFound:
+            with suppress(NotFound):
+                manifest = self._manifest(name, call)
+                if manifest.model is not None:
+                    self._forget_model(manifest.model, call)
+            self._store.delete_under(f"{self._planner.base(name)}/", call)
 
     def _check_remote(self, spec: BatchTransform, call: Call) -> None:
         for field in ("input", "output"):

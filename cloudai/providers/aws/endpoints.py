@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai._core import wait
+from cloudai._core.call import parts
 from cloudai._core.config import Profile
 from cloudai.errors import (
     CloudAIError,
@@ -104,18 +105,26 @@ class AwsEndpoints:
         self._store.check_bucket(self._session.bucket(), "bucket", call)
         self._keys.sending(spec.idempotency_key, spec.name)
         try:
-            self._prepare(made, call)
-            body = wire.endpoint(spec, made.config["EndpointConfigName"])
-            try:
-                self._session.call("sagemaker", "create_endpoint", call, **body)
-            except Conflict as error:
-                return self._keys.adopt(error, spec.idempotency_key, spec.name, call)
+            with parts():
+                self._prepare(made, call)
+                body = wire.endpoint(spec, made.config["EndpointConfigName"])
+                try:
+                    self._session.call("sagemaker", "create_endpoint", call, **body)
+                except Conflict as error:
+                    return self._keys.adopt(error, spec.idempotency_key, spec.name, call)
         except CloudAIError as error:
-            # What an unanswered request may have made is found by the next try, or by delete.
+            # What an unanswered request may have made is found by the next try, or by discard.
             if not error.ambiguous and not error.retryable:
                 self._discard(made, call)
             raise
         return spec.name
+
+    def discard(self, spec: Deployment, call: Call) -> None:
+        """Removes what was made for an endpoint that does not exist."""
+        try:
+            self._described(spec.name, call)
+        except NotFound:
+            self.delete(spec.name, call)
 
     def _refuse_taken(self, spec: Deployment, call: Call) -> None:
         try:

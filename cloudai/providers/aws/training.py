@@ -13,6 +13,7 @@ import msgspec
 
 from cloudai import bootstrap
 from cloudai._core import wait
+from cloudai._core.call import parts
 from cloudai._core.config import Profile
 from cloudai.errors import Conflict, InvalidRequest, NotFound, UnsupportedByProvider
 from cloudai.protocols import Call
@@ -213,17 +214,26 @@ class AwsTraining:
         assert spec.name is not None  # noqa: S101
         base = self._base(spec)
         self._check_remote(spec, call)
-        for origin, target in self._uploads(spec, base):
-            if target.endswith(wire.SOURCE):
-                self._upload_source(spec, target, wire.machines(body), call)
-            else:
-                self._store.upload_tree(Path(origin), target, call)
-        self._keys.sending(spec.idempotency_key, spec.name)
-        try:
-            self._session.call("sagemaker", "create_training_job", call, **body)
-        except Conflict as error:
-            return self._keys.adopt(error, spec.idempotency_key, spec.name, call)
+        with parts():
+            for origin, target in self._uploads(spec, base):
+                if target.endswith(wire.SOURCE):
+                    self._upload_source(spec, target, wire.machines(body), call)
+                else:
+                    self._store.upload_tree(Path(origin), target, call)
+            self._keys.sending(spec.idempotency_key, spec.name)
+            try:
+                self._session.call("sagemaker", "create_training_job", call, **body)
+            except Conflict as error:
+                return self._keys.adopt(error, spec.idempotency_key, spec.name, call)
         return spec.name
+
+    def discard(self, spec: TrainingJob, call: Call) -> None:
+        """Removes what was uploaded for a job that does not exist."""
+        try:
+            self._described(str(spec.name), call)
+        except NotFound:
+            bucket = self._session.bucket()
+            self._store.delete_under(f"s3://{bucket}/cloudai/{spec.name}/", call)
 
     def _check_remote(self, spec: TrainingJob, call: Call) -> None:
         """Refuses buckets and data that are not there, before the job exists."""

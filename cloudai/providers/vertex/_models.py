@@ -128,6 +128,14 @@ class Models:
         for model in list(self._models.list(wanted, call)):
             self.remove(model["name"], call)
 
+    def discard(self, spec: Deployment, call: Call) -> None:
+        """Removes all that was put there for one spec, by its idempotency key."""
+        self.remove_all(spec.name, call, only=common.key_label(spec.idempotency_key or ""))
+        for variant in spec.variants:
+            artifact = self.artifact(spec, variant)
+            if artifact.startswith(self.base(spec.name) + "/"):
+                self._files.remove_folder(artifact, call)
+
     def remove(self, resource: str, call: Call) -> None:
         """Removes a Model and the files that cloudai made for it; harmless when it is gone."""
         with suppress(NotFound):

@@ -8,7 +8,13 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from cloudai._core.config import Profile
-from cloudai.errors import AuthenticationError, CloudAIError, ConfigError, ConnectionFailed
+from cloudai.errors import (
+    AuthenticationError,
+    CloudAIError,
+    ConfigError,
+    ConnectionFailed,
+    ServiceUnavailable,
+)
 from cloudai.providers.vertex._aio import Aio
 from cloudai.providers.vertex._errors import PROVIDER
 from cloudai.providers.vertex._http import Http
@@ -219,6 +225,8 @@ def _auth_error(error: Exception) -> CloudAIError:
     text = str(error.args[0] if error.args else error)[:300]
     if isinstance(error, TransportError):
         return ConnectionFailed(text, provider=PROVIDER)
+    if getattr(error, "retryable", False):  # the token service's own 429 or 5xx
+        return ServiceUnavailable(text, provider=PROVIDER)
     hint = "Check the credential, its rights, and this machine's clock"
     if isinstance(error, DefaultCredentialsError):
         hint = (

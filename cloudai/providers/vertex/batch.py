@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai._core.batch_io import Source, format_of
+from cloudai._core.call import parts
 from cloudai._core.config import Profile
 from cloudai._core.runner import PER_RECORD, run_batch
 from cloudai.errors import CloudAIError, Conflict, InvalidRequest, NotFound
@@ -206,6 +207,7 @@ class VertexBatch:
             prepared = Path(folder) / wire.INPUT
             objects = self._all_objects(spec, source)
             count = _prepare(spec, source, prepared, objects=objects)
+            undo.enter_context(parts())
             undo.enter_context(self._files.undone(base, call))
             if spec.model is not None:
                 deployment = self._deployment(spec)
@@ -218,6 +220,13 @@ class VertexBatch:
             self._files.put(f"{base}/{wire.SPEC}", told, call)
             body = self._encode(spec, self._transformer(spec, call), objects=objects)
             return str(self._jobs.create(body, call)["name"])
+
+    def discard(self, spec: BatchTransform, call: Call) -> None:
+        """Removes the files of a batch that was never made; their places are named after the
+        idempotency key."""
+        self._files.remove_folder(self._base(spec), call)
+        if spec.model is not None:
+            self._models.discard(self._deployment(spec), call)
 
     def _exists(self, uri: str, call: Call) -> bool:
         if uri.startswith("gs://"):

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.call import parts
 from cloudai._core.config import Profile
 from cloudai.errors import (
     CloudAIError,
@@ -124,10 +125,11 @@ class VertexEndpoints:
                 )
             return resource
         try:
-            self._models.upload(spec, call)
-            body = wire.endpoint(spec, self._record(spec, time.time()))
-            made = self._endpoints.create(body, call, f"?endpointId={spec.name}")
-            self._endpoints.wait(made, call)
+            with parts():
+                self._models.upload(spec, call)
+                body = wire.endpoint(spec, self._record(spec, time.time()))
+                made = self._endpoints.create(body, call, f"?endpointId={spec.name}")
+                self._endpoints.wait(made, call)
         except CloudAIError as error:
             if not error.ambiguous and not error.retryable:
                 with suppress(CloudAIError):
@@ -136,6 +138,10 @@ class VertexEndpoints:
         with suppress(CloudAIError):  # the first look tries again
             self._advance(resource, call)
         return resource
+
+    def discard(self, spec: Deployment, call: Call) -> None:
+        """Removes the models and files of an endpoint that was never made."""
+        self._models.discard(spec, call)
 
     def _check(self, spec: Deployment) -> None:
         if spec.mode != "realtime":

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.call import parts
 from cloudai._core.config import Profile
 from cloudai.errors import InvalidRequest, NotFound, UnsupportedByProvider
 from cloudai.protocols import Call
@@ -98,7 +99,7 @@ class VertexTraining:
         uploads = self._uploads(spec, place)
         archive = _package.build(spec) if spec.kind == "script" else b""
         self._files.check_region(split(place.base)[0], call)
-        with self._files.undone(place.base, call):
+        with parts(), self._files.undone(place.base, call):
             for uri, path in uploads:
                 if path is None:
                     self._files.put(uri, archive, call)
@@ -107,6 +108,12 @@ class VertexTraining:
                 else:
                     self._files.put_file(uri, path, call)
             return str(self._jobs.create(body, call)["name"])
+
+    def discard(self, spec: TrainingJob, call: Call) -> None:
+        """Removes what was uploaded for a job that was never made; its place is named after the
+        idempotency key."""
+        if spec.kind != "finetune":
+            self._files.remove_folder(self._place(spec).base, call)
 
     def find(self, key: str, call: Call) -> str | None:
         found = self._jobs.find(key, call)
