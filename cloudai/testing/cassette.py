@@ -8,10 +8,12 @@ lengths in which an event stream came) and ``truncated`` (the connection broke i
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
@@ -97,6 +99,21 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     response: Response
 
 
+_GZIP: Final = b"\x1f\x8b"
+
+
+def unpack(body: bytes) -> bytes:
+    """A gzip body's content; of one that broke off, what had come."""
+    return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(body)
+
+
+def _repacked(exchange: Exchange, pack: Callable[[bytes], bytes]) -> Exchange:
+    """The exchange with its answer's body packed or unpacked, which no longer comes in pieces."""
+    body = pack(exchange.response.body)
+    response = msgspec.structs.replace(exchange.response, body=body, chunks=())
+    return msgspec.structs.replace(exchange, response=response)
+
+
 class Scrubber:
     """Takes secrets out of exchanges.
 
@@ -114,13 +131,16 @@ class Scrubber:
     def exchange(self, exchange: Exchange) -> Exchange:
         """The exchange without its secrets."""
         # Names first, over the whole exchange, so that what they teach is hidden everywhere.
+        packed = exchange.response.body[:2] == _GZIP
+        if packed:
+            exchange = _repacked(exchange, unpack)
         headers = self._headers(exchange.headers)
         uri = self._uri(exchange.uri)
         body = self._body(exchange.body, exchange.headers)
         response = exchange.response
         answered = self._headers(response.headers)
         told = self._body(response.body, response.headers)
-        return msgspec.structs.replace(
+        done = msgspec.structs.replace(
             exchange,
             headers=self._plain_headers(headers),
             uri=self._plain(uri),
@@ -133,6 +153,7 @@ class Scrubber:
                 chunks=response.chunks if len(told) == len(response.body) else (),
             ),
         )
+        return _repacked(done, gzip.compress) if packed else done
 
     def request(
         self, method: str, uri: str, headers: tuple[tuple[str, str], ...], body: bytes

@@ -81,6 +81,8 @@ class Service(BaseHTTPRequestHandler):
             self._stream("text/event-stream", [*pieces, b"data: [DONE]\n\n"])
         elif path == "/token":
             self._whole({"access_token": KEY, "echo": f"Bearer {KEY}"}, {"Set-Cookie": "a=b"})
+        elif path == "/gzip-token":
+            self._whole({"access_token": KEY, "n": 1}, {"Content-Encoding": "gzip"})
         elif path == "/gzip":
             self._whole({"packed": True}, {"Content-Encoding": "gzip"})
         else:
@@ -263,6 +265,20 @@ def test_secrets_do_not_get_into_the_cassette(service: str, tmp_path: Path) -> N
         # Other secrets than those that were recorded with play just as well.
         path = "/token?key=OtherKeyAltogether&sig=zzz"
         assert post(recorder.url, path, {"client_secret": "another"})[0] == 200
+
+
+def test_secrets_in_packed_answers(service: str, tmp_path: Path) -> None:
+    cassette = tmp_path / "packed.json"
+    with Recorder(cassette, service, mode="record") as recorder:
+        status, body = post(recorder.url, "/gzip-token", **{"Accept-Encoding": "gzip, br, zstd"})
+    assert status == 200
+    assert json.loads(gzip.decompress(body))["access_token"] == KEY
+    assert Service.asked[0][2]["Accept-Encoding"] == "gzip"
+    (kept,) = load(cassette)
+    assert json.loads(gzip.decompress(kept.response.body)) == {"access_token": HIDDEN, "n": 1}
+    with Recorder(cassette) as recorder:
+        played = post(recorder.url, "/gzip-token")[1]
+    assert json.loads(gzip.decompress(played))["n"] == 1
 
 
 def test_what_is_not_recorded_is_named(service: str, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -315,3 +316,32 @@ def test_one_program_at_four_places(start: Start, chat_model: str, tmp_path: Pat
     assert "the same accuracy at 4 places" in said
     assert rows[0][3] in page.read_text()
     nothing_is_left(start)
+
+
+@needs("setuptools", "openai", "werkzeug")
+def test_a_third_partys_provider_passes_the_suite(tmp_path: Path, env: dict[str, str]) -> None:
+    package, target = tmp_path / "package", tmp_path / "site"
+    shutil.copytree(EXAMPLES / "third_party_provider", package)  # a build leaves files behind
+    install = ("pip", "install", "--quiet", "--disable-pip-version-check", "--no-index")
+    options = ("--no-build-isolation", "--no-deps", "--target", str(target), str(package))
+    subprocess.run([sys.executable, "-m", *install, *options], check=True, env=env, timeout=200)
+    assert not list(EXAMPLES.glob("third_party_provider/*.egg-info"))
+    shutil.rmtree(package / "cloudai_compat")  # what is tested is what was installed
+    env = {**env, "PYTHONPATH": os.pathsep.join([env["PYTHONPATH"], str(target)])}
+    listed = subprocess.run(
+        [sys.executable, "-m", "cloudai.cli", "providers", "--json"],
+        capture_output=True, text=True, check=True, env=env, timeout=100,
+    )  # fmt: skip
+    found = {one["name"]: one["capabilities"] for one in json.loads(listed.stdout)}
+    assert found["compat"]["chat"]
+    assert not found["compat"]["training"]
+    results = tmp_path / "results.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+         "--cloudai-conformance", str(results), "tests"],
+        cwd=package, capture_output=True, text=True, check=False, env=env, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    outcomes = [one["outcome"] for one in json.loads(results.read_text())]
+    assert outcomes.count("passed") > 90
+    assert set(outcomes) == {"passed", "gap"}
