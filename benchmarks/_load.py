@@ -3,6 +3,7 @@ way on each kept-alive connection; one process, or several that share the connec
 
 from __future__ import annotations
 
+import heapq
 import json
 import select
 import socket
@@ -56,9 +57,16 @@ class Connection:
 
 
 def run(
-    port: int, path: str, bodies: list[bytes], concurrency: int, seconds: float, first: int = 0
+    port: int,
+    path: str,
+    bodies: list[bytes],
+    concurrency: int,
+    seconds: float,
+    first: int = 0,
+    rate: float = 0.0,
 ) -> dict[str, Any]:
-    """Closed loop: each connection asks again as soon as it has its answer.
+    """Each connection asks again as soon as it has its answer, or with ``rate`` when its turn has
+    come at so many requests a second in all, whatever became of those before.
 
     Gives the seconds it took, the latencies of the answers with status 200, counts by status and
     how many connections never got their last answer.
@@ -78,11 +86,17 @@ def run(
     statuses: dict[str, int] = {}
     begin = time.perf_counter()
     end = begin + seconds
-    for connection in connections.values():
-        connection.send(requests[connection.at % len(requests)])
+    pause = concurrency / rate if rate else 0.0
+    due = [
+        (begin + pause * place / concurrency, number) for place, number in enumerate(connections)
+    ]  # who asks next, and when: a heap
     busy = len(connections)
     while busy and time.perf_counter() < end + 70:
-        for number, _ in poll.poll(1.0):
+        while due and due[0][0] <= time.perf_counter():
+            connection = connections[heapq.heappop(due)[1]]
+            connection.send(requests[connection.at % len(requests)])
+        wait = min(1.0, due[0][0] - time.perf_counter()) if due else 1.0
+        for number, _ in poll.poll(max(0.0, wait)):
             connection = connections[number]
             try:
                 data = connection.sock.recv(1 << 20)
@@ -100,11 +114,14 @@ def run(
             statuses[status] = statuses.get(status, 0) + 1
             if status == "200":
                 latencies.append(now - connection.begun)
-            if now < end:
-                connection.send(requests[connection.at % len(requests)])
-            else:
+            again = max(now, connection.begun + pause)
+            if again >= end:
                 poll.unregister(number)
                 busy -= 1
+            elif pause:
+                heapq.heappush(due, (again, number))
+            else:
+                connection.send(requests[connection.at % len(requests)])
     spent = time.perf_counter() - begin
     for connection in connections.values():
         connection.sock.close()
