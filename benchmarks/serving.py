@@ -327,6 +327,8 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument("--random-weights", metavar="DIR", help="a folder with MiniLM's config.json "
                       "and tokenizer.json: its shape with random weights")  # fmt: skip
     made.add_argument("--inputs", help="a JSON list of inputs, for a model with a handler")
+    made.add_argument("--batch", type=int, help="inputs in one batch of the ceiling "
+                      "(default: 512; on a GPU 4096)")  # fmt: skip
     made.add_argument("--peers", type=Path, help="what benchmarks/peers/setup.sh filled")
     made.add_argument("--only", help="peers by name, such as litserve,bentoml")
     made.add_argument("--generators", type=int, help="processes of the load generator")
@@ -354,7 +356,7 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     asked = {"model": model, "device": options.device, "dtype": options.dtype,
              "handler": bool(options.inputs), "forward": False, "inputs": inputs,
-             "batch": len(inputs), "alone": ALONE}  # fmt: skip
+             "batch": options.batch or len(inputs), "alone": ALONE}  # fmt: skip
     workers = options.workers or (4 if cuda else cores)
     windows = Windows(options.seconds, options.foreign, options.tries)
     processes, threads = (1, cores) if cuda else (cores, 1)
