@@ -60,12 +60,13 @@ def main() -> None:
                 spent.append(time.perf_counter() - begin)
             print(sorted(spent)[len(spent) // 2], flush=True)
             continue
-        done, turn, begin = 0, 0, time.perf_counter()
+        done, turn, begin, used = 0, 0, time.perf_counter(), time.process_time()
         while time.perf_counter() - begin < seconds:
             work(batches[turn % len(batches)])
             done += len(batches[turn % len(batches)])
             turn += 1
-        print(done / (time.perf_counter() - begin), flush=True)
+        used = time.process_time() - used
+        print(done / (time.perf_counter() - begin), used / done, flush=True)
 
 
 if __name__ == "__main__":

@@ -88,10 +88,11 @@ class Ceiling:
             if answer != "ready":
                 raise SystemExit("the ceiling's process failed")
 
-    def rate(self, seconds: float) -> float:
-        """Inputs a second of all processes together."""
+    def rate(self, seconds: float) -> tuple[float, float]:
+        """Inputs a second of all processes together, and the CPU seconds of one input."""
         self._tell(self.running, str(seconds))
-        return sum(map(float, self._hear(self.running)))
+        told = [tuple(map(float, line.split())) for line in self._hear(self.running)]
+        return sum(rate for rate, _ in told), statistics.mean(used for _, used in told)
 
     def alone(self) -> float:
         """The median milliseconds of one input by itself, in one process."""
@@ -276,20 +277,17 @@ class Windows:
             made["generator_us"] = made["cpu"] / count * 1e6
             return made
 
-        def compute() -> tuple[float, float]:
-            before = ceiling.cpu()
-            rate = ceiling.rate(self.seconds)
-            return rate, (ceiling.cpu() - before) / (rate * self.seconds) * 1e6
-
         if concurrency == 1:
             bodies = bodies[:ALONE]
         for _ in range(rounds):
-            calm_top, (top, top_us) = self._undisturbed(compute, ceiling.cpu)
+            calm_top, (top, top_s) = self._undisturbed(
+                lambda: ceiling.rate(self.seconds), ceiling.cpu
+            )
             calm, made = self._undisturbed(load, lambda: sum(server.cpu()) + generator)
             made["rps"] *= texts_each
             each_us = made["front_us"] + made["workers_us"] + made["generator_us"]
             rows.append({**made, "ceiling": top, "ratio": made["rps"] / top,
-                         "cpu_ratio": top_us * texts_each / each_us,
+                         "cpu_ratio": top_s * 1e6 * texts_each / each_us,
                          "added_ms": made["p50_ms"] - ceiling.alone() if concurrency == 1 else 0.0,
                          "foreign": max(calm, calm_top, 0.0)})  # fmt: skip
         found = {
@@ -367,7 +365,7 @@ def main() -> None:
             other = Ceiling({**asked, **about}, processes, threads)
             batch = {**asked, **about}["batch"]
             what = "forward alone" if "forward" in about else "tokenising and forward"
-            print(f"{what}, {batch} a batch: {other.rate(options.seconds):.0f}/s", flush=True)
+            print(f"{what}, {batch} a batch: {other.rate(options.seconds)[0]:.0f}/s", flush=True)
             other.stop()
     concurrencies = options.concurrency or ("1,64,256" if cuda else "1,16,64")
     generators = options.generators or (4 if cuda else 1)
