@@ -139,6 +139,16 @@ class Endpoint(_Handle):
         """Where it answers, where it has an address of its own."""
         return self._status().url
 
+    @property
+    def state(self) -> State:
+        """The state of a fresh snapshot."""
+        return self._status().state
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars so far; None where not known; 0.0 locally."""
+        return self._status().cost
+
     def wait(self, timeout: float = 900.0) -> EndpointStatus:
         """Waits until it is in service. Raises EndpointError when it cannot come up, WaitTimeout
         after ``timeout`` seconds."""
@@ -224,6 +234,16 @@ class AsyncEndpoint(_Handle):
     def url(self) -> Awaitable[str | None]:
         """See ``Endpoint.url``."""
         return threads.run(lambda: self._status().url)
+
+    @property
+    def state(self) -> Awaitable[State]:
+        """See ``Endpoint.state``."""
+        return threads.run(lambda: self._status().state)
+
+    @property
+    def cost(self) -> Awaitable[float | None]:
+        """See ``Endpoint.cost``."""
+        return threads.run(lambda: self._status().cost)
 
     async def wait(self, timeout: float = 900.0) -> EndpointStatus:
         """See ``Endpoint.wait``."""

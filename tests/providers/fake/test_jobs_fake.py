@@ -206,6 +206,7 @@ def test_endpoints_of_a_fake_model(script: FakeScript, source: Path, tmp_path: P
     handler.write_text("def load(d):\n    1 / 0\ndef predict(m, i, p):\n    return i\n")
     endpoint = client.endpoints.deploy(trained.model, name="e", handler=str(handler))
     assert endpoint.predict([1, {"a": 2}]) == [1, {"a": 2}]
+    assert (endpoint.state, endpoint.cost) == (State.RUNNING, 0.0)
     script.predict(["scripted"])
     assert endpoint.predict([1]) == ["scripted"]
     script.predict(["too", "many"])
