@@ -209,6 +209,17 @@ def test_logs_and_status(run: Run, fake: Callable[[str], None]) -> None:
     assert run("cancel", uri).out == f"{uri} SUCCEEDED\n"  # harmless after the end
 
 
+def test_a_name_that_ls_lists_stands_for_its_handle(run: Run, fake: Callable[[str], None]) -> None:
+    uri = run(*TRAIN, "--name", "one", "--detach").out.strip()
+    assert run("wait", "one").out == f"{uri} SUCCEEDED\n"
+    endpoint = run("deploy", uri, "--name", "one", "--detach").out.strip()
+    several = run("status", "one")
+    assert several.code == 2
+    assert f"Say which: {uri}  {endpoint}" in several.err
+    assert run("destroy", endpoint, "--yes").code == 0
+    assert run("destroy", "one", "--yes").out == f"removed {uri}\n"
+
+
 def test_an_endpoints_log_and_wait(run: Run) -> None:
     job = run(*TRAIN, "--json").json["id"]
     uri = run("deploy", job, "--name", "quick", "--detach").out.strip()

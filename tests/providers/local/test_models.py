@@ -34,10 +34,14 @@ def test_an_unknown_name_lists_what_there_is(tmp_path: Path):
     own = tmp_path / "models" / "mine"
     own.mkdir(parents=True)
     (own / "config.json").write_text("{}")
+    cached = _convert.place("smollm2-135m-0.1.2", tmp_path / "models")
+    cached.mkdir()
+    (cached / "config.json").write_text("{}")
     with pytest.raises(ConfigError) as raised:
         _models.find("chat", "smollm2-135", home=tmp_path)
     assert "Did you mean 'smollm2-135m'" in str(raised.value)
     assert "mine" in str(raised.value)
+    assert cached.name not in str(raised.value)  # how an embedded model is kept is no model's name
     assert _models.find("chat", "mine", home=tmp_path).path == own
 
 
