@@ -296,7 +296,12 @@ class VertexBatch:
         if found.state is State.FAILED and not read and count:
             return wire.Done(State.FAILED, 0, 0, reason=found.reason)
         with tempfile.TemporaryDirectory(prefix="cloudai-batch-") as place:
-            return self._publish(spec, outcomes, Path(place), call)
+            done = self._publish(spec, outcomes, Path(place), call)
+        if done.state is State.SUCCEEDED and found.state is not State.SUCCEEDED:
+            # Each line has its answer, and yet the service does not call it a success.
+            reason = found.reason or f"the service calls it {found.native_state}"
+            return msgspec.structs.replace(done, state=found.state, reason=reason)
+        return done
 
     def _publish(
         self, spec: BatchTransform, outcomes: wire.Outcomes, place: Path, call: Call

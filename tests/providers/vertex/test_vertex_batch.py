@@ -15,10 +15,12 @@ from cloudai import Client
 from cloudai.errors import (
     Conflict,
     InvalidRequest,
+    JobCancelled,
     JobExpired,
     JobFailed,
     JobPartial,
     ServiceUnavailable,
+    WaitTimeout,
 )
 from cloudai.providers.vertex._wire import batch as wire
 from cloudai.testing.conformance.harness import ASSETS
@@ -172,8 +174,21 @@ def test_model_that_does_not_load(client: Client, cloud: VertexEmulator) -> None
     assert cloud.storage.get(f"gs://{cloud.bucket}/out.jsonl") is None
 
 
-def test_expired(client: Client, cloud: VertexEmulator) -> None:
-    cloud.batches.fates["late"] = Fate(state="JOB_STATE_EXPIRED")
+@pytest.mark.parametrize(
+    ("state", "error"),
+    [
+        ("JOB_STATE_EXPIRED", JobExpired),
+        ("JOB_STATE_CANCELLED", JobCancelled),
+        # Every line has its answer; what the service says of the whole is told all the same.
+        ("JOB_STATE_FAILED", JobFailed),
+        ("JOB_STATE_PARTIALLY_SUCCEEDED", JobPartial),
+        ("JOB_STATE_PAUSED", WaitTimeout),
+    ],
+)
+def test_wait_tells_every_end(
+    client: Client, cloud: VertexEmulator, state: str, error: type[Exception]
+) -> None:
+    cloud.batches.fates["late"] = Fate(state=state)
     job = client.batch.submit(
         BatchTransform(
             input=put(cloud, "a"),
@@ -182,8 +197,9 @@ def test_expired(client: Client, cloud: VertexEmulator) -> None:
             name="late",
         )
     )
-    with pytest.raises(JobExpired):
-        job.wait(30)
+    cloud.faults.add("unavailable", "GET .*/batchPredictionJobs/", times=2)
+    with pytest.raises(error):
+        job.wait(3 if error is WaitTimeout else 30)
 
 
 def test_local_files(client: Client, cloud: VertexEmulator, tmp_path: Path) -> None:
