@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cloudai._core.handler import find_handler
-from cloudai.errors import Conflict, InvalidRequest, NotFound
+from cloudai.errors import CloudAIError, Conflict, InvalidRequest, NotFound
 from cloudai.protocols import Call
 from cloudai.providers.vertex import SPEC
 from cloudai.providers.vertex._errors import PROVIDER
@@ -136,15 +137,28 @@ class Models:
             if artifact.startswith(self.base(spec.name) + "/"):
                 self._files.remove_folder(artifact, call)
 
+    @contextmanager
+    def undone(self, spec: Deployment, call: Call) -> Generator[None]:
+        """Takes the Models and files of a deployment back when it is refused for good; what may
+        still be, or be tried again, keeps them."""
+        try:
+            yield
+        except CloudAIError as error:
+            if not error.ambiguous and not error.retryable:
+                with suppress(CloudAIError):
+                    self.discard(spec, call)
+            raise
+
     def remove(self, resource: str, call: Call) -> None:
         """Removes a Model and the files that cloudai made for it; harmless when it is gone."""
         with suppress(NotFound):
             found = self._models.get(resource, call)
             artifact = str(found.get("artifactUri") or "")
             label = found.get("labels", {}).get(wire.ENDPOINT_LABEL)
+            # The Model first: one that is deployed is refused, and keeps its files.
+            self._models.drop(resource, call)
             if label and artifact.startswith(self.base(label) + "/"):
                 self._files.remove_folder(artifact, call)
-            self._models.drop(resource, call)
 
 
 def clear_endpoint(endpoints: Resources, resource: str, call: Call) -> None:

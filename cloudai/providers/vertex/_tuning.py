@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from cloudai._core.call import parts
 from cloudai.errors import InvalidRequest
 from cloudai.protocols import Call
 from cloudai.providers.vertex import _catalog, _examples
@@ -127,10 +128,14 @@ class Tuning:
             for bucket in sorted({split(uri)[0] for uri in uris.values()}):
                 self._files.check_region(bucket, call)
             body = wire.encode(spec, uris, self._session.profile.get("service_account"))
-            with self._files.undone(self._base(spec), call):
+            with parts(), self._files.undone(self._base(spec), call):
                 for name, path in made.items():
                     self._files.put_file(uris[name], path, call)
                 return str(self._jobs.create(body, call)["name"])
+
+    def discard(self, spec: TrainingJob, call: Call) -> None:
+        """Removes what was uploaded for a job that was never made."""
+        self._files.remove_folder(self._base(spec), call)
 
     def find(self, key: str, call: Call) -> str | None:
         found = self._jobs.find(key, call)

@@ -124,17 +124,11 @@ class VertexEndpoints:
                     hint="Update it, delete it, or use another name",
                 )
             return resource
-        try:
-            with parts():
-                self._models.upload(spec, call)
-                body = wire.endpoint(spec, self._record(spec, time.time()))
-                made = self._endpoints.create(body, call, f"?endpointId={spec.name}")
-                self._endpoints.wait(made, call)
-        except CloudAIError as error:
-            if not error.ambiguous and not error.retryable:
-                with suppress(CloudAIError):
-                    self._models.remove_all(spec.name, call, only=label)
-            raise
+        with parts(), self._models.undone(spec, call):
+            self._models.upload(spec, call)
+            body = wire.endpoint(spec, self._record(spec, time.time()))
+            made = self._endpoints.create(body, call, f"?endpointId={spec.name}")
+            self._endpoints.wait(made, call)
         with suppress(CloudAIError):  # the first look tries again
             self._advance(resource, call)
         return resource
@@ -174,11 +168,12 @@ class VertexEndpoints:
                 f"{resource} was not made by cloudai", provider=PROVIDER, hint="Deploy a new one"
             )
         self._check(spec)
-        self._models.upload(spec, call)
         on = {one["id"] for one in endpoint.get("deployedModels", ())}
         former = tuple(one for one in (*before.variants, *before.former) if one.id in on)
         kept = msgspec.structs.replace(self._record(spec, time.time()), former=former)
-        self._write(resource, {"description": wire.text(kept)}, endpoint, call)
+        with self._models.undone(spec, call):
+            self._models.upload(spec, call)
+            self._write(resource, {"description": wire.text(kept)}, endpoint, call)
         self._predictions.forget(resource)
         with suppress(CloudAIError):  # the first look tries again
             self._advance(resource, call)

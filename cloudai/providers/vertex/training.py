@@ -112,7 +112,9 @@ class VertexTraining:
     def discard(self, spec: TrainingJob, call: Call) -> None:
         """Removes what was uploaded for a job that was never made; its place is named after the
         idempotency key."""
-        if spec.kind != "finetune":
+        if spec.kind == "finetune":
+            self._tuning.discard(spec, call)
+        else:
             self._files.remove_folder(self._place(spec).base, call)
 
     def find(self, key: str, call: Call) -> str | None:

@@ -215,6 +215,31 @@ def test_nothing_is_left(client: Client, cloud: VertexEmulator) -> None:
     assert client.resources() == []
 
 
+def test_nothing_is_left_of_what_is_refused(client: Client, cloud: VertexEmulator) -> None:
+    mine = f"gs://{cloud.bucket}/cloudai/"
+    handler = str(ASSETS / "handler.py")
+    for part in ("model", "endpoint"):
+        with pytest.raises(InvalidRequest, match="nonsense"):
+            client.endpoints.deploy(
+                model(cloud, 2),
+                name="refused",
+                handler=handler,
+                native={"vertex": {part: {"nonsense": 1}}},
+            )
+        assert cloud.serving.models == cloud.serving.endpoints == {}
+        assert cloud.storage.names(mine) == []
+    endpoint = client.endpoints.deploy(model(cloud, 2), name="kept", handler=handler)
+    kept = cloud.storage.names(mine)
+    with pytest.raises(InvalidRequest, match="nonsense"):
+        endpoint.update(
+            model(cloud, 3), handler=handler, native={"vertex": {"model": {"nonsense": 1}}}
+        )
+    assert cloud.storage.names(mine) == kept
+    assert len(cloud.serving.models) == 1
+    assert endpoint.predict([1]) == [2]
+    endpoint.delete()
+
+
 @pytest.mark.parametrize("path", ["/models:upload$", "/endpoints$", ":deployModel$"])
 def test_lost_replies_make_nothing_twice(client: Client, cloud: VertexEmulator, path: str) -> None:
     cloud.faults.add("lose_reply", f"POST .*{path}")
