@@ -39,6 +39,15 @@ def listed(session: Session, call: Call) -> list[dict[str, Any]]:
     return _arm.pages(session, f"{base(session)}/deployments", API_VERSION, call)
 
 
+def model(session: Session, name: str, call: Call) -> str | None:
+    """The model of a deployment, where that can be found out."""
+    try:
+        item = _arm.send(session, "GET", path(session, name), API_VERSION, call).body
+        return str(item["properties"]["model"]["name"])
+    except (CloudAIError, KeyError, TypeError):
+        return None
+
+
 _CODES: Final = {"deploymentnotfound", "model_not_found", "modelnotfound", "resourcenotfound"}
 
 

@@ -33,6 +33,7 @@ from cloudai.providers.azure._answers import Answers, first_failure
 from cloudai.providers.azure._assemble import absolute, mark, publish, records
 from cloudai.providers.azure._session import Session
 from cloudai.providers.azure._wire import batch as wire
+from cloudai.providers.azure._wire.endpoints import fine_tuned
 from cloudai.types import BatchTransform, JobStatus, LogLine, LogPage, NativeRequest, State
 
 logger: Final = logging.getLogger("cloudai")
@@ -82,13 +83,16 @@ class ServiceBatches:
                 )
         return tuple(made)
 
-    def submit(self, spec: BatchTransform, call: Call) -> str:
+    def submit(self, spec: BatchTransform, call: Call) -> str | None:
         """Uploads all parts, and asks for as many batches as the quota takes; ``status`` asks
-        for the rest."""
+        for the rest. None, with nothing uploaded, for the deployment of a fine-tuned model,
+        which the service does not serve."""
         spec = absolute(spec)
         id = wire.group_id(spec.idempotency_key or "")
         with tempfile.TemporaryDirectory(prefix="cloudai-") as folder:
             parts, lines = self._parts(spec, Path(folder))
+            if fine_tuned(_deployments.model(self._session, spec.chat or "", call) or ""):
+                return None
             files = [
                 _api.upload(self._session, path, f"{id}-{index}.jsonl", "batch", call)[0]
                 for index, path in enumerate(parts)

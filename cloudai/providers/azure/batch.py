@@ -16,6 +16,7 @@ from cloudai.protocols import Call
 from cloudai.providers.azure._client_batch import ClientBatches
 from cloudai.providers.azure._service_batch import ServiceBatches
 from cloudai.providers.azure._session import session
+from cloudai.providers.azure._wire.endpoints import fine_tuned
 from cloudai.types import BatchTransform, JobStatus, LogPage, NativeRequest, Plan, Violation
 from cloudai.types._base import invalid
 
@@ -25,6 +26,9 @@ _MODELS: Final = (
     'Azure ML transforms with a model and a handler: set workspace = "…" in the profile; '
     "Azure OpenAI takes chat= or embeddings= with a deployment"
 )
+
+
+_TUNED: Final = "chat: the batch API serves no fine-tuned models; cloudai's worker asks it"
 
 
 class AzureBatch:
@@ -63,8 +67,8 @@ class AzureBatch:
             return "endpoint: cloudai's worker asks the deployment"
         if spec.native.get("azure", {}).get("runner") == "client":
             return "native.azure.runner: cloudai's worker asks the deployment, as told"
-        if spec.chat is not None and ".ft-" in spec.chat:
-            return "chat: the batch API serves no fine-tuned models; cloudai's worker asks it"
+        if spec.chat is not None and fine_tuned(spec.chat):
+            return _TUNED
         return None
 
     def _check(self, spec: BatchTransform) -> None:
@@ -124,7 +128,10 @@ class AzureBatch:
         self._check(spec)
         why = self._client_side(spec)
         if why is None:
-            return self.service.submit(spec, call)
+            id = self.service.submit(spec, call)
+            if id is not None:
+                return id
+            why = _TUNED
         logger.info("azure: batch %s: %s", spec.name, why)
         return self.client.submit(spec)
 

@@ -331,7 +331,13 @@ def test_a_fine_tuned_model_runs_in_a_worker(
     job = client.batch.submit(chat(tmp_path, "a", "b", chat="mine.ft-abc"))
     job.wait(60)
     assert texts(job.output) == ["echo: a", "echo: b"]
+    # Its name need not tell: Resource Manager is asked.
+    azure.deploy("mine", model="gpt-4o.ft-abc")
+    job = client.batch.submit(chat(tmp_path, "c", chat="mine", output=str(tmp_path / "2.jsonl")))
+    job.wait(60)
+    assert texts(job.output) == ["echo: c"]
     assert not azure.world.batches
+    assert not azure.world.files
 
 
 def test_a_cancelled_worker_goes_on_when_submitted_again(
