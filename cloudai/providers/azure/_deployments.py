@@ -15,7 +15,7 @@ API_VERSION: Final = "2025-09-01"
 """What azure-mgmt-cognitiveservices 14.1 sends."""
 
 _LISTING: Final = 15.0
-"""Seconds to spend on naming the deployments there are."""
+"""Seconds to spend on asking for deployments beside the call itself."""
 
 
 def base(session: Session) -> str:
@@ -41,8 +41,9 @@ def listed(session: Session, call: Call) -> list[dict[str, Any]]:
 
 def model(session: Session, name: str, call: Call) -> str | None:
     """The model of a deployment, where that can be found out."""
+    asking = Call(time.monotonic() + min(_LISTING, call.remaining(_LISTING)))
     try:
-        item = _arm.send(session, "GET", path(session, name), API_VERSION, call).body
+        item = _arm.send(session, "GET", path(session, name), API_VERSION, asking).body
         return str(item["properties"]["model"]["name"])
     except (CloudAIError, KeyError, TypeError):
         return None

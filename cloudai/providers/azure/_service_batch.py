@@ -17,8 +17,6 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from cloudai._core.batch_transforms import chat_request
-from cloudai._core.runner import check_paths
 from cloudai._core.spool import exclusive
 from cloudai.errors import (
     CloudAIError,
@@ -30,7 +28,8 @@ from cloudai.errors import (
 from cloudai.protocols import Call
 from cloudai.providers.azure import _api, _deployments
 from cloudai.providers.azure._answers import Answers, first_failure
-from cloudai.providers.azure._assemble import absolute, mark, publish, records
+from cloudai.providers.azure._assemble import absolute, mark, publish
+from cloudai.providers.azure._parts import parts_of
 from cloudai.providers.azure._session import Session
 from cloudai.providers.azure._wire import batch as wire
 from cloudai.providers.azure._wire.endpoints import fine_tuned
@@ -116,51 +115,8 @@ class ServiceBatches:
         _api.post(self._session, "batches", call, wire.body(file, self.url, about))
 
     def _parts(self, spec: BatchTransform, folder: Path) -> tuple[list[Path], int]:
-        """The input as files of the service's form, and the number of records. With
-        ``on_error="fail"`` the first bad record raises InvalidRequest with its line."""
-        source, output = check_paths(spec)
-        if output.exists() and not spec.overwrite:
-            raise Conflict(
-                f"the output {output} exists",
-                hint="Use overwrite=True to replace it, or name another output.",
-            )
-        request = chat_request(spec.chat or "", spec.params)
-        parts: list[Path] = []
-        lines = size = 0
-        file: Any = None
-        index = -1
-        try:
-            for index, (number, record) in enumerate(records(spec)):
-                try:
-                    if isinstance(record, InvalidRequest):
-                        raise record
-                    line = wire.line(request, record, index, self.url, self._session.modern)
-                except InvalidRequest as error:
-                    if spec.on_error == "fail":
-                        error.message = f"line {number} of {source.name}: {error.message}"
-                        raise
-                    continue
-                if file is None or lines >= self.max_lines or size + len(line) > self.max_bytes:
-                    if file is not None:
-                        file.close()
-                    parts.append(folder / f"part-{len(parts)}.jsonl")
-                    file = parts[-1].open("wb")
-                    lines = size = 0
-                file.write(line)
-                lines += 1
-                size += len(line)
-        finally:
-            if file is not None:
-                file.close()
-        if not parts:
-            raise InvalidRequest(
-                f"input={spec.input!r} holds no line that can be sent",
-                field="input",
-                value=spec.input,
-                provider="azure",
-                hint="Each line is a prompt, or an object with prompt or messages",
-            )
-        return parts, index + 1
+        modern = self._session.modern
+        return parts_of(spec, folder, self.url, modern, self.max_lines, self.max_bytes)
 
     # -- looking -------------------------------------------------------------------------
 

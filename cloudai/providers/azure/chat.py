@@ -13,6 +13,7 @@ from cloudai.providers.azure._session import session
 from cloudai.providers.azure._sse import Lines
 from cloudai.providers.azure._transport import transport
 from cloudai.providers.azure._wire import chat as wire
+from cloudai.providers.azure._wire import chat_reply
 from cloudai.types import ChatChunk, ChatReply, ChatRequest
 
 _PATH = "chat/completions"
@@ -33,7 +34,7 @@ class AzureChat:
             answer = self._transport.post(_PATH, request.model, body, call)
         except NotFound as error:
             raise _deployments.explained(error, self._session, request.model, call) from None
-        return wire.decode(answer.body, answer.headers, request.model)
+        return chat_reply.decode(answer.body, answer.headers, request.model)
 
     async def acreate(self, request: ChatRequest, call: Call) -> ChatReply:
         """The async twin of ``create``."""
@@ -44,14 +45,14 @@ class AzureChat:
             raise await threads.run(
                 _deployments.explained, error, self._session, request.model, call
             ) from None
-        return wire.decode(answer.body, answer.headers, request.model)
+        return chat_reply.decode(answer.body, answer.headers, request.model)
 
     def stream(self, request: ChatRequest, call: Call) -> Iterator[ChatChunk]:
         """Chunks until ``[DONE]``; the last has the finish reason and the usage."""
         body = wire.encode(request, modern=self._session.modern, stream=True)
         pieces = self._transport.stream(_PATH, request.model, body, call)
         try:
-            chunks, lines = wire.Chunks(next(pieces)), Lines()
+            chunks, lines = chat_reply.Chunks(next(pieces)), Lines()
             for piece in pieces:
                 for payload in lines.feed(piece):
                     chunk = chunks.read(payload)
@@ -69,7 +70,7 @@ class AzureChat:
         body = wire.encode(request, modern=self._session.modern, stream=True)
         pieces = self._transport.astream(_PATH, request.model, body, call)
         try:
-            chunks, lines = wire.Chunks(await anext(pieces)), Lines()
+            chunks, lines = chat_reply.Chunks(await anext(pieces)), Lines()
             async for piece in pieces:
                 for payload in lines.feed(piece):
                     chunk = chunks.read(payload)

@@ -23,6 +23,7 @@ from cloudai.errors import (
     UnsupportedByProvider,
 )
 from cloudai.providers.azure._wire import chat as wire
+from cloudai.providers.azure._wire import chat_reply
 from cloudai.providers.azure._wire import embeddings as embeddings_wire
 from cloudai.testing.emulators.azure import AzureEmulator
 from cloudai.types import (
@@ -315,7 +316,7 @@ def test_a_cut_stream_is_told(azure: AzureEmulator, client: cloudai.Client) -> N
 
 
 def test_a_stream_without_done_is_not_whole() -> None:
-    chunks = wire.Chunks({})
+    chunks = chat_reply.Chunks({})
     event = {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}
     chunk = chunks.read(json.dumps(event).encode())
     assert chunk is not None
@@ -329,7 +330,7 @@ def test_an_error_inside_a_stream() -> None:
     from cloudai.errors import RateLimited
 
     with pytest.raises(RateLimited):
-        wire.Chunks({}).read(b'{"error": {"code": "rate_limit_exceeded", "message": "slow"}}')
+        chat_reply.Chunks({}).read(b'{"error": {"code": "rate_limit_exceeded", "message": "slow"}}')
 
 
 def test_garbage_is_no_json_error(azure: AzureEmulator) -> None:
@@ -337,7 +338,7 @@ def test_garbage_is_no_json_error(azure: AzureEmulator) -> None:
 
     for body in (b"<html>", b"{}", b'{"choices": []}', b"\xff"):
         with pytest.raises(ProviderError, match="no chat completion"):
-            wire.decode(body, {}, "m")
+            chat_reply.decode(body, {}, "m")
         with pytest.raises(ProviderError, match="no embeddings"):
             embeddings_wire.decode(body, {}, 1)
 

@@ -12,7 +12,7 @@ import msgspec
 from cloudai._core.batch_transforms import messages
 from cloudai.errors import CloudAIError, InvalidRequest
 from cloudai.providers.azure._errors import made
-from cloudai.providers.azure._wire import chat
+from cloudai.providers.azure._wire import chat, chat_reply
 from cloudai.types import BatchTransform, ChatRequest, State
 
 MAX_LINES: Final = 100_000
@@ -161,7 +161,7 @@ def outcome(raw: bytes, model: str) -> dict[str, Any]:
         inner = msgspec.json.decode(response.body or b"{}")
         error = inner.get("error", inner) if isinstance(inner, dict) else {"message": str(inner)}
         raise _of_line(made(error, status=response.status_code, request_id=response.request_id))
-    reply = chat.decode(bytes(response.body), {}, model)
+    reply = chat_reply.decode(bytes(response.body), {}, model)
     shown: dict[str, Any] = {
         "text": reply.text,
         "finish_reason": reply.finish_reason,
