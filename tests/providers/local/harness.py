@@ -13,7 +13,8 @@ import pytest
 from platformdirs import user_data_path
 
 from cloudai import Client
-from cloudai.errors import ConfigError
+from cloudai._core import registry
+from cloudai.errors import ConfigError, ConnectionFailed
 from cloudai.testing.conformance import Harness
 
 
@@ -46,6 +47,36 @@ class LocalHarness(Harness):
         keys = {"home": str(self.folder / "home")}
         # Named by its folder, so that no test converts it anew into its own home.
         return {**keys, "chat_model": _chat_model()} if self.chats else keys
+
+    def faults(self) -> Injector:
+        return Injector()
+
+
+class Injector:
+    """What can happen between a client and this machine: the client does not get to hear what its
+    submission made. There is no service that would be busy or away, and no stream to be cut."""
+
+    def lose_reply(self, operation: str) -> None:
+        capability, _, method = operation.partition(".")
+        adapter = registry.load(registry.spec("local").capabilities[capability])
+        real = getattr(adapter, method)
+        own = method in vars(adapter)
+
+        def lost(self: Any, spec: Any, call: Any) -> str:
+            setattr(adapter, method, real) if own else delattr(adapter, method)
+            real(self, spec, call)
+            raise ConnectionFailed("the reply was lost", provider="local", ambiguous=True)
+
+        setattr(adapter, method, lost)
+
+    def throttle(self, operation: str, *, times: int, retry_after: float) -> None:
+        pytest.skip("nothing on this machine has a rate limit")
+
+    def fail(self, operation: str, *, times: int) -> None:
+        pytest.skip("there is no service here that could be unavailable")
+
+    def cut_stream(self, chunks: int) -> None:
+        pytest.skip("a stream of this process has no connection that could break")
 
 
 @functools.cache
