@@ -9,6 +9,7 @@ from typing import Any, Final
 import pytest
 
 from cloudai.errors import (
+    CallTimeout,
     ConfigError,
     InvalidRequest,
     NotFound,
@@ -281,9 +282,14 @@ class ChatConformance(Conformance):
 
     def test_unavailable_service_in_the_end(self, api: Api) -> None:
         api.faults().fail("chat.create", times=100)
-        with pytest.raises(ServiceUnavailable) as caught:
-            self._ask(api, max_tokens=4, timeout=1.0)
-        assert caught.value.provider == api.harness.provider
+        for _ in range(3):
+            with pytest.raises((ServiceUnavailable, CallTimeout)) as caught:
+                self._ask(api, max_tokens=4, timeout=1.0)
+            assert caught.value.provider == api.harness.provider
+            if isinstance(caught.value, ServiceUnavailable):
+                return
+            # Its last attempt began just before the deadline, on a busy machine.
+        raise AssertionError("each time it ended in CallTimeout")
 
     def test_throttled_past_the_deadline(self, api: Api) -> None:
         api.faults().throttle("chat.create", times=100, retry_after=60.0)
