@@ -19,36 +19,74 @@ from cloudai.types._base import invalid
 @command
 def serve(
     session: Session,
-    model: Annotated[str, typer.Argument(help="A model's directory.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME=]DIR", help="Model directories; several are served."),
+    ] = None,
+    server_config: Annotated[
+        str | None, typer.Option(help="A JSON file that says all this, in place of MODEL.")
+    ] = None,
     handler: Annotated[
         str | None, typer.Option(help="A Python file with load and predict.")
     ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME[:WEIGHT]=DIR that shares the model's traffic; several."),
+    ] = None,
+    shadow: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME[:SHARE]=DIR that gets a copy of the traffic; several."),
+    ] = None,
+    weight: Annotated[float | None, typer.Option(help="Of MODEL beside its variants.")] = None,
     host: Annotated[str | None, typer.Option(help="Where to listen.  [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="0 picks a free one.  [default: 8080]")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; else one a core.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")] = None,
     max_batch: Annotated[int | None, typer.Option(help="Inputs in one call of predict.")] = None,
+    max_queue: Annotated[int | None, typer.Option(help="Inputs that may wait.")] = None,
+    max_body: Annotated[int | None, typer.Option(help="Bytes of a request.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds until an answer.")] = None,
+    tls_cert: Annotated[str | None, typer.Option(help="A PEM file.")] = None,
+    tls_key: Annotated[str | None, typer.Option(help="A PEM file.")] = None,
 ) -> None:
     """Serve a model directory over HTTP, in the foreground.
 
     Ctrl-C ends it. It writes its own log to stderr. Callers have to send the token in
     CLOUDAI_SERVER_TOKEN, if that is set.
     """
-    if not Path(model).is_dir():
-        raise invalid("model", model, "is not a directory", "Give the directory of a model.")
+    if bool(model) == (server_config is not None):
+        raise invalid(
+            "model", model or None, "is needed, or --server-config in its place", "Give one."
+        )
+    arguments = [sys.executable, "-m", "cloudai.server"]
+    for text in model or []:
+        name, equals, path = text.rpartition("=")
+        if not Path(path).is_dir():
+            raise invalid("model", path, "is not a directory", "Give the directory of a model.")
+        arguments += ["--model", text if equals else f"{name or 'model'}={path}"]
     if handler is not None and not Path(handler).is_file():
         raise invalid("handler", handler, "is not a file", "Give the path of its file.")
-    arguments = [sys.executable, "-m", "cloudai.server", "--model", f"model={model}"]
-    for name, value in (
+    for option, value in (
+        *(("--variant", one) for one in variant or []),
+        *(("--shadow", one) for one in shadow or []),
+        ("--config", server_config),
         ("--handler", handler),
+        ("--weight", weight),
         ("--host", host),
         ("--port", port),
         ("--workers", workers),
         ("--device", device),
+        ("--dtype", dtype),
         ("--max-batch", max_batch),
+        ("--max-queue", max_queue),
+        ("--max-body", max_body),
+        ("--timeout", timeout),
+        ("--tls-cert", tls_cert),
+        ("--tls-key", tls_key),
     ):
         if value is not None:
-            arguments += [name, str(value)]
+            arguments += [option, str(value)]
     sys.stdout.flush()
     # It takes this process's place, so that signals and the exit code are the server's own.
     os.execv(sys.executable, arguments)  # noqa: S606

@@ -23,6 +23,7 @@ from cloudai.server.config import (
     port_from,
     read,
     take_token,
+    workers_from,
 )
 
 
@@ -41,6 +42,19 @@ def parser() -> argparse.ArgumentParser:
         help="a model directory; may be repeated (default: CLOUDAI_MODEL_DIR, "
         "AZUREML_MODEL_DIR, AIP_STORAGE_URI, /opt/ml/model)",
     )
+    made.add_argument(
+        "--variant",
+        action="append",
+        metavar="NAME[:WEIGHT]=DIR",
+        help="another directory that shares the model's traffic, by weight (default: 1)",
+    )
+    made.add_argument(
+        "--shadow",
+        action="append",
+        metavar="NAME[:SHARE]=DIR",
+        help="a directory that gets a copy of the traffic, and answers nobody",
+    )
+    made.add_argument("--weight", type=float, help="of --model's own directory (default: 1)")
     made.add_argument("--handler", help="a Python file with load and predict, for all models")
     made.add_argument("--config", type=Path, help="a JSON file that says all this")
     made.add_argument("--host", help="where to listen (default: 127.0.0.1)")
@@ -70,13 +84,21 @@ def config_from(options: argparse.Namespace) -> ServerConfig:
     else:
         named = [_named(text) for text in options.model or [_local(model_dir_from(os.environ))]]
         handler = options.handler or os.environ.get("CLOUDAI_HANDLER")
+        others = _variants(options, handler)
+        if others and len(named) > 1:
+            raise ConfigError("--variant and --shadow are of one model; use --config for several")
+        weight = 1.0 if options.weight is None else options.weight
         config = ServerConfig(
             models=tuple(
-                ModelConfig(name=name, variants=(VariantConfig(path=path, handler=handler),))
+                ModelConfig(
+                    name=name,
+                    variants=(VariantConfig(path=path, handler=handler, weight=weight), *others),
+                )
                 for name, path in named
             ),
             host=host_from(os.environ),
             port=port_from(os.environ),
+            workers=workers_from(os.environ),
         )
     over = {
         name: getattr(options, name)
@@ -98,6 +120,27 @@ def config_from(options: argparse.Namespace) -> ServerConfig:
     if limits:
         over["limits"] = Limits(**{**msgspec.structs.asdict(config.limits), **limits})
     return ServerConfig(**{name: getattr(config, name) for name in config.__struct_fields__} | over)
+
+
+def _variants(options: argparse.Namespace, handler: str | None) -> list[VariantConfig]:
+    found: list[VariantConfig] = []
+    for shadow, texts in ((False, options.variant), (True, options.shadow)):
+        for text in texts or []:
+            about, equals, path = text.partition("=")
+            name, _, weight = about.partition(":")
+            try:
+                share = float(weight or 1)
+            except ValueError:
+                share = -1.0
+            if not equals or not path or share < 0:
+                raise ConfigError(
+                    f"{text!r} is not a variant", hint="Write NAME=DIR or NAME:WEIGHT=DIR."
+                )
+            path = str(Path(path).expanduser().absolute())
+            found.append(
+                VariantConfig(path=path, name=name, handler=handler, weight=share, shadow=shadow)
+            )
+    return found
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -168,6 +168,18 @@ def port_from(env: Mapping[str, str]) -> int:
     return DEFAULT_PORT
 
 
+def workers_from(env: Mapping[str, str]) -> int | None:
+    """What the platforms' settings say of the worker processes: ``CLOUDAI_WORKERS``, then
+    SageMaker's ``SAGEMAKER_MODEL_SERVER_WORKERS``, then Azure ML's ``WORKER_COUNT``."""
+    for name in ("CLOUDAI_WORKERS", "SAGEMAKER_MODEL_SERVER_WORKERS", "WORKER_COUNT"):
+        if env.get(name):
+            try:
+                return int(env[name])
+            except ValueError:
+                raise ConfigError(f"{name}={env[name]!r} is not a number") from None
+    return None
+
+
 def host_from(env: Mapping[str, str]) -> str:
     """Loopback, unless told otherwise or in a platform's container, which is asked from outside."""
     if env.get("CLOUDAI_HOST"):

@@ -113,6 +113,9 @@ def dockerfile(package: Package) -> str:
         "CLOUDAI_HOST": "0.0.0.0",  # noqa: S104 (a container is asked from outside)
         "CLOUDAI_PORT": str(package.port),
         "CLOUDAI_MODEL_NAME": package.name,
+        # The model that is in the image, whatever a platform names beside it. SageMaker mounts
+        # what it is given over this very folder.
+        "CLOUDAI_MODEL_DIR": "/opt/ml/model",
     }
     if package.handler is not None:
         lines.append(f"COPY {json.dumps([package.handler, '/opt/ml/code/handler.py'])}")

@@ -256,6 +256,43 @@ def test_hostile_input_is_answered_with_4xx(echo: Running, name: str) -> None:
     assert echo.predict(1).json() == {"outputs": [2]}
 
 
+ROUTES = (
+    "/predict", "/batch_predict", "/invocations", "/score", "/v1/models/m:predict",
+    "/v2/models/m/infer", "/v1/embeddings", "/v1/chat/completions",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_no_hostile_body_gets_5xx_on_any_route(echo: Running, route: str) -> None:
+    for name, (_, body, headers) in HOSTILE.items():
+        raw = {key: value.encode("latin-1") for key, value in headers.items()}
+        answer = echo.http.post(route, content=body, headers=raw)
+        assert answer.status_code < 500, f"{name}: {answer.text}"
+    assert echo.predict(1).json() == {"outputs": [2]}
+
+
+def test_tricks_with_paths(echo: Running) -> None:
+    """Raw request lines, as no client library would send them."""
+    names = (
+        "/v1/models/../../etc/passwd", "/v1/models/..%2f..%2fetc%2fpasswd", "/v2/models/../../etc",
+        "/v2/models/%2e%2e/%2e%2e/etc/passwd/infer", "//etc/passwd", "/%00", "/v1/models/m%00",
+        "/v1/models/%ff%fe", "/v2/models//versions//ready", "/v2/models/m/versions/../ready",
+        "/models/../handler.py", "/handler.py", "/v1/models/m:predict:predict", "/..\\..\\etc",
+        "/v1/models/" + "a" * 20_000, "http://other.example/etc/passwd", "*", "/?" + "&" * 5000,
+    )  # fmt: skip
+    for name in names:
+        for method in ("GET", "POST"):
+            head = f"{method} {name} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            answer = _raw(echo.port, head.encode() + b"Content-Length: 2\r\n\r\n{}")
+            status = int(answer.split(b" ", 2)[1])
+            # /? is the page's own place.
+            assert status < 500, (name, answer)
+            assert status >= 400 or name.startswith("/?"), (name, answer)
+            assert b"root:" not in answer
+            assert b"def predict" not in answer
+    assert echo.predict(1).json() == {"outputs": [2]}
+
+
 def test_methods(echo: Running) -> None:
     refused = echo.http.get("/predict")
     assert (refused.status_code, refused.headers["allow"]) == (405, "POST")

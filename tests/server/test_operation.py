@@ -178,6 +178,23 @@ def test_variants_sticky_and_shadow(start: Start, tmp_path: Path) -> None:
     assert 'cloudai_predictions_total{model="m",variant="s"' in text
 
 
+def test_variants_by_argument(start: Start, tmp_path: Path) -> None:
+    places = {n: model(tmp_path / n, ECHO.replace("return 2", f"return {n[1:]}", 1))
+              for n in ("m1", "m10", "m7")}  # fmt: skip
+    server = start(
+        "--model", f"m={places['m1']}", "--weight", "0", "--variant", f"b:3={places['m10']}",
+        "--shadow", f"s={places['m7']}",
+    )  # fmt: skip
+    assert {server.predict(1).json()["outputs"][0] for _ in range(10)} == {10}
+    told = server.http.get("/models").json()["models"][0]["variants"]
+    assert [(v["name"], v["weight"], v["shadow"]) for v in told] == [
+        ("main", 0, False), ("b", 3, False), ("s", 0, True),
+    ]  # fmt: skip
+    refused = start("--variant", "b:x=models/b", ready=False)
+    assert refused.process.wait(20) == 2
+    assert "'b:x=models/b' is not a variant" in refused.log.read_text()
+
+
 def test_metrics_and_warnings(start: Start) -> None:
     server = start()
     server.predict(0.2, 0.9, confidence=True)
