@@ -15,6 +15,7 @@ from cloudai._core import registry
 from cloudai._core.config import Config
 from cloudai._core.home import default_home
 from cloudai.protocols import Call
+from cloudai.testing.emulators._tuned import Tuning
 from cloudai.types import ChatChunk, ChatReply, ChatRequest, EmbeddingRequest
 
 
@@ -42,11 +43,23 @@ class LocalModels:
         self._home = home or _home()
         self._made: dict[str, Any] = {}
         self._lock = threading.Lock()
-        self._tuned: dict[str, Path] = {}
+        self._tuned: dict[str, Tuning] = {}
 
-    def add(self, name: str, folder: Path) -> None:
-        """Lets a fine-tuned model, a Hugging Face folder, answer for this name."""
-        self._tuned[name] = folder
+    def tune(
+        self, base: str, examples: Sequence[list[dict[str, str]]], hyperparameters: dict[str, Any]
+    ) -> Tuning:
+        """Begins to fine-tune the local model that answers for ``base``, a name of the cloud's."""
+        return Tuning(self._folder(base), self._home, examples, hyperparameters)
+
+    def add(self, name: str, tuned: Tuning) -> None:
+        """Lets a fine-tuned model answer for this name."""
+        self._tuned[name] = tuned
+
+    def _folder(self, name: str) -> str:
+        found = self._tuned.get(name)
+        if found is not None:
+            return str(found.model)
+        return str(self._profile().get("chat_model", ""))
 
     def close(self) -> None:
         """Frees the models."""
@@ -56,19 +69,22 @@ class LocalModels:
         if profile is not None:
             profile.close()
 
+    def _profile(self) -> Any:
+        with self._lock:
+            if "profile" not in self._made:
+                config = Config(start=Path(__file__).parent)
+                self._made["profile"] = config.profile(provider="local", home=str(self._home))
+            return self._made["profile"]
+
     def _adapter(self, capability: str) -> Any:
+        profile = self._profile()
         with self._lock:
             if capability not in self._made:
-                if "profile" not in self._made:
-                    config = Config(start=Path(__file__).parent)
-                    self._made["profile"] = config.profile(provider="local", home=str(self._home))
-                profile = self._made["profile"]
                 self._made[capability] = registry.adapter_factory(profile.spec, capability)(profile)
             return self._made[capability]
 
     def _local(self, request: ChatRequest) -> ChatRequest:
-        folder = self._tuned.get(request.model)
-        model = "" if folder is None else str(folder)
+        model = self._folder(request.model)
         # What only the cloud's own models can: how hard they think, how they sample further.
         return msgspec.structs.replace(request, model=model, reasoning=None, native={})
 

@@ -5,14 +5,12 @@ code."""
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 from pathlib import Path
@@ -87,7 +85,7 @@ class LocalExecutor(ScriptedExecutor):
         return self._fate(), self.serve(job["Container"], world)
 
     def serve(self, container: dict[str, Any], world: World) -> Served:
-        served = ProcessServed(container, self._place("model"))
+        served = ProcessServed(container, self._place("model"), self.env)
         self._open.append(served)
         return served
 
@@ -193,10 +191,10 @@ class ProcessRun:
         channels = job.get("InputDataConfig", [])
         for channel in channels:
             uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
-            _fetch(uri, root / "input" / "data" / channel["ChannelName"])
+            _stores.lay_out(uri, root / "input" / "data" / channel["ChannelName"])
         checkpoints = job.get("CheckpointConfig", {}).get("S3Uri")
         if checkpoints:
-            _fetch(f"{checkpoints.rstrip('/')}/", root / "checkpoints")
+            _stores.lay_out(f"{checkpoints.rstrip('/')}/", root / "checkpoints")
         described: dict[str, Any] = {
             "resourceconfig": {
                 "current_host": host,
@@ -219,7 +217,7 @@ class ProcessRun:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         source = str(start.typed(job.get("HyperParameters", {}).get("sagemaker_submit_directory")))
         if source.startswith("s3://"):
-            _unpack(source, root / "code")
+            _stores.unpack(source, root / "code")
         env = {name: text for name, text in os.environ.items() if not name.startswith("SM_")}
         env |= self._env
         env |= {
@@ -336,29 +334,6 @@ def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
-
-
-def _fetch(uri: str, target: Path) -> None:
-    """What lies at or below a URI, as a directory."""
-    _, prefix = _stores.split(uri)
-    target.mkdir(parents=True, exist_ok=True)
-    for key, data in _stores.under(uri).items():
-        name = key.removeprefix(prefix).lstrip("/") or key.rpartition("/")[2]
-        if prefix and not prefix.endswith("/") and key != prefix:
-            name = key.removeprefix(prefix.rpartition("/")[0]).lstrip("/")
-            name = name.partition("/")[2] or name
-        file = target / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-
-
-def _unpack(uri: str, target: Path) -> None:
-    """A source archive, as a directory; an empty one where there is none."""
-    target.mkdir()
-    data = _stores.read(uri)
-    if data is not None:
-        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            archive.extractall(target, filter="data")
 
 
 def _files(folder: Path) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from pathlib import Path
 from typing import Any
 
 from cloudai.testing.emulators.aws._world import ACCOUNT
@@ -75,3 +76,26 @@ def log(region: str, group: str, stream: str, lines: list[tuple[float, str]], kn
     events = [{"timestamp": int(at * 1000), "message": text} for at, text in fresh]
     backend.put_log_events(group, stream, events)
     return len(lines)
+
+
+def lay_out(uri: str, target: Path) -> None:
+    """What lies at or below a URI, as a directory."""
+    _, prefix = split(uri)
+    target.mkdir(parents=True, exist_ok=True)
+    for key, data in under(uri).items():
+        name = key.removeprefix(prefix).lstrip("/") or key.rpartition("/")[2]
+        if prefix and not prefix.endswith("/") and key != prefix:
+            name = key.removeprefix(prefix.rpartition("/")[0]).lstrip("/")
+            name = name.partition("/")[2] or name
+        file = target / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+
+
+def unpack(uri: str, target: Path) -> None:
+    """An archive, as a directory; an empty one where there is none."""
+    target.mkdir(exist_ok=True)
+    data = read(uri)
+    if data is not None:
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            archive.extractall(target, filter="data")

@@ -89,7 +89,8 @@ class AzureEmulator:
         files = Files(self.world)
         self.batches = Batches(self.world, files, self._data)
         self.manager = Manager(self.world)
-        self._add("/openai/", self._data, files, self.batches, Tuning(self.world, files))
+        self._tuning = Tuning(self.world, files)
+        self._add("/openai/", self._data, files, self.batches, self._tuning)
         self._add("/secrets", self._vault)
         self._add("/deletedsecrets", self._vault)
         self._add("/identity/", self._identity)
@@ -278,12 +279,17 @@ class AzureEmulator:
         except BaseException:
             self._plain.stop()
             raise
+        if isinstance(self.executor, LocalExecutor):
+            self.executor.env = {
+                name: text for name, text in self.env.items() if not name.startswith("CLOUDAI_")
+            }
         return self
 
     def stop(self) -> None:
         """Ends it."""
         self._secure.stop()
         self._plain.stop()
+        self._tuning.close()
         self._folder.cleanup()
         close = getattr(self.executor, "close", None)
         if close is not None:

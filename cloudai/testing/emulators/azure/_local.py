@@ -16,14 +16,17 @@ from typing import Any
 
 from cloudai.errors import CloudAIError, ContextOverflow, InvalidRequest, UnsupportedByProvider
 from cloudai.testing.emulators._models import LocalModels
+from cloudai.testing.emulators._served import ServedModel
+from cloudai.testing.emulators.azure import _scoring
 from cloudai.testing.emulators.azure._http import Refused
 from cloudai.testing.emulators.azure._ml import Running
 from cloudai.testing.emulators.azure._scripted import ScriptedExecutor
-from cloudai.testing.emulators.azure._world import Deployed
+from cloudai.testing.emulators.azure._world import GROUP, SUBSCRIPTION, WORKSPACE, Deployed
 
 # Of the models' own vectors (Azure OpenAI models page, read 2025-08).
 _DIMENSIONS = {"text-embedding-3-large": 3072}
 
+_OPTIONAL = re.compile(r"\$\[\[(.*?)\]\]", re.DOTALL)
 _PLACE = re.compile(r"\$\{\{(inputs|outputs)\.(\w+)\}\}")
 
 
@@ -34,18 +37,27 @@ class LocalExecutor(ScriptedExecutor):
     Parameters
     ----------
     models: this machine's models, to answer chat and embeddings; None leaves them to rules.
+
+    Attributes
+    ----------
+    env: what jobs and models find in their environment beside this process's: the way to the
+        emulator.
     """
 
     def __init__(self, models: LocalModels | None = None) -> None:
         super().__init__()
         self.models = models
         self._folder = tempfile.TemporaryDirectory(prefix="cloudai-azureml-")
-        self._served: dict[tuple[str, str], Any] = {}
+        self.env: dict[str, str] = {}
+        self._served: dict[tuple[str, str], ServedModel] = {}
         self._lock = threading.Lock()
         self._count = 0
 
     def close(self) -> None:
-        """Removes its files."""
+        """Ends what it serves, and removes its files."""
+        for served in self._served.values():
+            served.close()
+        self._served.clear()
         self._folder.cleanup()
 
     def chat(self, deployment: Deployed, body: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +111,11 @@ class LocalExecutor(ScriptedExecutor):
             _write(root / "code", job.asset(properties["codeId"], "codeUri"))
         (root / "code").mkdir(exist_ok=True)
         places: dict[tuple[str, str], Path] = {}
+        literals: dict[str, str] = {}
         for name, given in (properties.get("inputs") or {}).items():
+            if given["jobInputType"] == "literal":
+                literals[name] = str(given.get("value", ""))
+                continue
             place = root / "inputs" / name
             files = job.files(given["uri"])
             _write(place, files)
@@ -110,13 +126,22 @@ class LocalExecutor(ScriptedExecutor):
             places["outputs", name].mkdir(parents=True)
 
         def placed(match: re.Match[str]) -> str:
+            if match[1] == "inputs" and match[2] in literals:
+                return literals[match[2]]
             return str(places[match[1], match[2]])
 
-        command = _PLACE.sub(placed, properties["command"])
+        # $[[ … ]] is left out where an optional input of it is not given.
+        command = _OPTIONAL.sub(
+            lambda part: part[1] if _given(part[1], literals, places) else "",
+            properties["command"],
+        )
+        command = _PLACE.sub(placed, command)
         env = {
             **os.environ,
+            **self.env,
+            **_variables(job, properties),
+            **{f"AZUREML_{kind[:-1].upper()}_{name}": str(p) for (kind, name), p in places.items()},
             **(properties.get("environmentVariables") or {}),
-            "AZUREML_RUN_ID": job.name,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
         with subprocess.Popen(
@@ -162,17 +187,46 @@ class LocalExecutor(ScriptedExecutor):
         return module
 
     def serve(self, job: Running, endpoint: str, deployment: str) -> str | None:
-        """See ``Executor.serve``."""
-        try:
-            module = self._load(job, job.body["properties"], self._place(), f"_{endpoint}")
-        except Exception as error:  # noqa: BLE001 - the user's code; its log tells
-            return f"{type(error).__name__}: {error}\n"
-        self._served[endpoint, deployment] = module
+        """See ``Executor.serve``. The real endpoint server takes the place of Azure ML's; it
+        calls the scoring script's ``init`` and ``run``."""
+        properties = job.body["properties"]
+        root = self._place()
+        model = properties["model"]
+        model = model if isinstance(model, str) else model["assetId"]
+        _write(root / "code", job.asset(properties["codeConfiguration"]["codeId"], "codeUri"))
+        _write(root / "model" / "files", job.asset(model, "modelUri"))
+        script = root / "code" / properties["codeConfiguration"]["scoringScript"]
+        served = ServedModel(
+            root / "model",
+            root,
+            handler=Path(_scoring.__file__),
+            env={
+                **self.env,
+                **(properties.get("environmentVariables") or {}),
+                "AZUREML_MODEL_DIR": str(root / "model"),
+                _scoring.SCRIPT: str(script),
+            },
+        )
+        problem = served.problem()
+        if problem is not None:
+            served.close()
+            return problem
+        with self._lock:
+            before = self._served.get((endpoint, deployment))
+            self._served[endpoint, deployment] = served
+        if before is not None:
+            before.close()
         return None
 
     def score(self, endpoint: str, deployment: str, body: str) -> Any:
         """See ``Executor.score``."""
-        return self._served[endpoint, deployment].run(body)
+        headers = {"Content-Type": "application/json"}
+        served = self._served[endpoint, deployment]
+        status, _, answer = served.post("/invocations", body.encode(), headers)
+        text = answer.decode("utf-8", "replace")
+        if status != 200:
+            raise Refused(status, "ScoringError", text)
+        return json.loads(text)
 
     def _batch(self, job: Running, about: dict[str, Any], root: Path) -> str:
         deployment = about["deployment"]
@@ -195,6 +249,26 @@ class LocalExecutor(ScriptedExecutor):
         for file in sorted((root / "output").iterdir()):
             job.put(about["output"], file.name, file.read_bytes())
         return "Completed"
+
+
+def _given(text: str, literals: dict[str, str], places: dict[tuple[str, str], Path]) -> bool:
+    return all(
+        match[2] in literals or (match[1], match[2]) in places for match in _PLACE.finditer(text)
+    )
+
+
+def _variables(job: Running, properties: dict[str, Any]) -> dict[str, str]:
+    """What Azure ML itself tells a command job."""
+    return {
+        "AZUREML_RUN_ID": job.name,
+        "AZUREML_ROOT_RUN_ID": job.name,
+        "AZUREML_EXPERIMENT_NAME": properties.get("experimentName") or "Default",
+        "AZUREML_ARM_SUBSCRIPTION": SUBSCRIPTION,
+        "AZUREML_ARM_RESOURCEGROUP": GROUP,
+        "AZUREML_ARM_WORKSPACE_NAME": WORKSPACE,
+        "AZUREML_ARM_PROJECT_NAME": properties.get("experimentName") or "Default",
+        "AZUREML_NODE_COUNT": str((properties.get("resources") or {}).get("instanceCount") or 1),
+    }
 
 
 def _refused(error: CloudAIError) -> Refused:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import threading
+import warnings
 from typing import Any, Final
 
 from cloudai.testing.emulators.azure import _shapes
@@ -447,6 +448,8 @@ class Scoring:
 
 def check(kind: str, body: Any) -> dict[str, Any]:
     """The body, where it is azure-ai-ml's own model of that name. Raises Refused."""
-    from azure.ai.ml._restclient.arm_ml_service import models
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the SDK's own, at its import
+        from azure.ai.ml._restclient.arm_ml_service import models
 
     return _shapes.check(body, getattr(models, kind))

@@ -1,5 +1,5 @@
 """Fine-tuning jobs, emulated: validation of the files, a life by the clock, events, results,
-checkpoints, pause and resume."""
+checkpoints, pause and resume. Where the executor has models of this machine, one is fine-tuned."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import json
 import secrets
 from typing import Any, Final
 
+from cloudai.testing.emulators._models import LocalModels
+from cloudai.testing.emulators._tuned import Tuning as Tuned
 from cloudai.testing.emulators.azure._files import Files, paged
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
 from cloudai.testing.emulators.azure._validate import check
@@ -125,9 +127,43 @@ class Tuning:
             return "failed"
         if age < VALIDATING + QUEUED:
             return "queued"
+        work = self._work(job)
+        if work is not None:
+            return self._ended(job, work)
         if age < VALIDATING + QUEUED + RUNNING:
             return "running" if job["paused"] is None else "paused"
         return job["fate"]
+
+    def _work(self, job: dict[str, Any]) -> Tuned | None:
+        """The fine-tuning itself, begun when it is first asked for; None where none is done."""
+        models: LocalModels | None = getattr(self._world.executor, "models", None)
+        if models is None or job["fate"] != "succeeded" or _method(job["body"]) != "supervised":
+            return None
+        if "work" not in job:
+            given = (job["body"].get("method") or {}).get("supervised") or {}
+            wanted = {**(job["body"].get("hyperparameters") or {})}
+            wanted |= given.get("hyperparameters") or {}
+            content = self._files.held(job["body"]["training_file"]).content
+            examples = [
+                json.loads(line)["messages"]
+                for line in content.decode("utf-8-sig").splitlines()
+                if line.strip()
+            ]
+            job["work"] = models.tune(
+                job["body"]["model"],
+                [[_plain(message) for message in messages] for messages in examples],
+                {name: value for name, value in wanted.items() if value != "auto"},
+            )
+        return job["work"]
+
+    def _ended(self, job: dict[str, Any], work: Tuned) -> str:
+        code = work.ended()
+        if code is None:
+            return "running" if job["paused"] is None else "paused"
+        if code:
+            job["problem"] = "\n".join(work.lines()[-5:]) or f"it ended with {code}"
+            return "failed"
+        return "succeeded"
 
     def _shown(self, job: dict[str, Any]) -> dict[str, Any]:
         state, body = self._state(job), job["body"]
@@ -137,7 +173,9 @@ class Tuning:
         error = None
         if state == "failed":
             error = {
-                "code": "invalid_training_file" if job["problem"] else "internal_error",
+                "code": "invalid_training_file"
+                if job["problem"] and "work" not in job
+                else "internal_error",
                 "message": job["problem"] or "The job failed.",
                 "param": "training_file" if job["problem"] else None,
             }
@@ -169,15 +207,24 @@ class Tuning:
         if "results" in job:
             return
         rows = ["step,train_loss,train_mean_token_accuracy,valid_loss"]
-        for step in range(1, _STEPS + 1):
-            measured = "0.5" if step == _STEPS else "-1.0"
-            rows.append(f"{step},{2.0 / step:.4f},{step / _STEPS:.2f},{measured}")
+        losses = self._losses(job)
+        for step, loss in enumerate(losses, 1):
+            measured = "0.5" if step == len(losses) else "-1.0"
+            rows.append(f"{step},{loss:.4f},{step / len(losses):.2f},{measured}")
         job["results"] = self._files.add(
             "results.csv", "fine-tune-results", "\n".join(rows).encode()
         )
         suffix = job["body"].get("suffix") or "custom"
         job["model"] = f"{job['body']['model']}.ft-{job['id'][6:14]}-{suffix}"
         self._world.tuned[job["model"]] = job["body"]
+        if "work" in job:
+            models: Any = getattr(self._world.executor, "models", None)
+            models.add(job["model"], job["work"])
+
+    def _losses(self, job: dict[str, Any]) -> list[float]:
+        if "work" in job:
+            return job["work"].losses()
+        return [2.0 / step for step in range(1, _STEPS + 1)]
 
     def _held(self, request: Request) -> dict[str, Any]:
         found = self._world.tunings.get(request.groups["id"])
@@ -201,6 +248,13 @@ class Tuning:
             told = [(0.0, "info", "Job enqueued. Waiting for jobs ahead to complete.")]
             if job["problem"]:
                 told.append((VALIDATING, "error", f"Job failed: {job['problem']}"))
+            elif "work" in job:
+                begun, lines = VALIDATING + QUEUED, job["work"].lines()
+                told.append((begun, "info", "Job started."))
+                told += [(begun, "info", line) for line in lines]
+                state = self._state(job)
+                if state in _ENDED:
+                    told.append((begun, "info", f"Job {state}."))
             else:
                 begun = VALIDATING + QUEUED
                 told.append((begun, "info", "Job started."))
@@ -248,6 +302,8 @@ class Tuning:
             if self._state(job) in _ENDED:
                 raise Refused(400, "invalidPayload", "The job has ended and cannot be cancelled.")
             job["stopped"] = self._world.clock()
+            if "work" in job:
+                job["work"].stop()
             return Response(body=self._shown(job))
 
     def _pause(self, request: Request) -> Response:
@@ -274,3 +330,21 @@ class Tuning:
                 raise Refused(409, "conflict", "The job is under way.")
             del self._world.tunings[job["id"]]
         return Response(status=204)
+
+    def close(self) -> None:
+        """Ends what is still tuned."""
+        for job in self._world.tunings.values():
+            if "work" in job:
+                job["work"].stop()
+
+
+def _method(body: dict[str, Any]) -> str:
+    return (body.get("method") or {}).get("type", "supervised")
+
+
+def _plain(message: dict[str, Any]) -> dict[str, str]:
+    """A message as the local trainer reads it."""
+    content = message.get("content") or ""
+    if not isinstance(content, str):
+        content = "".join(part.get("text", "") for part in content)
+    return {"role": message["role"], "content": content}

@@ -205,6 +205,7 @@ class VertexEmulator:
         """Ends it."""
         self.jobs.stop()
         self.batches.stop()
+        self.tunings.stop()
         self._server.stop()
         if isinstance(self._executor, LocalExecutor):
             self._executor.close()

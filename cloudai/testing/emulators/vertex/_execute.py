@@ -1,4 +1,5 @@
-"""Runs what is submitted, on this machine: jobs in a process a replica, models in this process.
+"""Runs what is submitted, on this machine: jobs in a process a replica, models behind
+the real endpoint server.
 
 Buckets are no file system here: a job's ``gs://`` inputs are laid out in a folder before its
 start, and its model is put into the bucket when it has ended well.
@@ -21,16 +22,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cloudai._core.handler import Handler, load_handler
-from cloudai.errors import CloudAIError
+from cloudai.testing.emulators._served import ServedModel
 from cloudai.testing.emulators.vertex._http import Refused
+from cloudai.testing.emulators.vertex._jobs import Execution
+from cloudai.testing.emulators.vertex._surroundings import Mounts, variables
 
 if TYPE_CHECKING:
     from cloudai.testing.emulators.vertex import VertexEmulator
 
 
 class LocalExecutor:
-    """Runs Python jobs whose source came through the bucket, and models with a handler.
+    """Runs Python packages and containers' commands, and models with a handler. Images are not
+    pulled: the Python of this process stands in for the container's.
 
     Parameters
     ----------
@@ -40,10 +43,14 @@ class LocalExecutor:
     def __init__(self, cloud: VertexEmulator) -> None:
         self._cloud = cloud
         self._folder = tempfile.TemporaryDirectory(prefix="cloudai-vertex-run-")
-        self._models: dict[str, Handler] = {}
+        self._models: dict[str, ServedModel] = {}
         self._loading = threading.Lock()
 
     def close(self) -> None:
+        """Ends what it serves, and removes its files."""
+        for served in self._models.values():
+            served.close()
+        self._models.clear()
         self._folder.cleanup()
 
     def _lay_out(self, uri: str, target: Path) -> Path:
@@ -63,9 +70,9 @@ class LocalExecutor:
             file.write_bytes(storage.get(name) or b"")
         return target
 
-    def on_training_job(self, job: dict[str, Any]) -> _Run | None:
+    def on_training_job(self, job: dict[str, Any]) -> Execution:
         """Runs all replicas of a job whose source came through the bucket, or that names its
-        command; what an image would run by itself is left to the job's fate."""
+        command; one of which only the image knows what to do fails."""
         pools = job["jobSpec"]["workerPoolSpecs"]
         folder = Path(self._folder.name) / job["name"].rpartition("/")[2]
         base = job["jobSpec"].get("baseOutputDirectory", {}).get("outputUriPrefix", "")
@@ -84,16 +91,34 @@ class LocalExecutor:
                 place.mkdir(parents=True)
                 command = self._command(work, place)
                 if command is None:
-                    return None
+                    image = work.get("imageUri") or work.get("executorImageUri")
+                    return _Refusal(
+                        f"cloudai's emulator pulls no image, such as {image}: it runs a "
+                        "container's command, or a Python package that is in its bucket."
+                    )
                 env = {one["name"]: one.get("value", "") for one in work.get("env", ())}
+                mounts = Mounts(self._cloud, place / "gcs")
+                if "pythonModule" not in work:
+                    command = [mounts.placed(word) for word in command]
+                env = {variable: mounts.placed(text) for variable, text in env.items()}
+                outputs |= mounts.outputs
                 outputs |= self._lay_out_env(env, folder, base)
                 task = {"type": f"workerpool{number}", "index": index}
                 spec = {"cluster": cluster, "environment": "cloud", "task": task}
                 env["CLUSTER_SPEC"] = msgspec.json.encode(spec).decode()
                 env.setdefault("MASTER_PORT", port)
                 env |= {"TMPDIR": str(place), "HOME": str(place)}
-                replicas.append((name, command, {**self._machine(base), **env}))
-        started = {
+                replicas.append((name, command, {**self._machine(job), **env}))
+        try:
+            started = self._started(folder, replicas)
+        except OSError as error:
+            return _Refusal(f"The command could not be started: {error}")
+        return _Run(self._cloud, job, started, outputs)
+
+    def _started(
+        self, folder: Path, replicas: list[tuple[str, list[str], dict[str, str]]]
+    ) -> dict[str, subprocess.Popen[str]]:
+        return {
             name: subprocess.Popen(
                 command,
                 env=env,
@@ -106,16 +131,14 @@ class LocalExecutor:
             )
             for name, command, env in replicas
         }
-        return _Run(self._cloud, job, started, outputs)
 
-    def _machine(self, base: str) -> dict[str, str]:
+    def _machine(self, job: dict[str, Any]) -> dict[str, str]:
         """What every machine has in its environment."""
         return {
             # The interpreter that runs the emulator is the image's.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "GCE_METADATA_HOST": self._cloud.url.removeprefix("http://"),
-            "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": self._cloud.url,
-            "AIP_MODEL_DIR": f"{base}/model/",
+            **variables(self._cloud, job),
         }
 
     def _command(self, work: dict[str, Any], place: Path) -> list[str] | None:
@@ -134,14 +157,7 @@ class LocalExecutor:
             return [sys.executable, "-c", start, str(root), *work.get("args", ())]
         if not work.get("command"):
             return None
-        # Buckets are mounted under /gcs: what is named there is laid out in a folder.
-        mounted = [*work["command"], *work.get("args", ())]
-        return [
-            str(self._lay_out(part.replace("/gcs/", "gs://", 1), place / "gcs"))
-            if part.startswith("/gcs/")
-            else part
-            for part in mounted
-        ]
+        return [*work["command"], *work.get("args", ())]
 
     def _lay_out_env(self, env: dict[str, str], folder: Path, base: str) -> dict[str, str]:
         """Puts inputs where a job finds them; gives the folders whose files go to the bucket."""
@@ -159,38 +175,59 @@ class LocalExecutor:
         return outputs
 
     def on_deploy(self, model: dict[str, Any]) -> str | None:
-        """Loads the model that has a handler; another one is left to the script."""
+        """See ``Executor.on_deploy``. The real endpoint server takes the container's place; a
+        model without files is left to the script."""
         uri = model.get("artifactUri")
         if not uri:
             return None
+        folder = Path(tempfile.mkdtemp(dir=self._folder.name))
+        self._lay_out(uri, folder / "model")
+        container = model.get("containerSpec", {})
+        given = {one["name"]: one.get("value", "") for one in container.get("env", ())}
+        served = ServedModel(folder / "model", folder, env={**self._cloud.env, **given})
+        problem = served.problem()
+        if problem is not None:
+            served.close()
+            return problem
         with self._loading:
-            folder = Path(tempfile.mkdtemp(dir=self._folder.name))
-            self._lay_out(uri, folder)
-            try:
-                self._models[model["name"]] = load_handler(folder)
-            except CloudAIError as error:
-                return str(error)
+            before = self._models.get(model["name"])
+            self._models[model["name"]] = served
+        if before is not None:
+            before.close()
         return None
 
     def on_predict(
         self, model: dict[str, Any], instances: list[Any], parameters: Any
     ) -> list[Any] | None:
+        """See ``Executor.on_predict``."""
         found = self._models.get(model["name"])
         if found is None:
             return None
-        try:
-            return found.predict(instances, parameters or {})
-        except CloudAIError as error:
+        body = msgspec.json.encode({"instances": instances, "parameters": parameters or {}})
+        status, _, answer = found.post("/predict", body, {"Content-Type": "application/json"})
+        if status != 200:
             # A container's answer other than 200 is passed on in the message.
-            about = {"type": type(error).__name__, "message": error.message}
-            told = msgspec.json.encode({"error": about}).decode()
-            raise Refused(500, "INTERNAL", told) from None
+            raise Refused(500, "INTERNAL", answer.decode("utf-8", "replace"))
+        return msgspec.json.decode(answer)["predictions"]
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+class _Refusal:
+    """A job that cannot be run here."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def ended(self) -> tuple[int, str]:
+        return 1, self._why
+
+    def kill(self) -> None:
+        return None
 
 
 class _Run:

@@ -1,5 +1,5 @@
 """Tuning jobs: they read their examples, make a Model behind an Endpoint, and it answers as it was
-shown."""
+shown; where this machine's models answer, one of them is fine-tuned."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai.testing.emulators.vertex import _schema
+from cloudai.testing.emulators.vertex import _local_models, _schema
 from cloudai.testing.emulators.vertex._answers import text_of
 from cloudai.testing.emulators.vertex._gemini import Gemini
 from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Router
@@ -100,6 +100,8 @@ class Tunings:
         now, fate = self._world.clock.now(), self._fate(job)
         began = job["emulated"]["created"] + fate.pending
         if job["name"] in self._cancelled:
+            if "work" in job["emulated"]:
+                job["emulated"]["work"].stop()
             self._end(job, "JOB_STATE_CANCELLED", 1, "Job is cancelled by the user.")
         elif now < began:
             return
@@ -114,9 +116,39 @@ class Tunings:
                 self._end(job, "JOB_STATE_FAILED", 3, why)
             elif fate.state != "JOB_STATE_SUCCEEDED":
                 self._end(job, fate.state, fate.code or 13, fate.message)
+            elif self._gemini.local is not None and (code := self._tuned(job)) != 0:
+                job["state"] = "JOB_STATE_RUNNING"
+                if code is not None:
+                    told = "\n".join(job["emulated"]["work"].lines()[-5:])
+                    self._end(job, "JOB_STATE_FAILED", 13, told)
             else:
                 self._make(job, examples)
                 self._end(job, "JOB_STATE_SUCCEEDED", 0, "")
+
+    def _tuned(self, job: dict[str, Any]) -> int | None:
+        """The exit code of the fine-tuning itself, which is begun when it is first asked for;
+        None while it goes on."""
+        models = self._gemini.local
+        assert models is not None  # noqa: S101 - the caller's condition
+        if "work" not in job["emulated"]:
+            spec = job["supervisedTuningSpec"]
+            given = spec.get("hyperParameters", {})
+            data = self._storage.get(spec["trainingDatasetUri"]) or b""
+            source = job.get("preTunedModel", {}).get("tunedModelName", "").partition("@")[0]
+            hyperparameters: dict[str, Any] = {}
+            if given.get("epochCount"):
+                hyperparameters["n_epochs"] = int(given["epochCount"])
+            if given.get("learningRateMultiplier"):
+                hyperparameters["learning_rate_multiplier"] = given["learningRateMultiplier"]
+            examples = [_messages(msgspec.json.decode(line)) for line in data.splitlines()]
+            job["emulated"]["work"] = models.tune(source, examples, hyperparameters)
+        return job["emulated"]["work"].ended()
+
+    def stop(self) -> None:
+        """Ends what is still tuned."""
+        for job in self.all.values():
+            if "work" in job["emulated"]:
+                job["emulated"]["work"].stop()
 
     def _end(self, job: dict[str, Any], state: str, code: int, message: str) -> None:
         job["state"] = state
@@ -158,6 +190,10 @@ class Tunings:
         learnt = {**self._gemini.tuned.get(source, ("", {}))[1], **examples}
         # By the Model too: a later job goes on from it.
         self._gemini.tuned[model] = self._gemini.tuned[endpoint] = (base, learnt)
+        work = job["emulated"].get("work")
+        if work is not None and self._gemini.local is not None:
+            for name in (model, endpoint):
+                self._gemini.local.add(name, work)
         job["tunedModel"] = {"model": f"{model}@1", "endpoint": endpoint}
         given = job["supervisedTuningSpec"].get("hyperParameters", {})
         job["tuningDataStats"] = {
@@ -190,3 +226,9 @@ class Tunings:
         self._cancelled.add(name)
         self.all[name]["state"] = "JOB_STATE_CANCELLING"
         return Answer(json={})
+
+
+def _messages(example: dict[str, Any]) -> list[dict[str, str]]:
+    """An example as the local trainer reads it."""
+    told = _local_models.request_of("", example).messages
+    return [{"role": one.role, "content": one.text} for one in told]

@@ -1,0 +1,32 @@
+"""An Azure ML scoring script as a handler of the endpoint server: ``init`` once, then ``run`` with
+the text of each request. It is run by the server, not imported by the emulator."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from typing import Any, Final
+
+SCRIPT: Final = "CLOUDAI_EMULATED_SCORE"
+"""The variable that names the script."""
+
+
+def model_fn(model_dir: str) -> Any:
+    """The script, once its ``init`` has run."""
+    path = os.environ[SCRIPT]
+    sys.path.insert(0, os.path.dirname(path))
+    spec = importlib.util.spec_from_file_location("_cloudai_scoring_script", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.init()
+    return module
+
+
+def transform_fn(module: Any, body: Any, content_type: str, accept: str) -> tuple[str, str]:
+    """What ``run`` gives, as JSON."""
+    text = body.decode("utf-8") if isinstance(body, (bytes, bytearray)) else body
+    return json.dumps(module.run(text)), "application/json"

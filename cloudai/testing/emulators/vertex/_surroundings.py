@@ -1,0 +1,70 @@
+"""What a custom job finds around it: Vertex AI's own variables, and buckets under ``/gcs``.
+
+``AIP_MODEL_DIR``, ``AIP_CHECKPOINT_DIR`` and ``AIP_TENSORBOARD_LOG_DIR`` are gs:// URIs below the
+job's base directory, and absent without one; ``CLOUD_ML_*`` say what and where it is (Vertex AI's
+"Training code requirements" and "Environment variables for special Cloud Storage directories",
+read 2026-11). Scripts reach gs:// by the storage client, as there.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from cloudai.testing.emulators.vertex import VertexEmulator
+
+_MOUNTED: Final = re.compile(r"/gcs/[\w.-]+(?:/[^\s'\";:,]*)?")
+
+
+def variables(cloud: VertexEmulator, job: dict[str, Any]) -> dict[str, str]:
+    """The variables that the service sets, and those that lead to the emulator."""
+    base = job["jobSpec"].get("baseOutputDirectory", {}).get("outputUriPrefix", "").rstrip("/")
+    made = {
+        **cloud.env,
+        "CLOUD_ML_JOB_ID": job["name"].rpartition("/")[2],
+        "CLOUD_ML_PROJECT_ID": cloud.project,
+        "CLOUD_ML_REGION": cloud.location,
+    }
+    if base:
+        made |= {
+            "AIP_MODEL_DIR": f"{base}/model/",
+            "AIP_CHECKPOINT_DIR": f"{base}/checkpoints/",
+            "AIP_TENSORBOARD_LOG_DIR": f"{base}/logs/",
+        }
+    return made
+
+
+class Mounts:
+    """Folders in the place of ``/gcs/BUCKET/…``, for a command's words and for variables.
+
+    Parameters
+    ----------
+    root: where they lie.
+
+    Attributes
+    ----------
+    outputs: folders whose files belong into a bucket → its URI.
+    """
+
+    def __init__(self, cloud: VertexEmulator, root: Path) -> None:
+        self._cloud = cloud
+        self._root = root
+        self.outputs: dict[str, str] = {}
+
+    def placed(self, text: str) -> str:
+        """The text, with the folders in it; what the bucket holds there is laid out."""
+        storage = self._cloud.storage
+        for found in _MOUNTED.findall(text):
+            bucket, _, name = found.removeprefix("/gcs/").partition("/")
+            local, base = self._root / bucket, f"gs://{bucket}/"
+            self.outputs[str(local)] = base
+            for uri in storage.names(f"{base}{name}"):
+                file = local / uri.removeprefix(base)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(storage.get(uri) or b"")
+            place = local / name
+            folder = place if not name or name.endswith("/") else place.parent
+            folder.mkdir(parents=True, exist_ok=True)
+        return _MOUNTED.sub(lambda match: str(self._root) + match[0][4:], text)
