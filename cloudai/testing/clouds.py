@@ -2,10 +2,9 @@
 
 ::
 
-    with emulated("aws") as cloud:
-        os.environ.update(cloud.env)                 # cloudai, boto3, any program
+    with emulated("aws") as cloud, cloud.applied():  # cloudai, boto3, any program
         cloud.faults.throttle("chat.create", times=2, retry_after=1)
-        cloud.fate("training", "PREEMPTED")
+        cloud.fate("PREEMPTED")                      # of the next training job
 
 Each cloud is an emulator of ``cloudai.testing.emulators`` with models deployed, lives of the same
 length, and, where it is told to ``execute``, the user's own code run on this machine.
@@ -15,12 +14,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from cloudai._core.registry import unknown
-from cloudai.errors import InvalidRequest
+from cloudai.errors import InvalidRequest, UnsupportedByProvider
 from cloudai.testing._cloud_faults import CloudFaults
 from cloudai.testing.emulators._models import shared
 
@@ -122,6 +122,18 @@ class EmulatedCloud:
         """Variables that must not be set beside ``env``: other credentials and addresses."""
         return self.astray
 
+    @contextmanager
+    def applied(self) -> Generator[None]:
+        """Sets this process's environment to it while it is open: what ``client()`` needs on AWS,
+        whose credentials come from there, and what plain SDKs follow."""
+        before = dict(os.environ)
+        apply(environment([self]), os.environ.__setitem__, lambda name: os.environ.pop(name, None))
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
     @property
     def faults(self) -> CloudFaults:
         """Faults on purpose."""
@@ -143,6 +155,31 @@ class EmulatedCloud:
         from cloudai.client import AsyncClient
 
         return AsyncClient(provider=self.name, **{**self.keys, **keys})
+
+    def fate(self, outcome: str) -> None:
+        """What the next training job comes to, whatever its script would do.
+
+        Parameters
+        ----------
+        outcome: ``"SUCCEEDED"``, ``"FAILED"``, ``"TIMED_OUT"``, ``"EXPIRED"``, ``"PREEMPTED"``,
+            ``"CAPACITY"`` (no machine was to be had) or ``"PARTIAL"``, as far as the cloud
+            knows it.
+
+        Raises UnsupportedByProvider for an outcome that this cloud's jobs do not come to.
+        """
+        self._fates(outcome)
+
+    def _fates(self, outcome: str) -> None:
+        raise NotImplementedError
+
+    def _unknown(self, outcome: str, known: Iterable[str]) -> UnsupportedByProvider:
+        return UnsupportedByProvider(
+            f"the fate {outcome!r} of a training job",
+            provider=self.name,
+            alternative=f"There are: {', '.join(known)}",
+            field="outcome",
+            value=outcome,
+        )
 
     def advance(self, seconds: float) -> None:
         """Lets seconds of its clock go by at once."""
@@ -212,6 +249,28 @@ class EmulatedAws(EmulatedCloud):
     def _vendor(self) -> dict[str, str]:
         return {**self.emulator.env, "AWS_REGION": self.emulator.region}
 
+    def _fates(self, outcome: str) -> None:
+        from cloudai.testing.emulators.aws import Fate
+
+        ends = {
+            "SUCCEEDED": "Completed",
+            "FAILED": "Failed",
+            "TIMED_OUT": "MaxRuntimeExceeded",
+            "EXPIRED": "MaxWaitTimeExceeded",
+            "PREEMPTED": "Completed",  # SageMaker itself begins again
+            "CAPACITY": "CapacityError",
+        }
+        if outcome not in ends:
+            raise self._unknown(outcome, ends)
+        self.emulator.world.executor.fates.append(
+            Fate(
+                starting=LIVES["starting"],
+                running=LIVES["running"],
+                end=ends[outcome],
+                interruptions=int(outcome == "PREEMPTED"),
+            )
+        )
+
     @property
     def unset(self) -> tuple[str, ...]:
         """See ``EmulatedCloud``; AWS has one more variable for each service."""
@@ -269,6 +328,12 @@ class EmulatedAzure(EmulatedCloud):
             "CURL_CA_BUNDLE": env["SSL_CERT_FILE"],
         }
 
+    def _fates(self, outcome: str) -> None:
+        ends = {"SUCCEEDED": "Completed", "FAILED": "Failed"}
+        if outcome not in ends:
+            raise self._unknown(outcome, ends)
+        self.emulator.fate("jobs", ends[outcome])
+
     def advance(self, seconds: float) -> None:
         """See ``EmulatedCloud``."""
         self.emulator.advance(seconds)
@@ -310,6 +375,28 @@ class EmulatedVertex(EmulatedCloud):
         cloud.jobs.fate = Fate(pending=starting, running=running)
         cloud.batches.pending = starting
         cloud.serving.deploy_seconds = LIVES["endpoint"]
+
+    def _fates(self, outcome: str) -> None:
+        from cloudai.testing.emulators.vertex import Fate
+
+        ends: dict[str, dict[str, Any]] = {
+            "SUCCEEDED": {"state": "JOB_STATE_SUCCEEDED"},
+            "FAILED": {"state": "JOB_STATE_FAILED", "code": 13, "message": "emulated failure"},
+            "TIMED_OUT": {"state": "JOB_STATE_FAILED", "code": 4, "message": "It took too long."},
+            "EXPIRED": {"state": "JOB_STATE_EXPIRED"},
+            "PREEMPTED": {"state": "JOB_STATE_FAILED", "message": "The replica was preempted."},
+            "CAPACITY": {
+                "state": "JOB_STATE_FAILED",
+                "code": 8,
+                "message": "Resources are insufficient in region: no capacity. Try another "
+                "region or use a different accelerator.",
+            },
+            "PARTIAL": {"state": "JOB_STATE_PARTIALLY_SUCCEEDED"},
+        }
+        if outcome not in ends:
+            raise self._unknown(outcome, ends)
+        fate = Fate(pending=LIVES["starting"], running=LIVES["running"], **ends[outcome])
+        self.emulator.jobs.upcoming.append(fate)
 
     def advance(self, seconds: float) -> None:
         """See ``EmulatedCloud``."""

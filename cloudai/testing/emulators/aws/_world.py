@@ -32,7 +32,8 @@ class Fate(msgspec.Struct, frozen=True, kw_only=True):
     Parameters
     ----------
     starting, running, stopping: seconds on the emulator's clock.
-    end: ``Completed``, ``Failed`` or ``CapacityError``.
+    end: ``Completed``, ``Failed``, ``CapacityError``, or what a stopped one's secondary status
+        says: ``MaxRuntimeExceeded``, ``MaxWaitTimeExceeded``.
     exit_code: of a failed one's script. reason: instead of the usual words.
     logs: its lines, spread over its running time.
     interruptions: how often spot capacity is taken away and given back.
@@ -276,7 +277,9 @@ class ScriptedRun:
             found = Look(status="Failed" if failed else "Completed",
                          secondary="Failed" if failed else "Completed",
                          started=begin, ended=end)  # fmt: skip
-            if failed:
+            if fate.end in {"MaxRuntimeExceeded", "MaxWaitTimeExceeded"}:
+                found.status, found.secondary = "Stopped", fate.end
+            elif failed:
                 found.reason = fate.reason or self._reason()
             else:
                 found.files = dict(fate.files)
