@@ -7,10 +7,11 @@ from typing import Final
 
 import msgspec
 
-from cloudai._core import threads
+from cloudai._core import openai_format, threads
 from cloudai.protocols import Call
+from cloudai.providers.vertex._errors import PROVIDER
 from cloudai.providers.vertex._session import API, Session
-from cloudai.providers.vertex._wire import openai as wire
+from cloudai.providers.vertex._wire._merge import merge
 from cloudai.providers.vertex._wire.chat import check_model
 from cloudai.types import ChatChunk, ChatReply, ChatRequest
 
@@ -26,20 +27,20 @@ class OpenAIChat:
 
     def create(self, request: ChatRequest, call: Call) -> ChatReply:
         base, path, model = self._place(request.model, call)
-        body = msgspec.json.encode(wire.encode(request, model, stream=False))
+        body = _encode(request, model, stream=False)
         data, request_id = self._session.http.raw("POST", base, path, body, call)
-        return wire.decode(data, request.model, request_id)
+        return openai_format.reply(data, request.model, provider=PROVIDER, request_id=request_id)
 
     async def acreate(self, request: ChatRequest, call: Call) -> ChatReply:
         base, path, model = await self._aplace(request.model, call)
-        body = msgspec.json.encode(wire.encode(request, model, stream=False))
+        body = _encode(request, model, stream=False)
         data, request_id = await self._session.aio.raw("POST", base, path, body, call)
-        return wire.decode(data, request.model, request_id)
+        return openai_format.reply(data, request.model, provider=PROVIDER, request_id=request_id)
 
     def stream(self, request: ChatRequest, call: Call) -> Iterator[ChatChunk]:
         base, path, model = self._place(request.model, call)
-        body = msgspec.json.encode(wire.encode(request, model, stream=True))
-        pieces = wire.Pieces(request.model)
+        body = _encode(request, model, stream=True)
+        pieces = openai_format.Pieces(request.model, provider=PROVIDER)
         for data in self._session.http.events(base, path, body, call):
             chunk = pieces.chunk(data)
             if chunk is not None:
@@ -47,8 +48,8 @@ class OpenAIChat:
 
     async def astream(self, request: ChatRequest, call: Call) -> AsyncIterator[ChatChunk]:
         base, path, model = await self._aplace(request.model, call)
-        body = msgspec.json.encode(wire.encode(request, model, stream=True))
-        pieces = wire.Pieces(request.model)
+        body = _encode(request, model, stream=True)
+        pieces = openai_format.Pieces(request.model, provider=PROVIDER)
         events = self._session.aio.events(base, path, body, call)
         try:
             async for data in events:
@@ -79,6 +80,11 @@ class OpenAIChat:
             resource = f"{session.parent}/endpoints/{name.removeprefix('endpoints/')}"
         base = dedicated(session, session.http.json("GET", base, f"/{API}/{resource}", None, call))
         return base, f"/{API}/{resource}/chat/completions", ""
+
+
+def _encode(request: ChatRequest, model: str, *, stream: bool) -> bytes:
+    body = openai_format.body(request, model, stream=stream, provider=PROVIDER)
+    return msgspec.json.encode(merge(body, request.native))
 
 
 def dedicated(session: Session, endpoint: dict[str, object]) -> str:
