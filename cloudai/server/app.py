@@ -228,6 +228,7 @@ class App:
             status = "ok" if result.status == 200 else "error"
             count = len(result.outputs) or item.count
             self.metrics.predictions.add(count, *who, status)
+            self.metrics.errors.add(0 if status == "ok" else count, count, *who)
             if request is not None:
                 request.items += count
             for value in result.confidences:

@@ -4,6 +4,7 @@ nothing to add up and nothing to lock."""
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -93,6 +94,32 @@ class Histogram:
             yield f"{self.name}_count{_labels(self.labels, labels)} {running}"
 
 
+class Share:
+    """The share of some outcomes among the last ones, by label values.
+
+    Parameters
+    ----------
+    most: how many outcomes are looked back at.
+    """
+
+    def __init__(self, most: int = 1000) -> None:
+        self._most = most
+        self._last: dict[tuple[str, ...], deque[tuple[int, int]]] = {}
+
+    def add(self, hits: int, of: int, *labels: str) -> None:
+        found = self._last.get(labels)
+        if found is None:
+            found = self._last[labels] = deque(maxlen=self._most)
+        found.append((hits, of))
+
+    def ask(self) -> dict[tuple[str, ...], float]:
+        """The shares, 0 to 1."""
+        return {
+            labels: sum(hits for hits, _ in last) / max(1, sum(of for _, of in last))
+            for labels, last in self._last.items()
+        }
+
+
 class Metrics:
     """What the server counts.
 
@@ -144,6 +171,12 @@ class Metrics:
         self.tokens = Counter(
             "cloudai_tokens_total", "Tokens read and written by text models.", (*who, "kind")
         )
+        self.feedback = Counter(
+            "cloudai_feedback_total",
+            "Predictions whose true label was told, by whether they were right.",
+            (*who, "correct"),
+        )
+        self.errors, self.accuracy = Share(), Share()
         pair = ("model", "variant")
         self.all = (
             self.requests,
@@ -155,6 +188,19 @@ class Metrics:
             self.low_confidence,
             self.long_inputs,
             self.tokens,
+            self.feedback,
+            Gauge(
+                "cloudai_error_rate",
+                "Failed predictions' share of those of the last 1000 requests.",
+                who,
+                self.errors.ask,
+            ),
+            Gauge(
+                "cloudai_accuracy",
+                "Right predictions' share of the last 1000 whose true label was told.",
+                who,
+                self.accuracy.ask,
+            ),
             Gauge("cloudai_queue_depth", "Inputs that wait.", pair, queue_depth),
             Gauge("cloudai_ready_workers", "Workers that are ready.", pair, ready_workers),
             Gauge("cloudai_worker_restarts", "Workers started again.", pair, restarts),

@@ -62,6 +62,11 @@ def document(models: Models) -> dict[str, Any]:
     paths: dict[str, Any] = {
         "/predict": {"post": _op("predict", "Predicts.", answer, predict)},
         "/batch_predict": {"post": _op("batchPredict", "Predicts a list.", answer, predict)},
+        "/feedback": {
+            "post": _op(
+                "feedback", "True labels, told later.", _COUNTS, _body(_feedback(models, names))
+            )
+        },
         "/v1/models/{model}:predict": {
             "post": _op("v1Predict", "KServe v1 and Vertex AI.", predictions, instances),
             "parameters": [name],
@@ -123,6 +128,26 @@ _INFER_ANSWER: Final[dict[str, Any]] = {
     "properties": {"model_name": {"type": "string"}, "outputs": {"type": "array"}},
     "required": ["model_name", "outputs"],
 }
+
+
+_COUNTS: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {"counted": {"type": "integer"}, "correct": {"type": "integer"}},
+    "required": ["counted", "correct"],
+}
+
+
+def _feedback(models: Models, names: list[str]) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "prediction": {},
+        "label": {},
+        "model": {"type": "string", "enum": names},
+    }
+    if len(models.served) == 1:  # else a variant is valid for its own model only
+        variants = [variant.name for variant in models.get(None).variants]
+        told["variant"] = {"type": "string", "enum": variants}
+    one = {**_object(told, ["prediction", "label"]), "additionalProperties": False}
+    return _object({"feedback": {"type": "array", "items": one, "maxItems": 1000}}, ["feedback"])
 
 
 def _infer(one: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from cloudai.server import kserve2, openai, streams
+from cloudai.server import feedback, kserve2, openai, streams
 from cloudai.server.codecs import (
     KINDS,
     Parsed,
@@ -272,6 +272,7 @@ def table(env: Mapping[str, str]) -> Table:
         "/execution-parameters": {"GET": ("execution_parameters", execution_parameters)},
         "/predict": {"POST": ("predict", predict)},
         "/batch_predict": {"POST": ("batch_predict", batch_predict)},
+        "/feedback": {"POST": ("feedback", feedback.feedback)},
         "/invocations": {"POST": ("invocations", invocations)},
         "/score": {"POST": ("score", invocations)},
         **kserve2.routes(),

@@ -258,7 +258,7 @@ def test_hostile_input_is_answered_with_4xx(echo: Running, name: str) -> None:
 
 ROUTES = (
     "/predict", "/batch_predict", "/invocations", "/score", "/v1/models/m:predict",
-    "/v2/models/m/infer", "/v1/embeddings", "/v1/chat/completions",
+    "/v2/models/m/infer", "/v1/embeddings", "/v1/chat/completions", "/feedback",
 )  # fmt: skip
 
 

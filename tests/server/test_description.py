@@ -26,5 +26,5 @@ def test_schemathesis_finds_nothing(start: Start, tmp_path: Path) -> None:
         capture_output=True, text=True, check=False, timeout=280, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "18 selected / 18 total" in done.stdout
+    assert "19 selected / 19 total" in done.stdout
     assert server.predict(1).json() == {"outputs": [0.5]}

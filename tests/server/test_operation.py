@@ -216,6 +216,27 @@ def test_metrics_and_warnings(start: Start) -> None:
     assert "xxxx" not in server.log.read_text()  # no inputs in the log
 
 
+def test_error_rate_and_accuracy_by_version(start: Start) -> None:
+    server = start()
+    for value in (1, 2, 3, "bad"):
+        server.predict(value)
+    assert metric(server, "cloudai_error_rate") == 0.25
+    told = [
+        {"prediction": 2, "label": 2},
+        {"prediction": {"label": "cat", "confidence": 0.9}, "label": "cat", "variant": "main"},
+        {"prediction": {"label": "cat"}, "label": "dog", "model": "model"},
+        {"prediction": [1, 2], "label": [1, 2]},
+    ]
+    answer = server.http.post("/feedback", json={"feedback": told})
+    assert answer.json() == {"counted": 4, "correct": 3}
+    assert metric(server, "cloudai_accuracy") == 0.75
+    assert 'correct="false"} 1' in server.http.get("/metrics").text
+    absent = [*told, {"prediction": 1, "label": 1, "variant": "none"}]
+    assert server.http.post("/feedback", json={"feedback": absent}).status_code == 400
+    assert server.http.post("/feedback", json={"feedback": [{"label": 1}]}).status_code == 400
+    assert metric(server, "cloudai_feedback_total") == 4  # all or none
+
+
 def test_the_token_is_asked_for_and_told_nowhere(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("s3cr3t-91f0\n")
