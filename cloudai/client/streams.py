@@ -97,7 +97,7 @@ class Gathered:
                 for _, c in sorted(self._calls.items())
             ),
             reasoning=tuple(reasoning),
-            cost=0.0 if provider == "local" else self.cost,
+            cost=self.cost,
             id=self.id,
             request_id=self.request_id,
         )

@@ -170,4 +170,4 @@ def _whole(turn: _Turn) -> Iterator[ChatChunk]:
         head = ToolCallDelta(index=index, id=call.id, name=call.name)
         yield replace(blank, tool_calls=(head,))
         yield replace(blank, tool_calls=(ToolCallDelta(index=index, arguments=call.arguments),))
-    yield replace(blank, finish_reason=turn.finish_reason, usage=turn.usage)
+    yield replace(blank, finish_reason=turn.finish_reason, usage=turn.usage, cost=0.0)

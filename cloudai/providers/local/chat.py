@@ -200,7 +200,7 @@ def _chunks(run: _Run, call: Call) -> Iterator[ChatChunk]:
         return
     if text:
         yield emit(text=text)
-    yield emit(finish_reason=finish, usage=usage)
+    yield emit(finish_reason=finish, usage=usage, cost=0.0)
 
 
 def _tool_chunk(text: str, finish: FinishReason, usage: Usage, name: str) -> ChatChunk:
@@ -209,14 +209,16 @@ def _tool_chunk(text: str, finish: FinishReason, usage: Usage, name: str) -> Cha
     try:
         called = msgspec.json.decode(text, type=_wire.Called)
     except msgspec.DecodeError:
-        return ChatChunk(finish_reason=finish, usage=usage, model=name)
+        return ChatChunk(finish_reason=finish, usage=usage, cost=0.0, model=name)
     piece = ToolCallDelta(
         index=0,
         id=f"call_{secrets.token_hex(8)}",
         name=called.name,
         arguments=bytes(called.arguments).decode(),
     )
-    return ChatChunk(tool_calls=(piece,), finish_reason="tool_calls", usage=usage, model=name)
+    return ChatChunk(
+        tool_calls=(piece,), finish_reason="tool_calls", usage=usage, cost=0.0, model=name
+    )
 
 
 def _prompt(

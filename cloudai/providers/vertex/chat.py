@@ -241,13 +241,15 @@ class Pieces:
                     else:
                         text += part.text
         ended = candidate.finishReason if candidate is not None else None
+        used = wire.usage(answer.usageMetadata) if ended else None
         return ChatChunk(
             text=text,
             reasoning=reasoning,
             reasoning_signature=signature,
             tool_calls=tuple(calls),
             finish_reason=wire.finish(ended, self._calls > 0) if ended else None,
-            usage=wire.usage(answer.usageMetadata) if ended else None,
+            usage=used,
+            cost=_catalog.chat_cost(self._model, used) if used is not None else None,
             model=answer.modelVersion or self._model,
             id=self._id,
             request_id=self._id,

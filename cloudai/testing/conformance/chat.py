@@ -149,6 +149,7 @@ class ChatConformance(Conformance):
         assert text == reply.text
         assert stream.reply.finish_reason == reply.finish_reason
         assert stream.reply.usage.output_tokens == reply.usage.output_tokens
+        assert stream.reply.cost == pytest.approx(reply.cost)
 
     def test_stream_max_tokens(self, api: Api) -> None:
         stream = self._stream(api, max_tokens=3)

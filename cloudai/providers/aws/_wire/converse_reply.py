@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai.errors import ProviderError
-from cloudai.providers.aws import _errors, _eventstream
+from cloudai.providers.aws import _catalog, _errors, _eventstream
 from cloudai.types import (
     ChatChunk,
     ChatReply,
@@ -253,7 +253,8 @@ def chunks(
                     reason = "stop"
                 yield ChatChunk(finish_reason=reason)
             elif kind == b"metadata":
-                yield ChatChunk(usage=usage(_metadata(payload).usage))
+                used = usage(_metadata(payload).usage)
+                yield ChatChunk(usage=used, cost=_catalog.cost(model, used))
             elif headers.get(b":message-type") == b"exception":
                 raise problem(headers, payload, request_id)
     except msgspec.DecodeError as error:
