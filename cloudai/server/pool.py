@@ -21,6 +21,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from cloudai._core import spin
 from cloudai.errors import CloudAIError, EndpointError, RateLimited, ServiceUnavailable
 from cloudai.server.config import DEFAULT_BATCH
 from cloudai.server.engines import Options
@@ -425,6 +426,7 @@ def worker_env(threads: int) -> dict[str, str]:
     # The tokenisers' own threads would fight the other workers for the cores.
     env.setdefault("TOKENIZERS_PARALLELISM", "false" if threads == 1 else "true")
     env.setdefault("RAYON_NUM_THREADS", str(threads))  # the tokenisers' thread pool
+    spin.short(env)
     env.setdefault("PYTHONUNBUFFERED", "1")
     return env
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Final
 
+from cloudai._core import spin
 from cloudai.errors import ConfigError
 from cloudai.types._base import invalid
+
+# The adapters import this module before any that loads torch.
+spin.short(os.environ)
 
 DTYPES: Final = ("float32", "bfloat16", "float16")
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai._core import batch_transforms, spool
+from cloudai._core import batch_transforms, spin, spool
 from cloudai._core.handler import find_handler
 from cloudai._core.runner import check_paths
 from cloudai.errors import CloudAIError, Conflict, InvalidRequest
@@ -90,6 +90,7 @@ class LocalBatch(LocalJobs[BatchTransform]):
     def _sheet(self, spec: BatchTransform, folder: Path) -> dict[str, Any]:
         gpus = _checks.gpus_for(spec.resources, self.device)
         env = {"PYTHONUNBUFFERED": "1", "CLOUDAI_JOB_ID": folder.name}
+        spin.short(env)
         if spec.resources.cpus is not None:
             env["OMP_NUM_THREADS"] = str(spec.resources.cpus)
         if gpus is not None:
