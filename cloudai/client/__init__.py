@@ -14,7 +14,8 @@ from cloudai.client._engine import Engine
 from cloudai.client.chat import AsyncChat, Chat
 from cloudai.client.collections import AsyncBatch, AsyncTraining, Batch, Training
 from cloudai.client.embeddings import AsyncEmbeddings, Embeddings
-from cloudai.client.endpoints import AsyncEndpoint, AsyncEndpoints, Endpoint, Endpoints
+from cloudai.client.endpoint import AsyncEndpoint, Endpoint
+from cloudai.client.endpoints import AsyncEndpoints, Endpoints
 from cloudai.client.jobs import AsyncBatchJob, AsyncJob, BatchJob, Job
 from cloudai.client.streams import AsyncChatStream, ChatStream
 from cloudai.types import BatchTransform, Deployment, TrainingJob
