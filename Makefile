@@ -43,7 +43,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/parity/parity.py vertex
 
 parity: $(VENV)/.all
-	$(BIN)/python examples/parity/parity.py --write docs/testing.md
+	$(BIN)/python examples/parity/parity.py
 
 # Two workers: many tests wait for a process or a server, and do not fill a core.
 test: $(VENV)/.all

@@ -23,7 +23,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PLACES = ("local", "aws", "azure", "vertex")
-BEGIN = "<!-- parity table: begin (made by `make parity`) -->"
+BEGIN = "<!-- parity table: begin (made by `examples/parity/parity.py --write`) -->"
 END = "<!-- parity table: end -->"
 
 
