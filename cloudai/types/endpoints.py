@@ -116,7 +116,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     workers: server processes on each replica; None: one a core on CPUs, one on a GPU.
     host, port: where a local endpoint listens; port 0 picks a free one.
     token: a reference to the bearer token that callers must send; None: none is asked for.
-    max_batch, max_queue: items in one ``predict`` call at most; requests waiting at most.
+    max_batch: items in one ``predict`` call at most; None: 64, and 1024 for embeddings on a GPU.
+    max_queue: items waiting at most.
     tags, idempotency_key, native: as for a training job.
     """
 
@@ -135,7 +136,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     host: str = "127.0.0.1"
     port: int = 0
     token: SecretRef | None = None
-    max_batch: int = 64
+    max_batch: int | None = None
     max_queue: int = 1024
     tags: dict[str, str] = {}
     idempotency_key: str | None = None

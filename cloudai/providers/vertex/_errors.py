@@ -87,6 +87,11 @@ _BY_TIME: Final = re.compile(r"per[ _]?(?:minute|second|hour|day)|requests? per"
 _UNSAFE: Final = re.compile(r"(Bearer\s+|ya29\.)[A-Za-z0-9._~+/=-]+")
 
 
+def no_capacity(reason: str | None) -> bool:
+    """Whether that is what the service says where it has no machine of the kind."""
+    return reason is not None and _CAPACITY.search(reason) is not None
+
+
 class _Detail(msgspec.Struct):
     type: str = msgspec.field(name="@type", default="")
     retryDelay: str = ""

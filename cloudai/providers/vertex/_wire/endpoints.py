@@ -187,7 +187,9 @@ def model(
         needed = [f"cloudai[server]=={__version__}", "google-cloud-storage", *packages]
         start = _START.format(packages=" ".join(shlex.quote(one) for one in needed))
         container["command"] = ["sh", "-c", start, "cloudai"]
-        args = [f"--max-batch={spec.max_batch}", f"--max-queue={spec.max_queue}"]
+        args = [f"--max-queue={spec.max_queue}"]
+        if spec.max_batch is not None:
+            args.append(f"--max-batch={spec.max_batch}")
         if spec.workers is not None:
             args.append(f"--workers={spec.workers}")
         container["args"] = args

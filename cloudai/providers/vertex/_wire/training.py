@@ -10,6 +10,7 @@ import msgspec
 
 from cloudai.bootstrap import arguments, variable
 from cloudai.providers.vertex import _catalog
+from cloudai.providers.vertex._errors import no_capacity
 from cloudai.providers.vertex._images import image
 from cloudai.providers.vertex._package import ARCHIVE, MODULE, PACKAGE, ROOT
 from cloudai.providers.vertex._wire import common
@@ -368,4 +369,5 @@ def status(job: dict[str, Any], now: float) -> JobStatus:
         exit_code=0 if state is State.SUCCEEDED else exit_code,
         outputs=outputs,
         cost=hours(job, now),
+        capacity=state is State.FAILED and no_capacity(reason),
     )
