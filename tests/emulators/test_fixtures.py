@@ -127,6 +127,17 @@ def test_a_port_that_is_taken_is_named(emulated_aws: EmulatedCloud) -> None:
         emulated("vertex", port=taken).start()
 
 
+def test_one_emulator_is_trusted_beside_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    import requests
+
+    with emulated("azure") as first:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", first.env["REQUESTS_CA_BUNDLE"])
+        with emulated("azure") as second:
+            monkeypatch.setenv("REQUESTS_CA_BUNDLE", second.env["REQUESTS_CA_BUNDLE"])
+            for cloud in (first, second):
+                assert requests.get(cloud.emulator.secure_url, timeout=30).status_code == 404
+
+
 def test_other_credentials_do_not_lead_astray(
     monkeypatch: pytest.MonkeyPatch, emulated_aws: EmulatedCloud
 ) -> None:

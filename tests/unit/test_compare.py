@@ -131,7 +131,7 @@ def test_fine_tuning_takes_the_stand_ins_that_suit_it(tmp_path: Path) -> None:
     found = compare(spec, "azure", "vertex")
     assert found.source.plan.ok, found.source.plan.violations
     assert "workspace" not in found.source.stand_ins
-    assert [one.field for one in found.refused] == ["kind"]
+    assert [one.field for one in found.refused] == ["base_model"]
 
 
 def test_profiles_of_a_file(job: TrainingJob, tmp_path: Path) -> None:

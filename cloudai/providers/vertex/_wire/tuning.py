@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from cloudai.providers.vertex import _catalog
@@ -13,6 +14,7 @@ COLLECTION: Final = "tuningJobs"
 INPUTS: Final = {"train": "trainingDatasetUri", "validation": "validationDatasetUri"}
 
 _ALIASES: Final = {"n_epochs": "epochs", "num_train_epochs": "epochs", "epoch_count": "epochs"}
+_MODEL: Final = re.compile(r"gemini-|.+/.")
 _FIELDS: Final = {
     "epochs": "epochCount",
     "learning_rate_multiplier": "learningRateMultiplier",
@@ -53,6 +55,14 @@ def violations(spec: TrainingJob, location: str) -> list[Violation]:
                 "base_model",
                 f"{spec.base_model!r} is an endpoint.",
                 'Name its Model: job.outputs["registered_model"].',
+            )
+        )
+    elif spec.base_model and not _MODEL.match(spec.base_model):
+        found.append(
+            Violation(
+                "base_model",
+                f"{spec.base_model!r} is no model that Vertex AI tunes.",
+                "Name a Gemini, a Model of your own, or an open model as PUBLISHER/NAME.",
             )
         )
     for name in sorted(set(spec.inputs) - set(INPUTS)):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+import secrets
 import ssl
 from pathlib import Path
 
@@ -20,7 +21,9 @@ def make(folder: Path) -> tuple[ssl.SSLContext, Path]:
 
     now = datetime.datetime.now(datetime.UTC)
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cloudai emulator")])
+    # A name of its own: of two authorities of one name in a bundle OpenSSL looks at one alone.
+    common = f"cloudai emulator {secrets.token_hex(4)}"
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
