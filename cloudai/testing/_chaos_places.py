@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,7 +64,7 @@ class Fault(msgspec.Struct, frozen=True):
         return self.kind if not self.times else f"{self.kind} ×{self.times} at {self.target}"
 
 
-class Place:
+class Place(ABC):
     """A provider and what was made there."""
 
     name: ClassVar[str]
@@ -106,19 +107,19 @@ class Place:
 
     # -- what differs -----------------------------------------------------------------------
 
+    @abstractmethod
     def keys(self) -> dict[str, Any]:
         """Of its clients."""
-        raise NotImplementedError
 
-    def inject(self, fault: Fault) -> None:
+    def inject(self, fault: Fault) -> None:  # noqa: B027 (not every place has faults)
         """Puts the fault there."""
 
-    def lift(self) -> None:
+    def lift(self) -> None:  # noqa: B027
         """Takes all faults away."""
 
+    @abstractmethod
     def world(self) -> set[str]:
         """What there is at the provider: jobs, endpoints and batches, by kind and name."""
-        raise NotImplementedError
 
     def left(self) -> list[str]:
         """What is left there when all is destroyed, parts and files too."""
@@ -135,7 +136,7 @@ class Place:
         self.input = self.folder / "in.jsonl"
         self.input.write_text("".join(f"{number}\n" for number in range(LINES)))
 
-    def stop(self) -> None:
+    def stop(self) -> None:  # noqa: B027 (not every place has to be ended)
         """Ends."""
 
     def client(self, mode: str) -> Any:

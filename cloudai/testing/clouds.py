@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +37,7 @@ LIVES: Final = {"starting": 0.5, "running": 1.0, "endpoint": 1.0}
 up."""
 
 
-class EmulatedCloud:
+class EmulatedCloud(ABC):
     """One emulated cloud. Start it with ``with``, or with ``start`` and ``stop``.
 
     Parameters
@@ -74,17 +75,17 @@ class EmulatedCloud:
 
     # -- what differs -----------------------------------------------------------------------
 
+    @abstractmethod
     def _make(self) -> Any:
         """The emulator, not started."""
-        raise NotImplementedError
 
     def _vendor(self) -> dict[str, str]:
         """The variables that the vendor's SDKs follow."""
         return dict(self.emulator.env)
 
+    @abstractmethod
     def _begun(self) -> None:
         """Sets lives and models once it serves."""
-        raise NotImplementedError
 
     # -- what is common ---------------------------------------------------------------------
 
@@ -169,8 +170,9 @@ class EmulatedCloud:
         """
         self._fates(outcome)
 
+    @abstractmethod
     def _fates(self, outcome: str) -> None:
-        raise NotImplementedError
+        """Sets what the next training job comes to."""
 
     def _unknown(self, outcome: str, known: Iterable[str]) -> UnsupportedByProvider:
         return UnsupportedByProvider(
@@ -181,9 +183,9 @@ class EmulatedCloud:
             value=outcome,
         )
 
+    @abstractmethod
     def advance(self, seconds: float) -> None:
         """Lets seconds of its clock go by at once."""
-        raise NotImplementedError
 
     def start(self) -> EmulatedCloud:
         """Begins to serve."""
