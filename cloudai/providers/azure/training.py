@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
+from cloudai._core import examples
 from cloudai._core.config import Profile
 from cloudai.errors import (
     CloudAIError,
@@ -32,7 +33,6 @@ from cloudai.types import (
     TrainingJob,
     Violation,
 )
-from cloudai.types._base import invalid
 
 _JOBS: Final = "fine_tuning/jobs"
 _FILE_ID: Final = re.compile(r"file-[0-9a-zA-Z]+\Z|assistant-[0-9a-zA-Z]+\Z")
@@ -116,22 +116,8 @@ class AzureFineTuning:
         )
 
     def _converted(self, spec: TrainingJob, name: str, target: IO[bytes]) -> int:
-        uri = spec.input(name).uri
         field = f"inputs.{name}"
-        path = Path(uri.removeprefix("file://")).expanduser()
-        if "://" in uri and not uri.startswith("file://"):
-            raise invalid(
-                field, uri, "is not a file of this machine", "Give a path, or a file id: file-…"
-            )
-        if path.is_dir():
-            found = sorted(path.glob("*.jsonl"))
-            if len(found) != 1:
-                raise invalid(
-                    field, uri, f"is a directory with {len(found)} .jsonl files", "Name the file."
-                )
-            path = found[0]
-        if not path.is_file():
-            raise invalid(field, uri, "is not a file", f"Looked at {path.absolute()}.")
+        path = examples.find(spec.input(name).uri, field, "Give a path, or a file id: file-…")
         return _examples.convert(path, target, spec.method, field)
 
     def submit(self, spec: TrainingJob, call: Call) -> str:

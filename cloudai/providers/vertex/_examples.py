@@ -15,7 +15,8 @@ from typing import IO, Any, Final
 
 import msgspec
 
-from cloudai.errors import InvalidRequest
+from cloudai._core import examples
+from cloudai._core.examples import bad
 from cloudai.types._base import invalid, shorten
 
 MAX_BYTES: Final = 1_000_000_000
@@ -23,12 +24,7 @@ MAX_BYTES: Final = 1_000_000_000
 MAX_VALIDATION: Final = 5000
 """Examples of a validation file."""
 
-_BOM: Final = b"\xef\xbb\xbf"
 _KEYS: Final = ("contents", "systemInstruction", "system_instruction", "tools", "generationConfig")
-_HINT: Final = (
-    'Such as {"messages": [{"role": "user", "content": "…"}, '
-    '{"role": "assistant", "content": "…"}]}'
-)
 
 
 class Examples(msgspec.Struct, frozen=True):
@@ -49,18 +45,12 @@ def convert(source: Path, target: IO[bytes], field: str) -> Examples:
     number and the reason; ``field`` names the file in it."""
     count = size = 0
     native = True
-    with source.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            where = f"{field}: line {number} of {source.name}"
-            line = raw.removeprefix(_BOM) if number == 1 else raw
-            if not line.strip():
-                continue
-            given = _decoded(line, where, field)
-            native = native and "contents" in given and line is raw
-            made = json.dumps(_example(given, where, field), ensure_ascii=False).encode() + b"\n"
-            target.write(made)
-            count += 1
-            size += len(made)
+    for where, given, plain in examples.read(source, field):
+        native = native and plain and "contents" in given
+        made = json.dumps(_example(given, where, field), ensure_ascii=False).encode() + b"\n"
+        target.write(made)
+        count += 1
+        size += len(made)
     if not count:
         raise invalid(field, str(source), "holds no examples", "Add some: 100 are a good start.")
     if field.endswith("validation") and count > MAX_VALIDATION:
@@ -77,31 +67,12 @@ def convert(source: Path, target: IO[bytes], field: str) -> Examples:
     return Examples(count, size, native)
 
 
-def _decoded(line: bytes, where: str, field: str) -> dict[str, Any]:
-    try:
-        given = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise InvalidRequest(
-            f"{where} is not UTF-8", field=field, hint="Save the file as UTF-8"
-        ) from None
-    except ValueError as error:
-        raise InvalidRequest(
-            f"{where} is not JSON: {error}",
-            field=field,
-            value=line[:80],
-            hint="Each line is one JSON object of its own",
-        ) from None
-    if not isinstance(given, dict):
-        raise _bad(where, field, f"is {shorten(given, 40)}, not a JSON object")
-    return given  # pyright: ignore[reportUnknownVariableType]
-
-
 def _example(given: dict[str, Any], where: str, field: str) -> dict[str, Any]:
     if "contents" in given:
         made = dict(given)
         unknown = sorted(set(made) - set(_KEYS))
         if unknown:
-            raise _bad(where, field, f"has {unknown[0]!r}; there are {', '.join(_KEYS)}")
+            raise bad(where, field, f"has {unknown[0]!r}; there are {', '.join(_KEYS)}")
     elif "messages" in given:
         made = _from_messages(given, where, field)
     elif {"prompt", "completion"} <= given.keys():
@@ -110,42 +81,42 @@ def _example(given: dict[str, Any], where: str, field: str) -> dict[str, Any]:
             {"messages": [{"role": role, "content": text} for role, text in turns]}, where, field
         )
     else:
-        raise _bad(where, field, 'has neither "messages" nor "contents"')
+        raise bad(where, field, 'has neither "messages" nor "contents"')
     contents: Any = made["contents"]
     if not isinstance(contents, list) or not contents:
-        raise _bad(where, field, 'has no turns in "contents"')
+        raise bad(where, field, 'has no turns in "contents"')
     for index, turn in enumerate(contents):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
         at = f"contents[{index}]"
         if not isinstance(turn, dict) or turn.get("role") not in {"user", "model"}:  # pyright: ignore[reportUnknownMemberType]
-            raise _bad(where, field, f'has {at} whose role is neither "user" nor "model"')
+            raise bad(where, field, f'has {at} whose role is neither "user" nor "model"')
         if not turn.get("parts"):  # pyright: ignore[reportUnknownMemberType]
-            raise _bad(where, field, f"has {at} without parts")
+            raise bad(where, field, f"has {at} without parts")
     if contents[-1]["role"] != "model":
-        raise _bad(where, field, "does not end with an answer: there is nothing to learn")
+        raise bad(where, field, "does not end with an answer: there is nothing to learn")
     return made
 
 
 def _from_messages(given: dict[str, Any], where: str, field: str) -> dict[str, Any]:
     messages: Any = given["messages"]
     if not isinstance(messages, list) or not messages:
-        raise _bad(where, field, 'has no list "messages"')
+        raise bad(where, field, 'has no list "messages"')
     system: list[dict[str, Any]] = []
     contents: list[dict[str, Any]] = []
     names: dict[str, str] = {}
     for index, message in enumerate(messages):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
         at = f"messages[{index}]"
         if not isinstance(message, dict):
-            raise _bad(where, field, f"has {at} that is not an object")
+            raise bad(where, field, f"has {at} that is not an object")
         role: Any = message.get("role")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         if message.get("weight", 1) != 1:  # pyright: ignore[reportUnknownMemberType]
-            raise _bad(where, field, f"has {at}.weight, which Gemini's tuning does not know")
+            raise bad(where, field, f"has {at}.weight, which Gemini's tuning does not know")
         parts = _parts(message, names, at, where, field)  # pyright: ignore[reportUnknownArgumentType]
         if role in {"system", "developer"}:
             system += parts
             continue
         turn = {"assistant": "model", "model": "model", "user": "user", "tool": "user"}.get(role)
         if turn is None:
-            raise _bad(where, field, f"has {at}.role={shorten(role)}")
+            raise bad(where, field, f"has {at}.role={shorten(role)}")
         if contents and contents[-1]["role"] == turn:
             contents[-1]["parts"] += parts
         else:
@@ -166,7 +137,7 @@ def _parts(
     if message.get("role") == "tool":
         name = message.get("name") or names.get(str(message.get("tool_call_id")))
         if not name:
-            raise _bad(where, field, f"has {at} that answers no tool call before it")
+            raise bad(where, field, f"has {at} that answers no tool call before it")
         answer = {"result": content}
         return [{"functionResponse": {"name": name, "response": answer}}]
     parts: list[dict[str, Any]] = []
@@ -175,7 +146,7 @@ def _parts(
     elif isinstance(content, list):
         parts += [_part(one, at, where, field) for one in content]  # pyright: ignore[reportUnknownVariableType]
     elif content is not None:
-        raise _bad(where, field, f"has {at}.content that is neither text nor a list of parts")
+        raise bad(where, field, f"has {at}.content that is neither text nor a list of parts")
     for call in message.get("tool_calls") or ():
         about: dict[str, Any] = call.get("function", call)
         arguments: Any = about.get("arguments") or {}
@@ -183,11 +154,11 @@ def _parts(
             try:
                 arguments = json.loads(arguments)
             except ValueError:
-                raise _bad(where, field, f"has {at}.tool_calls with bad arguments") from None
+                raise bad(where, field, f"has {at}.tool_calls with bad arguments") from None
         names[str(call.get("id"))] = str(about.get("name"))
         parts.append({"functionCall": {"name": about.get("name"), "args": arguments}})
     if not parts:
-        raise _bad(where, field, f"has {at} without content")
+        raise bad(where, field, f"has {at} without content")
     return parts
 
 
@@ -204,20 +175,16 @@ def _part(part: Any, at: str, where: str, field: str) -> dict[str, Any]:
     if isinstance(url, str) and url.startswith("gs://"):
         kind = {"png": "image/png", "webp": "image/webp"}.get(url.rpartition(".")[2], "image/jpeg")
         return {"fileData": {"mimeType": kind, "fileUri": url}}
-    raise _bad(where, field, f"has {at} with a part that is neither text nor a gs:// or data: URL")
+    raise bad(where, field, f"has {at} with a part that is neither text nor a gs:// or data: URL")
 
 
 def _tool(tool: Any, where: str, field: str) -> dict[str, Any]:
     about: Any = tool.get("function", tool) if isinstance(tool, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     if not isinstance(about, dict) or not about.get("name"):  # pyright: ignore[reportUnknownMemberType]
-        raise _bad(where, field, "has a tool without a name")
+        raise bad(where, field, "has a tool without a name")
     made: dict[str, Any] = {"name": about["name"]}
     if about.get("description"):  # pyright: ignore[reportUnknownMemberType]
         made["description"] = about["description"]
     if about.get("parameters"):  # pyright: ignore[reportUnknownMemberType]
         made["parameters"] = about["parameters"]
     return made
-
-
-def _bad(where: str, field: str, problem: str) -> InvalidRequest:
-    return InvalidRequest(f"{where} {problem}", field=field, hint=_HINT)

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from cloudai._core import examples
 from cloudai._core.call import parts
 from cloudai.errors import InvalidRequest
 from cloudai.protocols import Call
@@ -178,20 +179,7 @@ class Tuning:
 
 def _file(spec: TrainingJob, name: str) -> Path:
     """The local file of an input. Raises InvalidRequest."""
-    uri, field = spec.input(name).uri, f"inputs.{name}"
-    if "://" in uri and not uri.startswith("file://"):
-        raise invalid(field, uri, "is not read by Vertex AI", "Give a path, or gs://.")
-    path = Path(uri.removeprefix("file://")).expanduser()
-    if path.is_dir():
-        found = sorted(path.glob("*.jsonl"))
-        if len(found) != 1:
-            raise invalid(
-                field, uri, f"is a directory with {len(found)} .jsonl files", "Name the file."
-            )
-        path = found[0]
-    if not path.is_file():
-        raise invalid(field, uri, "is not a file", f"Looked at {path.absolute()}.")
-    return path
+    return examples.find(spec.input(name).uri, f"inputs.{name}", "Give a path, or gs://.")
 
 
 def _cost(spec: TrainingJob, size: int) -> CostRange | None:
