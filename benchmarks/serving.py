@@ -32,6 +32,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ class Ceiling:
         return [process.stdout.readline().strip() for process in running if process.stdout]
 
 
-class Process:
+class Process(ABC):
     """A server in a process of its own, once it answers.
 
     Parameters
@@ -149,8 +150,8 @@ class Process:
                 raise SystemExit(text[-4000:])
             time.sleep(0.1)
 
-    def ready(self) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def ready(self) -> bool: ...
 
     def load(
         self, bodies: list[str], concurrency: int, seconds: float, processes: int = 1

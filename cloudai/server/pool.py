@@ -3,6 +3,8 @@
 A worker that becomes idle gets at once whatever waits, up to the limits of a batch: there is no
 timer, since a wait only adds latency to a queue that fills by itself under load. When several are
 idle they share what waits. All of it runs in the event loop, so there are no locks.
+
+Longer than other modules: queue, workers and their deaths are one state machine.
 """
 
 from __future__ import annotations

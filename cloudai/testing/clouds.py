@@ -8,6 +8,8 @@
 
 Each cloud is an emulator of ``cloudai.testing.emulators`` with models deployed, lives of the same
 length, and, where it is told to ``execute``, the user's own code run on this machine.
+
+Longer than other modules, so that the clouds stand beside each other and their differences show.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 ``spot`` runs a training job with the local provider, takes its machine away at a random step
 (SIGKILL to all its processes, as a reclaimed machine has it), lets it be started anew with the
 same checkpoint directory, and tells whether it resumed and came to its end.
+
+Longer than other modules, since the steps of a rehearsal share what they saw of its one job.
 """
 
 from __future__ import annotations

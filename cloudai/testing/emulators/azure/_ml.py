@@ -1,4 +1,7 @@
-"""Azure ML, emulated: assets, command jobs, online and batch endpoints of one workspace."""
+"""Azure ML, emulated: assets, command jobs, online and batch endpoints of one workspace.
+
+Longer than other modules: all its routes work on the one workspace's tables.
+"""
 
 from __future__ import annotations
 
