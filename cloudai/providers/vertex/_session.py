@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import threading
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from cloudai.providers.vertex._tokens import Tokens, expiry
 
 SCOPES: Final = ("https://www.googleapis.com/auth/cloud-platform",)
 API: Final = "v1"
+_filters: Final = threading.Lock()
 
 PROJECT_VARIABLES: Final = ("GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT")
 LOCATION_VARIABLES: Final = ("GOOGLE_CLOUD_LOCATION", "GOOGLE_CLOUD_REGION", "CLOUD_ML_REGION")
@@ -156,7 +158,8 @@ class Session:
             return found
         import warnings
 
-        with warnings.catch_warnings():
+        # The filters are the process's: of two threads in here one would undo the other's.
+        with _filters, warnings.catch_warnings():
             # It warns of files from strangers; this one is the user's own, by configuration.
             warnings.simplefilter("ignore", DeprecationWarning)
             return google.auth.load_credentials_from_file(
