@@ -1,4 +1,4 @@
-"""The ASGI app: routes, the token, errors as answers, the access log, and the one path that every
+"""The app: routes, the token, errors as answers, the access log, and the one path that every
 prediction takes."""
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from cloudai.errors import (
     RateLimited,
     ServiceUnavailable,
 )
-from cloudai.server.config import ServerConfig
+from cloudai.server import asgi
+from cloudai.server.config import Limits, ServerConfig
 from cloudai.server.http import (
     REQUEST_ID,
     Broken,
     Gone,
     Headers,
     HTTPError,
-    Receive,
+    Reply,
     Request,
     Response,
-    Scope,
-    Send,
     error_body,
+    header_value,
 )
 from cloudai.server.metrics import Metrics
 from cloudai.server.models import Models, ServedModel, Variant
@@ -100,15 +100,18 @@ class App:
     def ready(self) -> bool:
         return self.models.ready and not self.stopping
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            # uvicorn closes a websocket that the app does not accept.
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1000})
-            return
+    @property
+    def limits(self) -> Limits:
+        """What a request may take."""
+        return self.models.config.limits
+
+    async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        """As an ASGI application."""
+        await asgi.run(self, scope, receive, send)
+
+    async def serve(self, request: Request, reply: Reply) -> None:
+        """Answers one request."""
         begun = time.perf_counter()  # the loop's own clock ticks in milliseconds
-        started = asyncio.get_running_loop().time()
-        request = Request(scope, receive, self.models.config.limits, started)
         route = "other"
         try:
             route, handler = self._find(self._table, request)
@@ -118,39 +121,35 @@ class App:
                 self._check_token(request)
             response = await handler(self, request)
         except (Gone, asyncio.CancelledError):
-            if not request.gone():
+            if not request.gone:
                 raise
             self._finish(request, route, 499, time.perf_counter() - begun)
             return
         except Exception as error:  # noqa: BLE001 (every error is an answer; ours are logged)
             response = _error_response(request, error)
-        headers: Headers = [
-            (b"content-type", response.content_type),
-            (b"x-request-id", request.id.encode()),
-            *response.headers,
-        ]
+        headers: Headers = [(b"x-request-id", request.id.encode()), *response.headers]
         client_id = request.headers.get(CLIENT_ID_HEADER)
         if client_id is not None and REQUEST_ID.match(client_id):
             headers.append((CLIENT_ID_HEADER, client_id))
         if request.variant:
             headers.append((VARIANT_HEADER, request.variant.encode()))
-            headers.append((VERSION_HEADER, request.version.encode("latin-1", "replace")))
+            headers.append((VERSION_HEADER, header_value(request.version)))
+        status = response.status
         if response.stream is None:
-            headers.append((b"content-length", b"%d" % len(response.body)))
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        if response.stream is None:
-            await send({"type": "http.response.body", "body": response.body})
+            reply.whole(response, headers)
         else:
             try:
+                reply.begin(response, headers)
                 async with contextlib.aclosing(response.stream) as pieces:
                     async for piece in pieces:
-                        await send({"type": "http.response.body", "body": piece, "more_body": True})
-                await send({"type": "http.response.body", "body": b""})
+                        await reply.piece(piece)
+                reply.end()
             except Broken:
                 request.break_off()
-                self._finish(request, route, 500, time.perf_counter() - begun)
-                return
-        self._finish(request, route, response.status, time.perf_counter() - begun)
+                status = 500
+            except Gone:
+                status = 499
+        self._finish(request, route, status, time.perf_counter() - begun)
 
     async def infer(
         self, request: Request, model: ServedModel, items: Sequence[Item]
@@ -162,7 +161,7 @@ class App:
         variant = self.variant(request, model)
         marks: list[Mark] | None = None if request.span is None else []
         submitted = 0 if marks is None else time.time_ns()
-        futures = variant.group.submit(items, request.deadline, request.gone, marks=marks)
+        futures = variant.group.submit(items, request.deadline, request.has_left, marks=marks)
         for shadow in model.shadows:
             self._shadow(model, shadow, items)
         loop = asyncio.get_running_loop()
@@ -170,7 +169,7 @@ class App:
         try:
             results = [await future for future in futures]
         except asyncio.CancelledError:
-            if request.gone():
+            if request.gone:
                 raise Gone from None
             raise
         finally:
@@ -259,7 +258,7 @@ class App:
         answers is only counted, and a full queue of its own drops the copy."""
         if random.random() >= shadow.config.weight:  # noqa: S311 (shares traffic)
             return
-        deadline = asyncio.get_running_loop().time() + self.models.config.limits.timeout
+        deadline = asyncio.get_running_loop().time() + self.limits.timeout
         try:
             futures = shadow.group.submit(items, deadline, lambda: False)
         except CloudAIError:

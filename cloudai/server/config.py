@@ -83,6 +83,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     body: bytes. depth: levels of JSON. items: inputs of one request.
     timeout: seconds until an answer; then 504. SageMaker allows a container 60 (InvokeEndpoint,
         read 2026-11). body_timeout: seconds until the whole request has come; then 408.
+    write_timeout: seconds in which a client reads nothing of its answer; then its connection is
+        closed.
     batch: items of one ``predict`` call; None: 64, or what the engine takes best (1024 texts
         for embeddings on a GPU). batch_bytes: bytes of one. queue: items that wait; beyond it
         429.
@@ -94,6 +96,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     items: int = 10_000
     timeout: float = 60.0
     body_timeout: float = 30.0
+    write_timeout: float = 30.0
     batch: int | None = None
     batch_bytes: int = 8 << 20
     queue: int = 1024

@@ -1,5 +1,5 @@
-"""Requests and answers over ASGI, bounded in size and time, and uvicorn's protocol with the two
-bounds that ASGI cannot set: on the head's size and on its time."""
+"""Requests and answers, bounded in size and time, whatever carries them: our own protocol
+(``protocol.py``) or another ASGI server (``asgi.py``)."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ import itertools
 import os
 import re
 import zlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
-from typing import Any, Final, TypeAlias
+from collections.abc import AsyncGenerator
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cloudai.errors import CloudAIError
 from cloudai.server.config import Limits
 
-Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 JSON_TYPE: Final = b"application/json"
-MAX_HEAD: Final = 64 << 10
-"""Bytes of a request's line and headers."""
-
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}\Z")
 _prefix = os.urandom(5).hex()
 _numbers = itertools.count(1)
+
+# What no header may hold: it would end the line, or the head.
+_UNSAFE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def header_value(text: str) -> bytes:
+    """A text as the value of a header; what cannot stand in one becomes a question mark."""
+    return _UNSAFE.sub(b"?", text.encode("latin-1", "replace"))
 
 
 class HTTPError(CloudAIError):
@@ -66,34 +67,112 @@ class Response:
         self.stream = stream
 
 
+class Link(Protocol):
+    """What a request asks of the connection that it came over."""
+
+    def want_body(self) -> None:
+        """Reads on: the rest of the body is waited for."""
+
+    def break_off(self) -> None:
+        """Closes the connection without the end of the answer."""
+
+
+class Reply(Protocol):
+    """Takes an answer: whole, or begun, in pieces, and ended. The headers are all but the
+    transport's own."""
+
+    def whole(self, response: Response, headers: Headers) -> None: ...
+    def begin(self, response: Response, headers: Headers) -> None: ...
+    async def piece(self, data: bytes) -> None:
+        """Waits while the client reads too slowly. Raises Gone when it has left."""
+
+    def end(self) -> None: ...
+
+
 class Request:
-    """One request. ``model``, ``variant`` and ``items`` are filled in for the access log;
-    ``span`` is OpenTelemetry's, where it is traced."""
+    """One request. ``model``, ``variant``, ``version`` and ``items`` are filled in for the access
+    log; ``span`` is OpenTelemetry's, where it is traced.
+
+    Parameters
+    ----------
+    method, path: as text, the path without its escapes. headers: names in lower case.
+    link: the connection. limits: what a request may take. started: in the loop's time.
+    scheme: ``http`` or ``https``.
+    """
 
     __slots__ = (
-        "_body", "_cycle", "_receive", "headers", "id", "items", "limits", "method", "model",
-        "path", "scope", "span", "started", "variant", "version",
+        "_body", "_limits", "_link", "_pieces", "_spoiled", "_waiter", "ended", "gone", "headers",
+        "id", "items", "method", "model", "path", "scheme", "size", "span", "started", "variant",
+        "version",
     )  # fmt: skip
 
-    def __init__(self, scope: Scope, receive: Receive, limits: Limits, started: float) -> None:
-        self.scope = scope
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.limits = limits
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        headers: dict[bytes, bytes],
+        link: Link,
+        limits: Limits,
+        started: float,
+        scheme: str = "http",
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.scheme = scheme
         self.started = started
         self.model = ""
         self.variant = ""
         self.version = ""
         self.items = 0
         self.span: Any = None
-        self._receive = receive
+        # Whether the client has left, as far as the server can tell without a wait; how many
+        # bytes of the body have come, and whether it is whole.
+        self.gone = False
+        self.size = 0
+        self.ended = False
+        self._limits = limits
+        self._link = link
+        self._pieces: list[bytes] = []
+        self._spoiled = ""
         self._body: bytes | None = None
-        self._cycle = scope.get("cloudai.cycle")
-        given = self.headers.get(b"x-request-id", b"")
+        self._waiter: asyncio.Future[None] | None = None
+        given = headers.get(b"x-request-id")
         self.id: str = (
-            given.decode() if REQUEST_ID.match(given) else f"{_prefix}-{next(_numbers):x}"
+            given.decode()
+            if given is not None and REQUEST_ID.match(given)
+            else f"{_prefix}-{next(_numbers):x}"
         )
+
+    def feed(self, data: bytes) -> None:
+        """A piece of the body has come."""
+        self._pieces.append(data)
+        self.size += len(data)
+        self._wake()
+
+    def end(self) -> None:
+        """The body is whole."""
+        self.ended = True
+        self._wake()
+
+    def spoil(self, text: str) -> None:
+        """The rest of the body cannot be read."""
+        self._spoiled = text
+        self._wake()
+
+    def lost(self) -> None:
+        """The client has left; nobody reads an answer."""
+        self.gone = True
+        self._wake()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether somebody waits for more of the body."""
+        return self._waiter is not None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def header(self, name: bytes) -> str:
         return self.headers.get(name, b"").decode("latin-1")
@@ -112,19 +191,17 @@ class Request:
     def break_off(self) -> None:
         """Closes the connection without the end of the answer, so that the client's own HTTP
         library tells that the answer is not whole."""
-        if self._cycle is not None:
-            self._cycle.transport.close()
-            self._cycle.disconnected = True  # uvicorn then expects no more of the answer
+        self.gone = True
+        self._link.break_off()
 
-    def gone(self) -> bool:
-        """Whether the client has left, as far as the server can tell without a wait."""
-        return self._cycle is not None and self._cycle.disconnected
+    def has_left(self) -> bool:
+        return self.gone
 
     @property
     def deadline(self) -> float:
         """When an answer is of no more use, in the loop's time: the server's limit, or the
         shorter one of the header ``X-Cloudai-Timeout``, in seconds."""
-        seconds = self.limits.timeout
+        seconds = self._limits.timeout
         given = self.headers.get(b"x-cloudai-timeout")
         if given is not None:
             try:
@@ -142,49 +219,38 @@ class Request:
         Raises HTTPError: 413 past the limit, 408 when it takes too long, 415 for another coding.
         """
         if self._body is None:
-            self._body = await self._read_body()
+            limit = self._limits.body
+            length = self.headers.get(b"content-length", b"")
+            if length.isdigit() and (len(length) > 18 or int(length) > limit):
+                raise self._too_large()
+            if not self.ended:  # most bodies come with their heads: that path takes no timer
+                await self._rest()
+            if self.size > limit:
+                raise self._too_large()
+            body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+            self._pieces = []
+            coding = self.headers.get(b"content-encoding", b"").strip().lower()
+            self._body = body if coding in (b"", b"identity") else self._unpack(body, coding)
         return self._body
 
-    async def _read_body(self) -> bytes:
-        limit = self.limits.body
-        length = self.headers.get(b"content-length")
-        if length is not None and length.isdigit() and (len(length) > 18 or int(length) > limit):
-            raise self._too_large()
-        message = await self._first()
-        body: bytes = message.get("body", b"")
-        if message.get("more_body"):
-            parts, size = [body], len(body)
-            try:
-                async with asyncio.timeout_at(self.started + self.limits.body_timeout):
-                    while message.get("more_body"):
-                        message = await self._receive()
-                        if message["type"] == "http.disconnect":
-                            raise Gone
-                        parts.append(message.get("body", b""))
-                        size += len(parts[-1])
-                        if size > limit:
-                            raise self._too_large()
-            except TimeoutError:
-                raise self._too_slow() from None
-            body = b"".join(parts)
-        if len(body) > limit:
-            raise self._too_large()
-        coding = self.headers.get(b"content-encoding", b"").strip().lower()
-        return body if coding in (b"", b"identity") else self._unpack(body, coding)
-
-    async def _first(self) -> MutableMapping[str, Any]:
-        # Most bodies come with their heads: that path takes no timer.
-        if self._cycle is None or not self._cycle.more_body or self._cycle.body:
-            message = await self._receive()
-        else:
-            try:
-                async with asyncio.timeout_at(self.started + self.limits.body_timeout):
-                    message = await self._receive()
-            except TimeoutError:
-                raise self._too_slow() from None
-        if message["type"] == "http.disconnect":
-            raise Gone
-        return message
+    async def _rest(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._link.want_body()
+        try:
+            async with asyncio.timeout_at(self.started + self._limits.body_timeout):
+                while not self.ended:
+                    if self.gone:
+                        raise Gone
+                    if self._spoiled:
+                        raise HTTPError(400, self._spoiled)
+                    if self.size > self._limits.body:
+                        raise self._too_large()
+                    self._waiter = loop.create_future()
+                    await self._waiter
+        except TimeoutError:
+            raise self._too_slow() from None
+        finally:
+            self._waiter = None
 
     def _unpack(self, body: bytes, coding: bytes) -> bytes:
         if coding != b"gzip":
@@ -193,20 +259,20 @@ class Request:
             )
         unpacker = zlib.decompressobj(wbits=31)
         try:
-            data = unpacker.decompress(body, self.limits.body + 1)
+            data = unpacker.decompress(body, self._limits.body + 1)
         except zlib.error as error:
             raise HTTPError(400, f"the body is not gzip ({error})") from None
-        if len(data) > self.limits.body:
+        if len(data) > self._limits.body:
             raise self._too_large()
         if not unpacker.eof:
             raise HTTPError(400, "the body is not gzip (it ends too early)")
         return data
 
     def _too_large(self) -> HTTPError:
-        return HTTPError(413, f"the body has more than {self.limits.body} bytes")
+        return HTTPError(413, f"the body has more than {self._limits.body} bytes")
 
     def _too_slow(self) -> HTTPError:
-        return HTTPError(408, f"the body did not come within {self.limits.body_timeout:g} seconds")
+        return HTTPError(408, f"the body did not come within {self._limits.body_timeout:g} seconds")
 
 
 def error_body(request: Request | None, status: int, error: BaseException) -> bytes:
@@ -225,52 +291,3 @@ def error_body(request: Request | None, status: int, error: BaseException) -> by
     if request is not None:
         about["request_id"] = request.id
     return msgspec.json.encode({"error": about})
-
-
-class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol. Beside it: a head that is too large or too slow closes the connection,
-    and the app can see that a client has left."""
-
-    head_timeout: float = 30.0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._head = 0
-        self._in_head = True
-        self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(
-            self.head_timeout, self._head_too_slow
-        )
-
-    def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            self._head += len(data)
-            if self._head_timer is None:
-                self._head_timer = self.loop.call_later(self.head_timeout, self._head_too_slow)
-        super().data_received(data)
-        # Whether the head has ended, this very data may have told.
-        if self._in_head and self._head > MAX_HEAD and not self.transport.is_closing():
-            self.send_400_response(f"The head of the request has more than {MAX_HEAD} bytes.")
-
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        self._in_head = False
-        self._cancel_timer()
-        self.scope["cloudai.cycle"] = self.cycle  # type: ignore[typeddict-unknown-key]
-
-    def on_message_complete(self) -> None:
-        super().on_message_complete()
-        self._in_head, self._head = True, 0
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._cancel_timer()
-        super().connection_lost(exc)
-
-    def _cancel_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _head_too_slow(self) -> None:
-        self._head_timer = None
-        if not self.transport.is_closing():
-            self.transport.close()

@@ -19,7 +19,7 @@ from cloudai.server.codecs import (
     to_csv,
 )
 from cloudai.server.config import DEFAULT_BATCH
-from cloudai.server.http import JSON_TYPE, HTTPError, Request, Response
+from cloudai.server.http import JSON_TYPE, HTTPError, Request, Response, header_value
 from cloudai.server.metrics import CONTENT_TYPE
 from cloudai.server.models import ServedModel
 from cloudai.server.wire import Item
@@ -158,7 +158,7 @@ async def invocations(app: App, request: Request) -> Response:
         form = streams.plain(item.accept)
         return await streams.respond(app, request, model, item, form)
     (result,) = await app.infer(request, model, [item])
-    return Response(result.body, content_type=result.content_type.encode("latin-1", "replace"))
+    return Response(result.body, content_type=header_value(result.content_type))
 
 
 async def _typed(

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import uvicorn
 
 from cloudai.errors import CloudAIError, ConfigError
+from cloudai.server import protocol
 from cloudai.server.app import App, log
 from cloudai.server.config import ServerConfig
-from cloudai.server.http import Protocol
 from cloudai.server.tracing import Tracing
 
 
@@ -58,31 +57,14 @@ class Server:
         self._reloading = asyncio.Lock()
         self._reload_error: str | None = None
         self._failure: BaseException | None = None
-        self._uvicorn = uvicorn.Server(
-            uvicorn.Config(
-                self.app,  # pyright: ignore[reportArgumentType] (our own names of ASGI's types)
-                http=Protocol,
-                ws="none",
-                lifespan="off",
-                interface="asgi3",
-                loop="auto",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=int(config.limits.drain) + 1,
-                ssl_certfile=config.tls_cert,
-                ssl_keyfile=config.tls_key,
-                backlog=2048,
-            )
-        )
+        self._tls = protocol.tls_context(config.tls_cert, config.tls_key)
+        self._stopped = asyncio.Event()
 
     def run(self) -> int:
         """Serves until SIGTERM or SIGINT. Gives the exit code: 0, or 1 when a model cannot be
         loaded, whose error then stands in the log and in the status."""
         try:
-            with asyncio.Runner(loop_factory=self._uvicorn.config.get_loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=protocol.new_loop) as runner:
                 runner.run(self._main())
         except KeyboardInterrupt:
             return 130
@@ -98,7 +80,10 @@ class Server:
         self._write_status("STARTING")
         control = await self._listen_for_control()
         loading = asyncio.ensure_future(self._load())
-        await self._uvicorn._serve(self.sockets)
+        listener = protocol.Server(self.app, self.sockets, self._tls)
+        await listener.start()
+        await self._stopped.wait()
+        await listener.stop(self.config.limits.drain + 1)
         loading.cancel()
         if control is not None:
             control.close()
@@ -117,7 +102,7 @@ class Server:
             log("load_failed", level="error", error=str(error))
             if not isinstance(error, CloudAIError):
                 sys.excepthook(type(error), error, error.__traceback__)
-            self._uvicorn.should_exit = True
+            self._stopped.set()
             return
         log("ready", seconds=round(time.monotonic() - started, 3))
         self._write_status("RUNNING")
@@ -125,7 +110,7 @@ class Server:
     def _stop(self) -> None:
         # From here on readiness says no, while what is under way is answered.
         self.app.stopping = True
-        self._uvicorn.should_exit = True
+        self._stopped.set()
         self._write_status("STOPPING")
 
     def _worker_event(self, event: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from cloudai.server.http import Broken, Headers, HTTPError, Request, Response
+from cloudai.server.http import Broken, Headers, HTTPError, Request, Response, header_value
 from cloudai.server.models import ServedModel
 from cloudai.server.tracing import Mark
 from cloudai.server.wire import Item, Result
@@ -53,7 +53,7 @@ LINES: Final = Form(b"application/jsonlines", after=b"\n")
 
 def plain(content_type: str) -> Form:
     """Bytes as they come; no error is written among them."""
-    return Form(content_type.encode("latin-1", "replace"))
+    return Form(header_value(content_type))
 
 
 async def respond(
@@ -79,7 +79,7 @@ async def respond(
 
     marks: list[Mark] | None = None if request.span is None else []
     submitted = time.time_ns()
-    (future,) = variant.group.submit([item], request.deadline, request.gone, take, marks)
+    (future,) = variant.group.submit([item], request.deadline, request.has_left, take, marks)
     future.add_done_callback(lambda _: pieces.put_nowait(None))
     timer = loop.call_at(request.deadline, pieces.put_nowait, None)
     try:

@@ -126,7 +126,7 @@ class Tracing:
             attributes={
                 "http.request.method": request.method,
                 "url.path": request.path,
-                "url.scheme": request.scope.get("scheme", "http"),
+                "url.scheme": request.scheme,
                 "cloudai.request_id": request.id,
             },
         )

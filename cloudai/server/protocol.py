@@ -1,0 +1,464 @@
+"""HTTP/1.1 on a connection, and the server that listens.
+
+Ours, since it is the hot path of a request: a parser in C (httptools), one task a request, one
+write an answer, and one timer a connection, which no request starts or stops. Every wait for a
+client has an end: for its head, its body, its next request, and for it to read its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import socket
+import ssl
+import sys
+import time
+from collections import deque
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final, Protocol, cast
+from urllib.parse import unquote
+
+import httptools
+
+from cloudai.server.config import Limits
+from cloudai.server.http import Gone, Headers, Reply, Request, Response
+
+MAX_HEAD: Final = 64 << 10
+"""Bytes of a request's line and headers."""
+
+HEAD_TIMEOUT: Final = 30.0
+"""Seconds for them to come."""
+
+KEEP_ALIVE: Final = 75.0
+"""Seconds that a connection may wait for its next request. Longer than the 60 of the clouds'
+load balancers, so that it is they who close an idle connection."""
+
+READ_AHEAD: Final = 64 << 10
+"""Bytes of a body that are taken before somebody asks for it."""
+
+_STATUS: Final = {
+    int(one): b"HTTP/1.1 %d %b\r\n" % (one, one.phrase.encode()) for one in HTTPStatus
+}
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Service(Protocol):
+    """What answers: the app."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    async def serve(self, request: Request, reply: Reply) -> None:
+        """Answers one request. Raises CancelledError alone."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection: takes requests one after the other, those that come early wait."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._loop = server.loop
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]
+        self._scheme = "http"
+        # The request that is being answered, the one that is being read, and those between.
+        self._current: Request | None = None
+        self._incoming: Request | None = None
+        self._early: deque[tuple[Request, bool, bool]] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._keep_alive = True
+        self._expects = False  # the client waits for "100 Continue"
+        self._chunked = False
+        self._begun = False
+        self._deaf = False  # nothing more is taken
+        self._lost = False
+        # Of the head that is being read.
+        self._in_head = False
+        self._head = 0
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        # When to end a wait, in the loop's time, and the one for a client that does not read.
+        self._deadline = math.inf
+        self._write_deadline = math.inf
+        self._unread = 0
+        self._writable: asyncio.Future[None] | None = None
+        self._paused = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    # What the loop tells.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        if transport.get_extra_info("sslcontext") is not None:
+            self._scheme = "https"
+        self._server.connections.add(self)
+        self._deadline = self._loop.time() + HEAD_TIMEOUT
+        self._timer = self._loop.call_later(self._server.tick, self._check)
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        if self._incoming is None and not self._in_head:
+            self._in_head, self._head = True, 0
+            if self._current is None:
+                self._deadline = self._loop.time() + HEAD_TIMEOUT
+        if self._in_head:
+            self._head += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # The request is answered as any other; what follows it is another protocol's.
+            self._last()
+        except httptools.HttpParserError:
+            self._refuse(400, b"This is no request in HTTP/1.1.")
+        else:
+            # Whether the head has ended, this very data may have told.
+            if self._in_head and self._head > MAX_HEAD:
+                self._refuse(431, b"The head of the request has more than %d bytes." % MAX_HEAD)
+
+    def eof_received(self) -> bool:
+        return False  # the transport closes itself
+
+    def pause_writing(self) -> None:
+        self._writable = self._loop.create_future()
+        self._unread = sys.maxsize
+        self._write_deadline = self._loop.time() + self._server.app.limits.write_timeout
+
+    def resume_writing(self) -> None:
+        self._write_deadline = math.inf
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+        if self._current is None and not self._deaf:
+            self._next()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = self._deaf = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._early.clear()
+        for request in (self._current, self._incoming):
+            if request is not None:
+                request.lost()
+        self.resume_writing()
+        if self._task is None:
+            self._server.left(self)
+
+    # What the parser tells.
+
+    def on_message_begin(self) -> None:
+        self._url = b""
+        self._headers = {}
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        parser, url = self._parser, self._url
+        if url[:1] != b"/" or b"?" in url or b"#" in url:
+            url = httptools.parse_url(url).path or b"/"
+        path = url.decode("ascii")
+        if "%" in path:
+            path = unquote(path)
+        method = parser.get_method().decode("ascii")
+        request = Request(
+            method, path, self._headers, self, self._server.app.limits, self._loop.time(),
+            self._scheme,
+        )  # fmt: skip
+        keep = parser.should_keep_alive() and parser.get_http_version() == "1.1"
+        expects = b"expect" in self._headers and self._headers[b"expect"].lower() == b"100-continue"
+        self._incoming = request
+        if self._current is None:
+            self._start(request, keep, expects)
+        else:
+            self._early.append((request, keep, expects))
+            self._pause()
+
+    def on_body(self, body: bytes) -> None:
+        request = self._incoming
+        if request is not None and (request is self._current or self._early):
+            request.feed(body)
+            if request.size > READ_AHEAD and not request.waiting:
+                self._pause()
+
+    def on_message_complete(self) -> None:
+        request, self._incoming = self._incoming, None
+        if request is not None:
+            request.end()
+        self._in_head, self._head = False, 0
+        if self._current is None and not self._deaf:
+            # What was left of a body whose answer went out before it had come.
+            self._deadline = self._loop.time() + KEEP_ALIVE
+
+    # What the request asks.
+
+    def want_body(self) -> None:
+        if self._expects:
+            self._expects = False
+            self._transport.write(_CONTINUE)
+        self._resume()
+
+    def break_off(self) -> None:
+        self._last()
+        self._close()
+
+    # The answer.
+
+    def whole(self, response: Response, headers: Headers) -> None:
+        headers.append((b"content-length", b"%d" % len(response.body)))
+        head = self._head_of(response, headers)
+        body = response.body
+        if not body or self._is_head():
+            self._transport.write(head)
+        elif len(body) < 1 << 14:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
+
+    def begin(self, response: Response, headers: Headers) -> None:
+        self._chunked = not self._is_head()
+        headers.append((b"transfer-encoding", b"chunked"))
+        self._transport.write(self._head_of(response, headers))
+
+    async def piece(self, data: bytes) -> None:
+        if self._writable is not None:
+            await self._writable
+        if self._lost:
+            raise Gone
+        if data and self._chunked:
+            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def end(self) -> None:
+        if self._chunked:
+            self._transport.write(b"0\r\n\r\n")
+
+    def _head_of(self, response: Response, headers: Headers) -> bytes:
+        self._begun = True
+        if self._expects or self._server.stopping:
+            # A client that was not told to go on may or may not send its body.
+            self._keep_alive = False
+        if not self._keep_alive:
+            headers.append((b"connection", b"close"))
+        return b"%b%bcontent-type: %b\r\n%b\r\n" % (
+            _STATUS[response.status], self._server.date(), response.content_type,
+            b"".join([b"%b: %b\r\n" % one for one in headers]),
+        )  # fmt: skip
+
+    def _is_head(self) -> bool:
+        return self._current is not None and self._current.method == "HEAD"
+
+    # One request after the other.
+
+    def _start(self, request: Request, keep_alive: bool, expects: bool) -> None:
+        self._current = request
+        self._keep_alive = keep_alive
+        self._expects = expects
+        self._begun = self._chunked = False
+        self._deadline = math.inf
+        self._task = self._loop.create_task(self._answer(request))
+
+    async def _answer(self, request: Request) -> None:
+        try:
+            await self._server.app.serve(request, self)
+        except asyncio.CancelledError:
+            self._keep_alive = False
+            if self._begun:
+                self._transport.abort()
+            elif not self._lost:
+                self._last()
+                self._transport.write(self._plain(503, b"The server is stopping."))
+        except Exception as error:  # noqa: BLE001 (ours; the app answers its own)
+            sys.excepthook(type(error), error, error.__traceback__)
+            self._transport.abort()
+        self._task = None
+        self._answered()
+
+    def _answered(self) -> None:
+        self._current = None
+        if self._lost:
+            self._server.left(self)
+        elif not self._keep_alive:
+            self._last()
+            self._close()
+        else:
+            self._next()
+
+    def _next(self) -> None:
+        """The next request, but from a client that does not read its answers."""
+        if self._writable is not None:
+            self._pause()
+        elif self._early:
+            self._start(*self._early.popleft())
+        else:
+            self._resume()
+            # A body that nobody wanted is read to its end and thrown away.
+            rest = KEEP_ALIVE if self._incoming is None else self._server.app.limits.body_timeout
+            self._deadline = self._loop.time() + rest
+
+    def shutdown(self) -> None:
+        """Ends the connection after the request that is under way."""
+        if self._current is None:
+            self._last()
+            self._close()
+        else:
+            self._keep_alive = False
+            self._early.clear()
+
+    def cancel(self) -> None:
+        """Ends it at once."""
+        if self._task is not None:
+            self._task.cancel()
+        else:
+            self._transport.abort()
+
+    def _last(self) -> None:
+        """Nothing more is taken from the client."""
+        self._deaf = True
+        self._keep_alive = False
+        self._early.clear()
+
+    def _refuse(self, status: int, text: bytes) -> None:
+        """Ends the connection over what is no request; after the answer that is under way, whose
+        client would take this one for it."""
+        self._last()
+        if self._current is None:
+            self._transport.write(self._plain(status, text))
+            self._close()
+        elif self._current is self._incoming:
+            self._current.spoil(text.decode())
+
+    def _plain(self, status: int, text: bytes) -> bytes:
+        return b"%b%bcontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n" % (
+            _STATUS[status], self._server.date(), len(text),
+        ) + b"connection: close\r\n\r\n" + text  # fmt: skip
+
+    def _close(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.close()
+        # What is written goes out first, to a client that reads it.
+        self._deadline = self._loop.time() + self._server.app.limits.write_timeout
+
+    def _pause(self) -> None:
+        if not self._paused and not self._lost:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._paused and not self._lost:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _check(self) -> None:
+        """Ends a wait that is over. Asks each tick, so that a request moves a number and no
+        timer; no deadline is nearer than a tick when it is set."""
+        now = self._loop.time()
+        if now >= self._write_deadline:
+            left = self._transport.get_write_buffer_size()
+            if left >= self._unread:
+                self._transport.abort()
+                return
+            self._unread = left  # it reads, slowly
+            self._write_deadline = now + self._server.app.limits.write_timeout
+        if now >= self._deadline:
+            if self._transport.is_closing() or self._writable is not None:
+                self._transport.abort()
+                return
+            self._last()
+            self._close()
+        soonest = min(now + self._server.tick, self._deadline, self._write_deadline)
+        self._timer = self._loop.call_at(soonest, self._check)
+
+
+class Server:
+    """Listens, and ends in order.
+
+    Parameters
+    ----------
+    app: answers. sockets: listening already. tls: None for plain HTTP.
+    """
+
+    def __init__(
+        self, app: Service, sockets: list[socket.socket], tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.app = app
+        self.loop = asyncio.get_running_loop()
+        self.connections: set[Connection] = set()
+        self.stopping = False
+        limits = app.limits
+        self.tick = min(HEAD_TIMEOUT, KEEP_ALIVE, limits.body_timeout, limits.write_timeout)
+        self._sockets = sockets
+        self._tls = tls
+        self._listening: list[asyncio.AbstractServer] = []
+        self._empty: asyncio.Future[None] | None = None
+        self._date = b""
+        self._date_until = -math.inf
+
+    async def start(self) -> None:
+        """Takes connections from now on."""
+        for sock in self._sockets:
+            made = await self.loop.create_server(
+                lambda: Connection(self), sock=sock, ssl=self._tls, backlog=2048
+            )
+            self._listening.append(made)
+
+    async def stop(self, patience: float) -> None:
+        """Takes no more connections, lets what is under way end for ``patience`` seconds, then
+        ends it."""
+        self.stopping = True
+        for one in self._listening:
+            one.close()
+        for sock in self._sockets:
+            sock.close()
+        for connection in list(self.connections):
+            connection.shutdown()
+        with contextlib.suppress(TimeoutError):
+            await self._until_empty(patience)
+        for connection in list(self.connections):
+            connection.cancel()
+        with contextlib.suppress(TimeoutError):
+            await self._until_empty(1.0)
+
+    async def _until_empty(self, patience: float) -> None:
+        if self.connections:
+            self._empty = self.loop.create_future()
+            async with asyncio.timeout(patience):
+                await self._empty
+
+    def left(self, connection: Connection) -> None:
+        """A connection is over, and its last request too."""
+        self.connections.discard(connection)
+        if not self.connections and self._empty is not None and not self._empty.done():
+            self._empty.set_result(None)
+
+    def date(self) -> bytes:
+        """The line with the date (RFC 9110, 6.6.1), made once a second."""
+        now = self.loop.time()
+        if now >= self._date_until:
+            self._date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
+            self._date_until = now + 1.0
+        return self._date
+
+
+def tls_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
+    """The TLS of a server, 1.2 at least; None without a certificate."""
+    if cert is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(cert, key)
+    return context
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's event loop where it is installed."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:  # Windows
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
