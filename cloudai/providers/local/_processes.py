@@ -75,10 +75,11 @@ def _table() -> list[tuple[int, int, str]]:
     return rows
 
 
-def marked(token: str) -> list[int]:
-    """The processes, other than this one, that carry a job's token: what is left of a job whose
-    supervisor was killed. A process id that was used again does not carry it."""
-    needle = f"{TOKEN}={token}"
+def marked(token: str, name: str = TOKEN) -> list[int]:
+    """The processes, other than this one, that carry a job's token in the environment variable
+    ``name``: what is left of a job whose supervisor was killed. A process id that was used again
+    does not carry it."""
+    needle = f"{name}={token}"
     found: list[int] = []
     if LINUX:
         mark = needle.encode()

@@ -16,10 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from cloudai.testing.emulators import _keeper
+
 _STARTING: Final = 120.0
 """Seconds that a model may take to load."""
 _ANSWERING: Final = 60.0
 """Seconds that an answer may take; SageMaker's own limit of a model container (2026-11)."""
+_ON_THE_WAY: Final = 1.0
+"""Seconds in which a request that was meant for a server still reaches it."""
 
 
 class ServedModel:
@@ -62,7 +66,7 @@ class ServedModel:
             self._port: int = listener.getsockname()[1]
             self._process = subprocess.Popen(
                 [*command, "--socket", str(listener.fileno())],
-                env={**around, **(env or {})},
+                env=_keeper.kept({**around, **(env or {})}),
                 cwd=place,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -122,10 +126,21 @@ class ServedModel:
             connection.close()
 
     def _kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.poll() is None:  # else its id may be another's by now
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
-    def close(self) -> None:
-        """Ends it."""
+    def close(self, *, gently: bool = False) -> None:
+        """Ends it; ``gently`` lets it answer what it was asked, and does not wait for that."""
+        if gently:
+            threading.Thread(target=self._drain, daemon=True).start()
+            return
         self._kill()
         self._process.wait()
+
+    def _drain(self) -> None:
+        time.sleep(_ON_THE_WAY)
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_ANSWERING)
+        self.close()

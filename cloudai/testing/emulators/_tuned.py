@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from cloudai.testing.emulators import _keeper
+
 _MAIN: Final = "from cloudai.providers.local._finetune import main; main()"
 _LOSS: Final = re.compile(r"train_loss=([0-9.e+-]+|nan)")
 
@@ -51,13 +53,13 @@ class Tuning:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _MAIN, "--base-model", base, "--home", str(home)],
-                env={
+                env=_keeper.kept({
                     **os.environ,
                     "CLOUDAI_HPS": json.dumps(hyperparameters),
                     "CLOUDAI_INPUT_TRAIN": str(place / "train.jsonl"),
                     "CLOUDAI_MODEL_DIR": str(self.model),
                     "CLOUDAI_CHECKPOINT_DIR": str(place / "checkpoints"),
-                },
+                }),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 

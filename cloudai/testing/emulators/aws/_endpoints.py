@@ -36,6 +36,11 @@ def _serve(region: str, config: dict[str, Any]) -> dict[str, Any]:
     return served
 
 
+def _close(served: dict[str, Any], *, gently: bool = False) -> None:
+    for one in served.values():
+        one.close(gently=gently)
+
+
 def settle(region: str, endpoint: dict[str, Any]) -> None:
     """Lets an endpoint come up, or fail, when its time has come."""
     if endpoint["EndpointStatus"] not in {"Creating", "Updating"}:
@@ -48,7 +53,10 @@ def settle(region: str, endpoint: dict[str, Any]) -> None:
         failed = bool(alarms & WORLD.alarms) or any(
             one.problem() is not None for one in served.values()
         )
-        if not failed:
+        if failed:
+            _close(served)
+        else:
+            _close(endpoint["Served"], gently=True)
             endpoint["Config"], endpoint["Served"] = config, served
             endpoint["EndpointConfigName"] = config["EndpointConfigName"]
         endpoint["RolledBack"] = failed
@@ -129,6 +137,7 @@ def delete_endpoint(region: str, parameters: dict[str, Any]) -> Any:
     settle(region, endpoint)
     if endpoint["EndpointStatus"] == "Updating":
         raise invalid(f'Cannot update in-progress endpoint "{endpoint["Arn"]}".')
+    _close(endpoint["Served"])
     WORLD.drop(region, "Endpoint", name)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloudai.providers.aws._container import start
+from cloudai.testing.emulators import _keeper
 from cloudai.testing.emulators._models import LocalModels
 from cloudai.testing.emulators.aws import _container, _stores, _toolkit
 from cloudai.testing.emulators.aws._served import ProcessServed
@@ -146,7 +147,8 @@ class ProcessRun:
             command = _container.command(self._command(), root)
             with (root / "log").open("wb") as log:
                 self._processes[host] = subprocess.Popen(
-                    command, cwd=root / "code" if (root / "code").is_dir() else root, env=env,
+                    command, cwd=root / "code" if (root / "code").is_dir() else root,
+                    env=_keeper.kept(env),
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 )  # fmt: skip
 

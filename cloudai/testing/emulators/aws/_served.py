@@ -44,5 +44,5 @@ class ProcessServed:
         headers = {"Content-Type": content_type, "Accept": accept}
         return self._served.post("/invocations", body, headers)
 
-    def close(self) -> None:
-        self._served.close()
+    def close(self, *, gently: bool = False) -> None:
+        self._served.close(gently=gently)

@@ -53,6 +53,7 @@ def _transform(job: dict[str, Any]) -> tuple[str, float | None, str | None]:
         job["End"] = ("Failed", over, words)
     else:
         job["End"] = _transformed(job, over)
+    job["Served"].close()
     return job["End"]
 
 

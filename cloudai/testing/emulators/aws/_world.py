@@ -95,6 +95,10 @@ class Served(Protocol):
         """Status, content type and body."""
         ...
 
+    def close(self, *, gently: bool = False) -> None:
+        """Ends it; ``gently`` lets it answer what it was asked, and does not wait for that."""
+        ...
+
 
 class Executor(Protocol):
     """What runs the account's work. ``ScriptedExecutor`` runs nothing;
@@ -319,6 +323,9 @@ class ScriptedRun:
 
 class Echo:
     """A model that says its inputs again."""
+
+    def close(self, *, gently: bool = False) -> None:
+        return None
 
     def __init__(
         self,

@@ -3,10 +3,12 @@ process, on this machine."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudai.errors import CloudAIError, ContextOverflow, InvalidRequest, UnsupportedByProvider
+from cloudai.testing.emulators import _keeper
 from cloudai.testing.emulators._models import LocalModels
 from cloudai.testing.emulators._served import ServedModel
 from cloudai.testing.emulators.azure import _scoring
@@ -25,6 +28,9 @@ from cloudai.testing.emulators.azure._world import GROUP, SUBSCRIPTION, WORKSPAC
 
 # Of the models' own vectors (Azure OpenAI models page, read 2025-08).
 _DIMENSIONS = {"text-embedding-3-large": 3072}
+
+_GRACE = 2.0
+"""Seconds between SIGTERM and SIGKILL of a job that is cancelled."""
 
 _OPTIONAL = re.compile(r"\$\[\[(.*?)\]\]", re.DOTALL)
 _PLACE = re.compile(r"\$\{\{(inputs|outputs)\.(\w+)\}\}")
@@ -50,11 +56,17 @@ class LocalExecutor(ScriptedExecutor):
         self._folder = tempfile.TemporaryDirectory(prefix="cloudai-azureml-")
         self.env: dict[str, str] = {}
         self._served: dict[tuple[str, str], ServedModel] = {}
+        self._running: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
         self._count = 0
 
     def close(self) -> None:
-        """Ends what it serves, and removes its files."""
+        """Ends what it runs and serves, and removes its files."""
+        with self._lock:
+            running = list(self._running)
+        for process in running:
+            _signal(process, signal.SIGKILL)
+            process.wait()
         for served in self._served.values():
             served.close()
         self._served.clear()
@@ -147,18 +159,22 @@ class LocalExecutor(ScriptedExecutor):
         with subprocess.Popen(
             ["bash", "-c", command],
             cwd=root / "code",
-            env=env,
+            env=_keeper.kept(env),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         ) as process:
+            with self._lock:
+                self._running.add(process)
             stop = threading.Thread(target=_stop_when_told, args=(job, process), daemon=True)
             stop.start()
             assert process.stdout is not None  # noqa: S101 - a pipe was asked for
             for line in process.stdout:
                 job.log(line)
             code = process.wait()
+        with self._lock:
+            self._running.discard(process)
         for name, given in (properties.get("outputs") or {}).items():
             for file in sorted(places["outputs", name].rglob("*")):
                 if file.is_file():
@@ -217,6 +233,13 @@ class LocalExecutor(ScriptedExecutor):
         if before is not None:
             before.close()
         return None
+
+    def unserve(self, endpoint: str, deployment: str) -> None:
+        """See ``Executor.unserve``."""
+        with self._lock:
+            served = self._served.pop((endpoint, deployment), None)
+        if served is not None:
+            served.close()
 
     def score(self, endpoint: str, deployment: str, body: str) -> Any:
         """See ``Executor.score``."""
@@ -291,8 +314,16 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
 def _stop_when_told(job: Running, process: subprocess.Popen[str]) -> None:
     while process.poll() is None:
         if job.cancelled.wait(0.05):
+            _signal(process, signal.SIGTERM)
             try:
-                os.killpg(process.pid, 15)
-            except ProcessLookupError:
-                return
+                process.wait(_GRACE)
+            except subprocess.TimeoutExpired:
+                _signal(process, signal.SIGKILL)
             return
+
+
+def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """Signals a command and what it started."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)

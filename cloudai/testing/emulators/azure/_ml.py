@@ -290,8 +290,13 @@ class MachineLearning:
         with self._world.lock:
             if key not in self._world.ml:
                 return Response(status=204)
-            for inner in [k for k in self._world.ml if k == key or k.startswith(f"{key}/")]:
+            gone = [k for k in self._world.ml if k == key or k.startswith(f"{key}/")]
+            for inner in gone:
                 del self._world.ml[inner]
+        for inner in gone:
+            if inner.startswith("onlineEndpoints/") and inner.count("/") == 3:
+                _, endpoint, _, deployment = inner.split("/")
+                self._world.executor.unserve(endpoint, deployment)
         return Response(status=202)
 
     # -- endpoints -----------------------------------------------------------------------

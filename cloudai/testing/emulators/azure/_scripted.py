@@ -79,6 +79,10 @@ class ScriptedExecutor:
         """See ``Executor.serve``."""
         return None
 
+    def unserve(self, endpoint: str, deployment: str) -> None:
+        """See ``Executor.unserve``."""
+        return None
+
     def score(self, endpoint: str, deployment: str, body: str) -> Any:
         """See ``Executor.score``."""
         return {"outputs": json.loads(body)["inputs"]}

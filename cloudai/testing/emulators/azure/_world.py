@@ -118,6 +118,10 @@ class Executor(Protocol):
         """Brings an online deployment up; the log of one that does not come up."""
         ...
 
+    def unserve(self, endpoint: str, deployment: str) -> None:
+        """Takes an online deployment down."""
+        ...
+
     def score(self, endpoint: str, deployment: str, body: str) -> Any:
         """The answer of an online endpoint's deployment to one request's body."""
         ...

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from cloudai.testing.emulators import _keeper
 from cloudai.testing.emulators._served import ServedModel
 from cloudai.testing.emulators.vertex._http import Refused
 from cloudai.testing.emulators.vertex._jobs import Execution
@@ -121,7 +122,7 @@ class LocalExecutor:
         return {
             name: subprocess.Popen(
                 command,
-                env=env,
+                env=_keeper.kept(env),
                 cwd=folder / name,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -195,6 +196,13 @@ class LocalExecutor:
         if before is not None:
             before.close()
         return None
+
+    def on_delete(self, model: dict[str, Any]) -> None:
+        """See ``Executor.on_delete``."""
+        with self._loading:
+            served = self._models.pop(model["name"], None)
+        if served is not None:
+            served.close()
 
     def on_predict(
         self, model: dict[str, Any], instances: list[Any], parameters: Any

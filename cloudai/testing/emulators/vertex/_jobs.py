@@ -58,6 +58,10 @@ class Executor(Protocol):
         """Loads a Model; gives why it cannot be, or None."""
         ...
 
+    def on_delete(self, model: dict[str, Any]) -> None:
+        """Ends what serves a Model, which is deleted."""
+        ...
+
     def on_predict(
         self, model: dict[str, Any], instances: list[Any], parameters: Any
     ) -> list[Any] | None:

@@ -125,6 +125,8 @@ class Serving:
 
         def effect() -> tuple[str, dict[str, Any]]:
             self.models.pop(model["name"], None)
+            if self.executor is not None:
+                self.executor.on_delete(model)
             return "Empty", {}
 
         return self._operations.start(model["name"], "DeleteOperationMetadata", 0.0, effect)
