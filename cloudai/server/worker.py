@@ -1,21 +1,22 @@
 """A worker process: one model, one batch at a time, on one core or one GPU.
 
 Started by the front as ``python -m cloudai.server.worker FD``; ``FD`` is its end of a socket pair.
-A reader thread takes messages, so that a cancelled stream stops between two tokens and the end of
-the front ends the worker too; all computing is done in the main thread.
+The main thread waits for work and computes it, and looks between two pieces of a stream whether it
+was cancelled. A second thread sleeps until the front is gone, and ends the process then.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import queue
+import select
 import signal
 import socket
 import sys
 import threading
 import time
 import traceback
+from collections import deque
 
 import msgspec
 
@@ -46,13 +47,13 @@ class Worker:
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
-        self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._buffer = Buffer()
+        self._work: deque[Work] = deque()
         self._cancelled: set[int] = set()
-        self._sending = threading.Lock()
 
     def run(self, options: Options) -> None:
         """Loads the model, then answers until the front is gone."""
-        threading.Thread(target=self._read, daemon=True, name="reader").start()
+        threading.Thread(target=self._watch, daemon=True, name="watch").start()
         try:
             engine = make_engine(options)
             engine.warm()
@@ -63,7 +64,9 @@ class Worker:
             sys.exit(1)
         self._send(Ready(engine.info()))
         while True:
-            self._answer(engine, self._work.get())
+            while not self._work:
+                self._receive(0)
+            self._answer(engine, self._work.popleft())
 
     def _answer(self, engine: Engine, work: Work) -> None:
         started = time.perf_counter()
@@ -85,6 +88,8 @@ class Worker:
     def _stream(self, engine: Engine, work: Work) -> Result:
         def emit(data: bytes) -> bool:
             self._send(Chunk(work.id, data))
+            with contextlib.suppress(BlockingIOError):
+                self._receive(socket.MSG_DONTWAIT)
             return work.id not in self._cancelled
 
         try:
@@ -96,25 +101,32 @@ class Worker:
         return result
 
     def _send(self, message: FromWorker) -> None:
-        with self._sending, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._link.sendall(frame(message))
 
-    def _read(self) -> None:
-        buffer = Buffer()
-        while True:
-            try:
-                data = self._link.recv(1 << 20)
-            except OSError:
-                data = b""
-            if not data:
-                # The front is gone: nobody waits for what is being computed.
-                os._exit(0)
-            for body in buffer.feed(data):
-                message = to_worker.decode(body)
-                if isinstance(message, Cancel):
-                    self._cancelled.add(message.id)
-                else:
-                    self._work.put(message)
+    def _receive(self, flags: int) -> None:
+        """Takes what the front says; waits for it, or raises BlockingIOError by ``flags``."""
+        try:
+            data = self._link.recv(1 << 20, flags)
+        except ConnectionError:
+            data = b""
+        if not data:
+            os._exit(0)
+        for body in self._buffer.feed(data):
+            message = to_worker.decode(body)
+            if isinstance(message, Cancel):
+                self._cancelled.add(message.id)
+            else:
+                self._work.append(message)
+
+    def _watch(self) -> None:
+        """Ends the process with the front: nobody waits for what is being computed. The other
+        end's close is told without being asked for (poll(2), POLLHUP), and nothing else is, so
+        that this thread never takes the GIL from a forward."""
+        poll = select.poll()
+        poll.register(self._link, 0)
+        poll.poll()
+        os._exit(0)
 
 
 def main() -> None:
