@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from cloudai.cli.session import Session, command
+from cloudai.server.targets import NAMES
 from cloudai.types._base import invalid
 
 
@@ -38,6 +39,13 @@ def serve(
         typer.Option(help="NAME[:SHARE]=DIR that gets a copy of the traffic; several."),
     ] = None,
     weight: Annotated[float | None, typer.Option(help="Of MODEL beside its variants.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="A platform whose own limits and routes hold here too: sagemaker, "
+            "sagemaker-serverless, vertex, vertex-shared or azureml."
+        ),
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Where to listen.  [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="0 picks a free one.  [default: 8080]")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; else one a core.")] = None,
@@ -59,6 +67,8 @@ def serve(
         raise invalid(
             "model", model or None, "is needed, or --server-config in its place", "Give one."
         )
+    if target is not None and target not in NAMES:
+        raise invalid("--target", target, "is no target", f"Use one of {', '.join(NAMES)}.")
     arguments = [sys.executable, "-m", "cloudai.server"]
     for text in model or []:
         name, equals, path = text.rpartition("=")
@@ -73,6 +83,7 @@ def serve(
         ("--config", server_config),
         ("--handler", handler),
         ("--weight", weight),
+        ("--target", target),
         ("--host", host),
         ("--port", port),
         ("--workers", workers),

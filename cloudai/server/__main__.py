@@ -8,105 +8,114 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
-
-import msgspec
 
 from cloudai.errors import CloudAIError, ConfigError
 from cloudai.server.config import (
-    Limits,
+    TOKEN_VARIABLE,
     ModelConfig,
     ServerConfig,
     VariantConfig,
     host_from,
+    made,
     model_dir_from,
     port_from,
     read,
     take_token,
     workers_from,
 )
+from cloudai.server.targets import NAMES, TARGETS, scoped, target_from
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    found = argparse.ArgumentParser(
         prog="python -m cloudai.server",
         description="Serves models over HTTP to SageMaker, Vertex AI, Azure ML, KServe and curl.",
         epilog="The bearer token that callers must send is read from CLOUDAI_SERVER_TOKEN, or "
         "from the file that CLOUDAI_SERVER_TOKEN_FILE names; never from an argument.",
     )
-    made.add_argument("verb", nargs="?", choices=["serve"], help="as SageMaker says it; optional")
-    made.add_argument(
+    found.add_argument("verb", nargs="?", choices=["serve"], help="as SageMaker says it; optional")
+    found.add_argument(
         "--model",
         action="append",
         metavar="[NAME=]DIR",
         help="a model directory; may be repeated (default: CLOUDAI_MODEL_DIR, "
         "AZUREML_MODEL_DIR, AIP_STORAGE_URI, /opt/ml/model)",
     )
-    made.add_argument(
+    found.add_argument(
         "--variant",
         action="append",
         metavar="NAME[:WEIGHT]=DIR",
         help="another directory that shares the model's traffic, by weight (default: 1)",
     )
-    made.add_argument(
+    found.add_argument(
         "--shadow",
         action="append",
         metavar="NAME[:SHARE]=DIR",
         help="a directory that gets a copy of the traffic, and answers nobody",
     )
-    made.add_argument("--weight", type=float, help="of --model's own directory (default: 1)")
-    made.add_argument("--handler", help="a Python file with load and predict, for all models")
-    made.add_argument("--config", type=Path, help="a JSON file that says all this")
-    made.add_argument("--host", help="where to listen (default: 127.0.0.1)")
-    made.add_argument(
+    found.add_argument("--weight", type=float, help="of --model's own directory (default: 1)")
+    found.add_argument("--handler", help="a Python file with load and predict, for all models")
+    found.add_argument("--config", type=Path, help="a JSON file that says all this")
+    found.add_argument("--host", help="where to listen (default: 127.0.0.1)")
+    found.add_argument(
         "--port", type=int, help="default: SAGEMAKER_BIND_TO_PORT, AIP_HTTP_PORT, 8080; 0: any"
     )
-    made.add_argument("--workers", type=int, help="processes a model (default: one a core or GPU)")
-    made.add_argument("--device", help="cpu, cuda, cuda:0 (default: a GPU if there is one)")
-    made.add_argument("--dtype", choices=["auto", "float32", "bfloat16"])
-    made.add_argument("--max-batch", type=int, help="inputs in one call of predict (default: 64)")
-    made.add_argument("--max-queue", type=int, help="inputs that may wait (default: 1024)")
-    made.add_argument("--max-body", type=int, help="bytes of a request (default: 16 MiB)")
-    made.add_argument("--timeout", type=float, help="seconds until an answer (default: 60)")
-    made.add_argument("--tls-cert", help="a PEM file")
-    made.add_argument("--tls-key", help="a PEM file")
-    made.add_argument("--no-access-log", action="store_true")
-    made.add_argument("--state", type=Path, help="a folder for the status and the control socket")
-    made.add_argument("--detach", action="store_true", help="go on in the background; with --state")
-    made.add_argument("--socket", type=int, help=argparse.SUPPRESS)
-    return made
+    found.add_argument("--workers", type=int, help="processes a model (default: one a core or GPU)")
+    found.add_argument("--device", help="cpu, cuda, cuda:0 (default: a GPU if there is one)")
+    found.add_argument("--dtype", choices=["auto", "float32", "bfloat16"])
+    found.add_argument("--max-batch", type=int, help="inputs in one call of predict (default: 64)")
+    found.add_argument("--max-queue", type=int, help="inputs that may wait (default: 1024)")
+    found.add_argument("--max-body", type=int, help="bytes of a request (default: 16 MiB)")
+    found.add_argument("--timeout", type=float, help="seconds until an answer (default: 60)")
+    found.add_argument(
+        "--target",
+        choices=NAMES,
+        help="a platform whose own limits and routes hold here too (default: CLOUDAI_TARGET)",
+    )
+    found.add_argument("--tls-cert", help="a PEM file")
+    found.add_argument("--tls-key", help="a PEM file")
+    found.add_argument("--no-access-log", action="store_true")
+    found.add_argument("--state", type=Path, help="a folder for the status and the control socket")
+    found.add_argument(
+        "--detach", action="store_true", help="go on in the background; with --state"
+    )
+    found.add_argument("--socket", type=int, help=argparse.SUPPRESS)
+    return found
 
 
 def config_from(options: argparse.Namespace) -> ServerConfig:
-    """The configuration: the file, or the arguments over the environment."""
+    """The configuration: the arguments over the file, or over the environment."""
+    fields: dict[str, Any]
     if options.config is not None:
-        config = read(options.config)
+        fields = read(options.config)
     else:
-        named = [_named(text) for text in options.model or [_local(model_dir_from(os.environ))]]
-        handler = options.handler or os.environ.get("CLOUDAI_HANDLER")
+        env = scoped(os.environ, options.target or target_from(os.environ))
+        named = [_named(text) for text in options.model or [_local(model_dir_from(env))]]
+        handler = options.handler or env.get("CLOUDAI_HANDLER")
         others = _variants(options, handler)
         if others and len(named) > 1:
             raise ConfigError("--variant and --shadow are of one model; use --config for several")
         weight = 1.0 if options.weight is None else options.weight
-        config = ServerConfig(
-            models=tuple(
+        fields = {
+            "models": [
                 ModelConfig(
                     name=name,
                     variants=(VariantConfig(path=path, handler=handler, weight=weight), *others),
                 )
                 for name, path in named
-            ),
-            host=host_from(os.environ),
-            port=port_from(os.environ),
-            workers=workers_from(os.environ),
-        )
-    over = {
-        name: getattr(options, name)
-        for name in ("host", "port", "workers", "device", "dtype", "tls_cert", "tls_key")
-        if getattr(options, name) is not None
-    }
+            ],
+            "host": host_from(env),
+            "port": port_from(env),
+            "workers": workers_from(env),
+        }
+    fields.setdefault("target", target_from(os.environ))
+    for name in ("host", "port", "workers", "device", "dtype", "target", "tls_cert", "tls_key"):
+        if getattr(options, name) is not None:
+            fields[name] = getattr(options, name)
     if options.no_access_log:
-        over["access_log"] = False
+        fields["access_log"] = False
     limits = {
         name: value
         for name, value in (
@@ -118,8 +127,8 @@ def config_from(options: argparse.Namespace) -> ServerConfig:
         if value is not None
     }
     if limits:
-        over["limits"] = Limits(**{**msgspec.structs.asdict(config.limits), **limits})
-    return ServerConfig(**{name: getattr(config, name) for name in config.__struct_fields__} | over)
+        fields["limits"] = {**fields.get("limits", {}), **limits}
+    return made(fields, options.config)
 
 
 def _variants(options: argparse.Namespace, handler: str | None) -> list[VariantConfig]:
@@ -160,12 +169,24 @@ def _local(uri: str) -> str:
     return str(fetch(uri))
 
 
+def _check_token(target: str) -> None:
+    about = TARGETS[target]
+    if about.headers is not None and b"authorization" not in about.headers:
+        raise ConfigError(
+            f"{TOKEN_VARIABLE} is set, and {about.title} hand no Authorization header on, so that "
+            "no caller could send the token",
+            hint=f"Unset it (the platform itself checks its callers), or leave out {target!r}",
+        )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Serves until told to stop; gives the exit code."""
     options = parser().parse_args(arguments)
     try:
         token = take_token(os.environ)
         config = config_from(options)
+        if token is not None and config.target is not None:
+            _check_token(config.target)
         if options.detach:
             if options.state is None:
                 raise ConfigError("--detach needs --state")

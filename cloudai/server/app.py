@@ -40,6 +40,7 @@ from cloudai.server.http import (
 from cloudai.server.metrics import Metrics
 from cloudai.server.models import Models, ServedModel, Variant
 from cloudai.server.pool import DeadlinePassed
+from cloudai.server.targets import scoped
 from cloudai.server.tracing import QUIET, Mark, Tracing
 from cloudai.server.wire import Item, Result
 
@@ -77,6 +78,7 @@ class App:
         on_event: Callable[[str], None] = lambda event: None,
         tracing: Tracing | None = None,
     ) -> None:
+        from cloudai.server.gate import Gate
         from cloudai.server.routes import OPEN_ROUTES, find, table
 
         self.config = config
@@ -93,8 +95,9 @@ class App:
         self._token = token.encode() if token is not None else None
         self._loopback = config.host in {"127.0.0.1", "::1", "localhost"}
         self._open = OPEN_ROUTES
-        self._table = table(os.environ)
-        self._find = find
+        self._table = table(scoped(os.environ, config.target))
+        self.gate = None if config.target is None else Gate(config.target, config, self._table)
+        self._find = find if self.gate is None else self.gate.find
 
     @property
     def ready(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from cloudai.errors import ConfigError, InvalidRequest
+from cloudai.server.targets import TARGETS, TargetName, filled
 from cloudai.types._base import check_positive, invalid
 
 DEFAULT_PORT: Final = 8080
@@ -118,6 +119,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     device: ``cpu``, ``cuda``, ``cuda:0``; None: a GPU if there is one.
     dtype: ``float32``, ``bfloat16`` or ``auto``, for text models without a handler.
     limits: see there.
+    target: a platform whose own limits and routes hold here too; None: none. See ``targets``.
+        No limit is above the platform's.
     low_confidence, long_input: a prediction with a confidence below, and a text with more
         characters, are counted and warned of.
     access_log: one JSON line a request, without its inputs.
@@ -131,6 +134,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     device: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     limits: Limits = Limits()
+    target: TargetName | None = None
     low_confidence: float = 0.5
     long_input: int = 1000
     access_log: bool = True
@@ -148,16 +152,40 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         if (self.tls_cert is None) != (self.tls_key is None):
             raise invalid("tls_cert", self.tls_cert, "needs tls_key, and the other way round")
         check_positive("workers", self.workers)
+        if self.target is not None:
+            about, own = TARGETS[self.target], self.limits
+            limits = msgspec.structs.replace(
+                own,
+                body=min(own.body, about.body or own.body),
+                timeout=min(own.timeout, about.most_timeout),
+            )
+            msgspec.structs.force_setattr(self, "limits", limits)
 
 
-def read(file: Path) -> ServerConfig:
-    """The configuration in a JSON file. Raises ConfigError naming what is wrong in it."""
+def read(file: Path) -> dict[str, Any]:
+    """The fields of the configuration in a JSON file, for ``made``. Raises ConfigError."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=ServerConfig)
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror})") from error
-    except (msgspec.DecodeError, InvalidRequest) as error:
+    except msgspec.DecodeError as error:
         raise ConfigError(f"{file}: {error}") from error
+
+
+def made(fields: dict[str, Any], source: Path | None = None) -> ServerConfig:
+    """The configuration of its fields; limits that are not among them are the target's own.
+
+    Raises ConfigError naming what is wrong, and ``source``.
+    """
+    try:
+        target, limits = fields.get("target"), fields.get("limits", {})
+        if target is not None and target not in TARGETS:
+            raise invalid("target", target, "is no target", f"Use one of {', '.join(TARGETS)}")
+        if target is not None and isinstance(limits, dict):
+            fields = {**fields, "limits": filled(target, limits)}
+        return msgspec.convert(fields, ServerConfig)
+    except (msgspec.ValidationError, InvalidRequest, ConfigError) as error:
+        raise ConfigError(f"{source}: {error}" if source else str(error)) from error
 
 
 def port_from(env: Mapping[str, str]) -> int:

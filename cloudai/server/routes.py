@@ -87,7 +87,8 @@ async def describe(app: App, request: Request) -> Response:
     """What is loaded, for the page and for people."""
     return _json(
         {"models": app.models.describe(), "started": app.started, "ready": app.ready,
-         "generation": app.models.generation}
+         "generation": app.models.generation,
+         "target": None if app.gate is None else app.gate.about()}
     )  # fmt: skip
 
 
@@ -95,7 +96,8 @@ async def openapi(app: App, request: Request) -> Response:
     """The description of all this."""
     from cloudai.server.openapi import document
 
-    return _json(document(app.models))
+    told = document(app.models)
+    return _json(told if app.gate is None else app.gate.described(told))
 
 
 async def execution_parameters(app: App, request: Request) -> Response:
@@ -293,9 +295,7 @@ def find(routes: Table, request: Request) -> tuple[str, Route]:
     path = request.path
     if len(path) > 1 and path.endswith("/"):
         path = path.rstrip("/")
-    methods = routes.get(path)
-    if methods is None:
-        methods = _named(path)
+    methods = methods_of(routes, path)
     if methods is None:
         raise HTTPError(404, "there is no such route")
     method = "GET" if request.method == "HEAD" else request.method
@@ -303,6 +303,12 @@ def find(routes: Table, request: Request) -> tuple[str, Route]:
     if found is None:
         raise HTTPError(405, f"{request.method[:20]} is not allowed here", hint=", ".join(methods))
     return found
+
+
+def methods_of(routes: Table, path: str) -> dict[str, tuple[str, Route]] | None:
+    """Method → (name, function) of a path; None where there is no such route."""
+    methods = routes.get(path)
+    return methods if methods is not None else _named(path)
 
 
 def _named(path: str) -> dict[str, tuple[str, Route]] | None:

@@ -307,6 +307,9 @@ def test_serve_refuses_what_is_not_there(run: Run, work: Path) -> None:
     done = run("serve", ".", "--handler", "gone.py")
     assert done.code == 2
     assert "handler='gone.py' is not a file" in done.err
+    done = run("serve", ".", "--target", "mars")
+    assert done.code == 2
+    assert "--target='mars' is no target. Use one of sagemaker, " in done.err
 
 
 def test_package_writes_a_whole_build_context(run: Run, work: Path) -> None:
