@@ -34,7 +34,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "destroy": "Remove jobs and endpoints at their provider.",
     },
     "This machine": {
-        "serve": "Serve a model directory over HTTP, in the foreground.",
+        "serve": "Serve a model directory or a local model over HTTP, in the foreground.",
         "package": "Write a Dockerfile and Kubernetes manifests for a model directory.",
         "emulate": "Start AWS, Azure or Vertex AI on this machine, for any program.",
         "local setup": "Bring the embedded chat and embedding models.",

@@ -13,6 +13,8 @@ from typing import Annotated
 import typer
 
 from cloudai.cli.session import Session, command
+from cloudai.errors import ConfigError
+from cloudai.providers.local import _convert, _models
 from cloudai.server.targets import NAMES
 from cloudai.types._base import invalid
 
@@ -22,7 +24,11 @@ def serve(
     session: Session,
     model: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME=]DIR", help="Model directories; several are served."),
+        typer.Argument(
+            metavar="[NAME=]MODEL",
+            help="Model directories, or names of local models such as smollm2-135m and "
+            "all-minilm-l6-v2; several are served.",
+        ),
     ] = None,
     server_config: Annotated[
         str | None, typer.Option(help="A JSON file that says all this, in place of MODEL.")
@@ -32,11 +38,11 @@ def serve(
     ] = None,
     variant: Annotated[
         list[str] | None,
-        typer.Option(help="NAME[:WEIGHT]=DIR that shares the model's traffic; several."),
+        typer.Option(help="NAME[:WEIGHT]=MODEL that shares the model's traffic; several."),
     ] = None,
     shadow: Annotated[
         list[str] | None,
-        typer.Option(help="NAME[:SHARE]=DIR that gets a copy of the traffic; several."),
+        typer.Option(help="NAME[:SHARE]=MODEL that gets a copy of the traffic; several."),
     ] = None,
     weight: Annotated[float | None, typer.Option(help="Of MODEL beside its variants.")] = None,
     target: Annotated[
@@ -58,7 +64,7 @@ def serve(
     tls_cert: Annotated[str | None, typer.Option(help="A PEM file.")] = None,
     tls_key: Annotated[str | None, typer.Option(help="A PEM file.")] = None,
 ) -> None:
-    """Serve a model directory over HTTP, in the foreground.
+    """Serve a model directory or a local model over HTTP, in the foreground.
 
     Ctrl-C ends it. It writes its own log to stderr. Callers have to send the token in
     CLOUDAI_SERVER_TOKEN, if that is set.
@@ -71,15 +77,14 @@ def serve(
         raise invalid("--target", target, "is no target", f"Use one of {', '.join(NAMES)}.")
     arguments = [sys.executable, "-m", "cloudai.server"]
     for text in model or []:
-        name, equals, path = text.rpartition("=")
-        if not Path(path).is_dir():
-            raise invalid("model", path, "is not a directory", "Give the directory of a model.")
-        arguments += ["--model", text if equals else f"{name or 'model'}={path}"]
+        name, _, given = text.rpartition("=")
+        found, folder = _model(session, "model", given)
+        arguments += ["--model", f"{name or found}={folder}"]
     if handler is not None and not Path(handler).is_file():
         raise invalid("handler", handler, "is not a file", "Give the path of its file.")
     for option, value in (
-        *(("--variant", one) for one in variant or []),
-        *(("--shadow", one) for one in shadow or []),
+        *(("--variant", _variant(session, "--variant", one)) for one in variant or []),
+        *(("--shadow", _variant(session, "--shadow", one)) for one in shadow or []),
         ("--config", server_config),
         ("--handler", handler),
         ("--weight", weight),
@@ -101,6 +106,30 @@ def serve(
     sys.stdout.flush()
     # It takes this process's place, so that signals and the exit code are the server's own.
     os.execv(sys.executable, arguments)  # noqa: S606
+
+
+def _model(session: Session, field: str, given: str) -> tuple[str, str]:
+    """The name to serve a model by, and its directory. A directory goes before a local model of
+    the same name. Raises InvalidRequest where there is neither, telling what there is."""
+    if Path(given).is_dir():
+        return "model", given
+    profile = session.client.profile
+    wanted = profile.models.get(given, given) if profile.provider == "local" else given
+    try:
+        found = _models.find(None, wanted, home=profile.home)
+    except ConfigError as error:
+        raise invalid(field, given, f"is not a directory, and {error}") from error
+    models = profile.home / "models"
+    if found.gguf and not _convert.place(found.key, models).is_dir():
+        session.note(f"{found.name}: converting to safetensors, once (less than a minute) ...")
+    folder = _models.chat_folder(found, profile.home)
+    name = Path(found.name if wanted == given else given).name.removesuffix(".gguf")
+    return re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]", "-", name).strip("-"), str(folder)
+
+
+def _variant(session: Session, field: str, text: str) -> str:
+    about, equals, given = text.partition("=")
+    return f"{about}={_model(session, field, given)[1]}" if equals and given else text
 
 
 @command

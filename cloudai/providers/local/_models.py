@@ -92,12 +92,12 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
         return self.path.suffix == ".gguf"
 
 
-def find(kind: Kind, name: str, *, home: Path) -> Found:
+def find(kind: Kind | None, name: str, *, home: Path) -> Found:
     """The model called ``name``.
 
     Parameters
     ----------
-    kind: what it shall do.
+    kind: what it shall do; None: whatever it does.
     name: of an embedded model, of a folder in ``<home>/models``, or a path; empty for the
         embedded one.
     home: the profile's home.
@@ -106,7 +106,8 @@ def find(kind: Kind, name: str, *, home: Path) -> Found:
     model, and for an embedded model whose package is missing (naming the command).
     """
     package = next(
-        (p for p in PACKAGES if p.kind == kind and (not name or p.model == name.lower())), None
+        (p for p in PACKAGES if kind in (p.kind, None) and (not name or p.model == name.lower())),
+        None,
     )
     if package is not None:
         return _embedded(package)
@@ -115,7 +116,8 @@ def find(kind: Kind, name: str, *, home: Path) -> Found:
         return Found(name=name, path=inside)
     path = Path(name).expanduser().absolute()
     if not (path.exists() or "/" in name or "\\" in name or name.startswith((".", "~"))):
-        raise unknown(f"local {kind} model", name, _names(kind, home))
+        what = f"local {kind} model" if kind else "local model"
+        raise unknown(what, name, _names(kind, home))
     return _by_path(name, path)
 
 
@@ -170,8 +172,8 @@ def _by_path(name: str, path: Path) -> Found:
     )
 
 
-def _names(kind: Kind, home: Path) -> list[str]:
-    names = [package.model for package in PACKAGES if package.kind == kind]
+def _names(kind: Kind | None, home: Path) -> list[str]:
+    names = [package.model for package in PACKAGES if kind in (package.kind, None)]
     folder = home / "models"
     if folder.is_dir():
         names += sorted(
