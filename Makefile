@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo parity test check lint types contracts matrix clean
+.PHONY: help setup demo parity test check lint types contracts matrix options clean
 
 help:
 	@echo "make demo       the main job on this machine and on an emulated cloud:"
@@ -64,6 +64,10 @@ check: lint types contracts
 # Writes the capability matrix into the README; a test compares it.
 matrix: $(VENV)/.local
 	$(BIN)/cloudai providers --update README.md
+
+# Writes each command's options into docs/cli.md; a test compares them.
+options: $(VENV)/.local
+	$(BIN)/python tests/cli/options.py
 
 clean:
 	rm -rf $(VENV)

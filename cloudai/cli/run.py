@@ -23,8 +23,8 @@ FAMILIES = {
 _CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
 
-def run(name: str | None, arguments: list[str]) -> None:
-    """Runs the command ``name`` and exits; None runs the whole application."""
+def application(name: str | None) -> typer.Typer:
+    """The application of the command ``name`` alone; None: of all commands."""
     app = typer.Typer(
         add_completion=name is None,
         rich_markup_mode=None,  # rich takes 100 ms to import, for the frames of a help text
@@ -42,6 +42,12 @@ def run(name: str | None, arguments: list[str]) -> None:
             app.add_typer(family, name=word, help=FAMILIES[word])
     else:
         _add(app, name)
+    return app
+
+
+def run(name: str | None, arguments: list[str]) -> None:
+    """Runs the command ``name`` and exits; None runs the whole application."""
+    app = application(name)
     status = OK
     try:
         app(args=arguments, prog_name=f"cloudai {name}" if name else "cloudai")

@@ -57,10 +57,18 @@ def serve(
     workers: Annotated[int | None, typer.Option(help="Processes; else one a core.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:0.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")] = None,
-    max_batch: Annotated[int | None, typer.Option(help="Inputs in one call of predict.")] = None,
-    max_queue: Annotated[int | None, typer.Option(help="Inputs that may wait.")] = None,
-    max_body: Annotated[int | None, typer.Option(help="Bytes of a request.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds until an answer.")] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(help="Inputs in one call of predict.  [default: 64]")
+    ] = None,
+    max_queue: Annotated[
+        int | None, typer.Option(help="Inputs that may wait.  [default: 1024]")
+    ] = None,
+    max_body: Annotated[
+        int | None, typer.Option(help="Bytes of a request.  [default: 16 MiB, or the target's]")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds until an answer.  [default: 60, or the target's]")
+    ] = None,
     tls_cert: Annotated[str | None, typer.Option(help="A PEM file.")] = None,
     tls_key: Annotated[str | None, typer.Option(help="A PEM file.")] = None,
 ) -> None:

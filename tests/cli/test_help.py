@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 
+import options
 import pytest
 from command_line import Run
 
@@ -39,6 +41,30 @@ def test_every_command_has_help_and_the_common_options(run: Run, name: str) -> N
     assert shown.out.startswith(f"Usage: cloudai {name} ")
     for option in ("--profile", "--provider", "--config", "--set", "--json"):
         assert option in shown.out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_of_every_command_stands_in_the_docs(run: Run, name: str) -> None:
+    shown = run(*name.split(), "--help").out.partition("Options:")[2]
+    flags = re.findall(r"^  (-\S.*?)(?:  |$)", shown, re.M)
+    real = {flag for text in flags for flag in re.findall(r"(?<!\S)--[a-z][a-z-]*", text)}
+    assert real >= options.COMMON
+    page = options.PAGE.read_text().partition("## Options of each command")[2]
+    told = page.partition(f"### {name}\n")[2].partition("\n### ")[0]
+    lines = re.findall(r"^- `([^`]*)`: \S", told, re.M)
+    documented = {flag for text in lines for flag in re.findall(r"--[a-z][a-z-]*", text)}
+    assert documented == real - options.COMMON, "run: make options"
+    for option in options.COMMON - {"--help"}:
+        assert f"- `{option}" in options.PAGE.read_text()
+
+
+def test_the_docs_have_each_options_help() -> None:
+    text = options.PAGE.read_text()
+    shown = text.partition(options.BEGIN)[2].partition(options.END)[0]
+    assert shown.strip() == options.made(), "run: make options"
+    table = re.findall(r"^\| (`.*?) \|", text.partition("## Common options")[0], re.M)
+    for name in NAMES:
+        assert any(re.search(rf"`{name}[ `]|`{name}$", row) for row in table), name
 
 
 def test_help_imports_neither_typer_nor_the_types() -> None:
