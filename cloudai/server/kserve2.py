@@ -256,8 +256,8 @@ def _tensor(name: str, column: list[Any]) -> dict[str, Any]:
     if shape is not None:
         flat = _flatten(column)
         kinds = {type(value) for value in flat}
-        for kind, datatype in ((bool, "BOOL"), (int, "INT64"), (str, "BYTES")):
-            if kinds == {kind} and (kind is not int or all(-(2**63) <= v < 2**63 for v in flat)):
+        for kind, datatype in ((bool, "BOOL"), (int, _integers(flat)), (str, "BYTES")):
+            if kinds == {kind} and datatype:
                 return {"name": name, "datatype": datatype, "shape": shape, "data": flat}
         if kinds <= {int, float}:
             flat = [float(value) for value in flat]
@@ -265,6 +265,15 @@ def _tensor(name: str, column: list[Any]) -> dict[str, Any]:
     texts = [value if isinstance(value, str) else msgspec.json.encode(value).decode()
              for value in column]  # fmt: skip
     return {"name": name, "datatype": "BYTES", "shape": [len(column)], "data": texts}
+
+
+def _integers(flat: list[Any]) -> str:
+    """The type that holds all these integers; "" for none."""
+    if any(type(value) is not int for value in flat):
+        return ""
+    if all(-(2**63) <= value < 2**63 for value in flat):
+        return "INT64"
+    return "UINT64" if all(0 <= value < 2**64 for value in flat) else ""
 
 
 def _shape(value: Any) -> list[int] | None:
