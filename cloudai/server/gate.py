@@ -102,8 +102,10 @@ class Gate:
         try:
             response = await route(app, request)
             if response.stream is not None:
-                streams = True
-                response.stream = self._until(response.stream, app, request)
+                pieces = self._until(response.stream, app, request)
+                await anext(pieces)
+                streams = True  # from here on it counts itself off, read or not
+                response.stream = pieces
             elif self.target.answer is not None and len(response.body) > self.target.answer:
                 raise TargetLimit(
                     500,
@@ -119,23 +121,25 @@ class Gate:
                 self._now -= 1
 
     def _check_headers(self, request: Request) -> None:
-        """Leaves the headers that the target hands on."""
-        kept, most = self.target.headers, self.target.header_size
-        if kept is None:
-            return
-        own = tuple(name for name in kept if name.endswith(b"-"))
-        request.headers = {
-            name: value
-            for name, value in request.headers.items()
-            if name in kept or (own and name.startswith(own))
-        }
-        for name, value in request.headers.items():
-            if most is not None and len(value) > most:
-                raise TargetLimit(
-                    400,
-                    f"the header {name.decode('latin-1')} has {len(value)} characters, and "
-                    f"{self.target.title} take at most {most}",
-                )
+        """Leaves the headers that the target hands on. The one that asks for a variant, which the
+        target obeys itself, is ours here."""
+        kept, most, wanted = self.target.headers, self.target.header_size, self.target.variant
+        if kept is not None:
+            own = tuple(name for name in kept if name.endswith(b"-"))
+            request.headers = {
+                name: value
+                for name, value in request.headers.items()
+                if name in kept or (own and name.startswith(own))
+            }
+            for name, value in request.headers.items():
+                if most is not None and len(value) > most:
+                    raise TargetLimit(
+                        400,
+                        f"the header {name.decode('latin-1')} has {len(value)} characters, and "
+                        f"{self.target.title} take at most {most}",
+                    )
+        if wanted is not None and wanted in request.headers:
+            request.headers[b"x-cloudai-variant"] = request.headers[wanted]
 
     def _explained(self, error: Exception, app: App, request: Request) -> TargetLimit | None:
         """The error as the target's, where its limit is the one that was met."""
@@ -165,12 +169,14 @@ class Gate:
     async def _until(
         self, pieces: AsyncGenerator[bytes, None], app: App, request: Request
     ) -> AsyncGenerator[bytes, None]:
-        """The pieces, as long as the target waits for the last one; then the connection is broken
-        off, as it does."""
+        """Nothing, and then the pieces, as long as the target waits for the last one; after that
+        the connection is broken off, as it does. The nothing is for the generator to be under way:
+        only then is it closed, wherever it is dropped."""
         seconds = self.target.stream or app.limits.timeout
         end = request.started + seconds
         try:
             async with contextlib.aclosing(pieces):
+                yield b""
                 while True:
                     async with asyncio.timeout_at(end):
                         piece = await anext(pieces)

@@ -38,6 +38,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     variables: environment variables that it sets, or prefixes that end with ``_``.
     headers: the request headers that it hands on, or prefixes that end with ``-``; None: all.
     header_size: characters of such a header's value at most; None: no number is published.
+    variant: the request header by which a caller asks for one variant; None: there is none.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     variables: tuple[str, ...]
     headers: tuple[bytes, ...] | None = None
     header_size: int | None = None
+    variant: bytes | None = None
 
 
 # InvokeEndpoint: "strips all POST headers except those supported by the API", which are these and
@@ -77,6 +79,7 @@ _SAGEMAKER: Final = Target(
     variables=("SAGEMAKER_",),
     headers=_SAGEMAKER_HEADERS,
     header_size=1024,
+    variant=b"x-amzn-sagemaker-target-variant",
 )
 _VERTEX: Final = Target(
     title="Vertex AI's dedicated endpoints",
@@ -127,6 +130,7 @@ TARGETS: Final[dict[str, Target]] = {
         posts=("score",),
         probes=("root", "live", "ready", "openapi"),
         variables=("AZUREML_", "WORKER_COUNT"),
+        variant=b"azureml-model-deployment",
     ),
 }
 

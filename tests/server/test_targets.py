@@ -35,7 +35,7 @@ TOLD = {
     "azureml": (None, None, 180.0, "/score"),
 }
 
-# A number is answered with as many letters.
+# A number is answered with as many letters, or as many pieces.
 SIZES = """
 import os, time
 
@@ -48,6 +48,11 @@ def predict(model, inputs, params):
         while not os.path.exists(params["until"]):
             time.sleep(0.01)
     return ["a" * size for size in inputs]
+
+def stream(model, value, params):
+    for number in range(value):
+        yield number
+        time.sleep(params.get("sleep", 0))
 """
 
 
@@ -160,6 +165,42 @@ def test_azureml_refuses_what_is_more_than_twice_the_workers(start: Start, tmp_p
     assert "take at most 2 at once" in refused.json()["error"]["message"]
     assert [answer.json() for answer in answers] == [{"outputs": ["a"]}] * 2
     assert server.http.post("/score", json={"inputs": [1]}).status_code == 200
+
+
+def test_streams_count_while_they_last(start: Start) -> None:
+    """Azure ML takes two requests at once; streams that were read, and those that were not."""
+    server = start("--target", "azureml", source=SIZES)
+    for _ in range(3):
+        answer = server.http.post("/score", json={"inputs": [2], "stream": True})
+        assert answer.text == "0\n1\n"
+    slow = {"inputs": [1000], "params": {"sleep": 0.05}, "stream": True}
+    for _ in range(2):
+        with server.http.stream("POST", "/score", json=slow) as open_stream:
+            assert next(open_stream.iter_lines()) == "0"
+    # What nobody reads any more ends when it is noticed.
+    end = time.monotonic() + 30
+    while server.http.post("/score", json=[1]).status_code != 200:
+        assert time.monotonic() < end
+
+
+@pytest.mark.parametrize(
+    ("name", "route", "header"),
+    [
+        ("sagemaker", "/invocations", "X-Amzn-SageMaker-Target-Variant"),
+        ("azureml", "/score", "azureml-model-deployment"),
+    ],
+)
+def test_the_platforms_way_to_ask_for_a_variant(
+    start: Start, tmp_path: Path, name: str, route: str, header: str
+) -> None:
+    other = model(tmp_path / "b", SIZES)
+    server = start("--target", name, "--variant", f"b:0={other}", source=SIZES)
+    answers = [
+        server.http.post(route, json=[1], headers={header: wanted} if wanted else {})
+        for wanted in ("", "b", "main")
+    ]
+    assert [one.headers["x-cloudai-variant"] for one in answers] == ["main", "b", "main"]
+    assert server.http.post(route, json=[1], headers={header: "absent"}).status_code == 400
 
 
 def gated(name: TargetName, **limits: Any) -> tuple[Gate, ServerConfig]:
