@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from cloudai._core.container import is_folder
 from cloudai.cli import plans, specs, watch
 from cloudai.cli.session import Session, command, pair, typed
 from cloudai.cli.terminal import Live
@@ -49,6 +50,10 @@ def deploy(
     ] = None,
     tags: Annotated[_Strings, typer.Option("--tag", metavar="NAME=VALUE", help="A tag.")] = None,
     requirements: Annotated[str | None, typer.Option(help="A requirements file.")] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(help="An image that serves the model, or ./FOLDER of `cloudai package`."),
+    ] = None,
     accelerator: Annotated[str | None, typer.Option(help='Such as "L4:1".')] = None,
     instance_type: Annotated[
         str | None, typer.Option(help="The provider's own machine name.")
@@ -83,6 +88,7 @@ def deploy(
         "env": specs.pairs("--env", env),
         "tags": specs.pairs("--tag", tags),
         "requirements": requirements,
+        "image": image,
         "workers": workers,
         "host": host,
         "port": port,
@@ -222,6 +228,8 @@ def _beside(file: str | None, fields: dict[str, Any]) -> dict[str, Any]:
     made = dict(fields)
     if "handler" in made:
         made["handler"] = specs.beside(file, made["handler"])
+    if isinstance(made.get("image"), str) and is_folder(made["image"]):
+        made["image"] = specs.beside(file, made["image"])
     if isinstance(made.get("variants"), list):
         made["variants"] = [
             {

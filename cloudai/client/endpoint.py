@@ -320,6 +320,8 @@ def _looked(handle: _Handle, last: EndpointStatus | None) -> EndpointStatus | No
 
 def deployment(model: Deployable, given: dict[str, Any]) -> Deployment:
     """The spec that ``deploy``'s arguments describe."""
+    if isinstance(image := given.get("image"), os.PathLike):
+        given = {**given, "image": os.path.abspath(os.path.expanduser(os.fspath(image)))}
     if isinstance(model, Deployment):
         rest = {key: value for key, value in given.items() if value is not None}
         return msgspec.structs.replace(model, **rest) if rest else model

@@ -7,6 +7,7 @@ import argparse
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -17,9 +18,12 @@ from cloudai.server.config import (
     ModelConfig,
     ServerConfig,
     VariantConfig,
+    handler_from,
     host_from,
+    limits_from,
     made,
     model_dir_from,
+    model_folder,
     port_from,
     read,
     take_token,
@@ -93,8 +97,7 @@ def config_from(options: argparse.Namespace) -> ServerConfig:
     else:
         env = scoped(os.environ, options.target or target_from(os.environ))
         named = [_named(text) for text in options.model or [_local(model_dir_from(env))]]
-        handler = options.handler or env.get("CLOUDAI_HANDLER")
-        others = _variants(options, handler)
+        others = _variants(options, env)
         if others and len(named) > 1:
             raise ConfigError("--variant and --shadow are of one model; use --config for several")
         weight = 1.0 if options.weight is None else options.weight
@@ -102,13 +105,19 @@ def config_from(options: argparse.Namespace) -> ServerConfig:
             "models": [
                 ModelConfig(
                     name=name,
-                    variants=(VariantConfig(path=path, handler=handler, weight=weight), *others),
+                    variants=(
+                        VariantConfig(
+                            path=path, handler=_handler(options, env, path), weight=weight
+                        ),
+                        *others,
+                    ),
                 )
                 for name, path in named
             ],
             "host": host_from(env),
             "port": port_from(env),
             "workers": workers_from(env),
+            "limits": limits_from(env),
         }
     fields.setdefault("target", target_from(os.environ))
     for name in ("host", "port", "workers", "device", "dtype", "target", "tls_cert", "tls_key"):
@@ -131,7 +140,11 @@ def config_from(options: argparse.Namespace) -> ServerConfig:
     return made(fields, options.config)
 
 
-def _variants(options: argparse.Namespace, handler: str | None) -> list[VariantConfig]:
+def _handler(options: argparse.Namespace, env: Mapping[str, str], folder: str) -> str | None:
+    return options.handler or handler_from(env, folder)
+
+
+def _variants(options: argparse.Namespace, env: Mapping[str, str]) -> list[VariantConfig]:
     found: list[VariantConfig] = []
     for shadow, texts in ((False, options.variant), (True, options.shadow)):
         for text in texts or []:
@@ -147,7 +160,13 @@ def _variants(options: argparse.Namespace, handler: str | None) -> list[VariantC
                 )
             path = str(Path(path).expanduser().absolute())
             found.append(
-                VariantConfig(path=path, name=name, handler=handler, weight=share, shadow=shadow)
+                VariantConfig(
+                    path=path,
+                    name=name,
+                    handler=_handler(options, env, path),
+                    weight=share,
+                    shadow=shadow,
+                )
             )
     return found
 
@@ -160,10 +179,12 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _local(uri: str) -> str:
-    """A path for ``file://`` and plain paths; the clouds' URIs are fetched first."""
+    """The folder that the environment names: for ``file://`` and plain paths; the clouds' URIs
+    are fetched first."""
     scheme = urlsplit(uri).scheme
     if scheme in {"", "file"}:
-        return unquote(urlsplit(uri).path) if scheme else uri
+        path = unquote(urlsplit(uri).path) if scheme else uri
+        return str(model_folder(Path(path)))
     from cloudai.server.fetch import fetch
 
     return str(fetch(uri))

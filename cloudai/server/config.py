@@ -11,15 +11,16 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from cloudai._core.container import MODEL_DIR, PORT
+from cloudai._core.handler import PLACES
 from cloudai.errors import ConfigError, InvalidRequest
 from cloudai.server.targets import TARGETS, TargetName, filled
 from cloudai.types._base import check_positive, invalid
 
-DEFAULT_PORT: Final = 8080
+DEFAULT_PORT: Final = PORT
 DEFAULT_BATCH: Final = 64
 TOKEN_VARIABLE: Final = "CLOUDAI_SERVER_TOKEN"  # noqa: S105 (a variable's name)
 TOKEN_FILE_VARIABLE: Final = "CLOUDAI_SERVER_TOKEN_FILE"  # noqa: S105 (a variable's name)
-SAGEMAKER_MODEL_DIR: Final = "/opt/ml/model"
 
 # A model's name stands in URLs, metrics and logs; it never becomes a path.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
@@ -202,7 +203,17 @@ def port_from(env: Mapping[str, str]) -> int:
 def workers_from(env: Mapping[str, str]) -> int | None:
     """What the platforms' settings say of the worker processes: ``CLOUDAI_WORKERS``, then
     SageMaker's ``SAGEMAKER_MODEL_SERVER_WORKERS``, then Azure ML's ``WORKER_COUNT``."""
-    for name in ("CLOUDAI_WORKERS", "SAGEMAKER_MODEL_SERVER_WORKERS", "WORKER_COUNT"):
+    return _number(env, "CLOUDAI_WORKERS", "SAGEMAKER_MODEL_SERVER_WORKERS", "WORKER_COUNT")
+
+
+def limits_from(env: Mapping[str, str]) -> dict[str, int]:
+    """The ``Limits`` that a container is told: ``CLOUDAI_MAX_BATCH`` and ``CLOUDAI_MAX_QUEUE``."""
+    told = {"batch": _number(env, "CLOUDAI_MAX_BATCH"), "queue": _number(env, "CLOUDAI_MAX_QUEUE")}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _number(env: Mapping[str, str], *names: str) -> int | None:
+    for name in names:
         if env.get(name):
             try:
                 return int(env[name])
@@ -224,7 +235,25 @@ def model_dir_from(env: Mapping[str, str]) -> str:
     for name in ("CLOUDAI_MODEL_DIR", "AZUREML_MODEL_DIR", "AIP_STORAGE_URI"):
         if env.get(name):
             return env[name]
-    return SAGEMAKER_MODEL_DIR
+    return MODEL_DIR
+
+
+def model_folder(path: Path) -> Path:
+    """Where the model's files are: Azure ML puts them one or more folders below the place that
+    it names. A folder with one folder in it, and nothing else that could be served, is gone
+    into."""
+    while path.is_dir() and not any((path / place).is_file() for place in PLACES):
+        inner = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+        if len(inner) != 1 or not inner[0].is_dir():
+            break
+        path = inner[0]
+    return path
+
+
+def handler_from(env: Mapping[str, str], folder: str) -> str | None:
+    """``CLOUDAI_HANDLER``: a file; a relative one is of the model's folder."""
+    named = env.get("CLOUDAI_HANDLER")
+    return str(Path(folder) / named) if named else None
 
 
 def take_token(env: dict[str, str] | os._Environ[str]) -> str | None:

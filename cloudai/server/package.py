@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai import _version
+from cloudai._core import container
 from cloudai.server.config import DEFAULT_PORT
 from cloudai.types._base import check_name, check_positive, invalid
 
@@ -19,6 +20,9 @@ _PIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._-]+\])?==[^
 _IMAGE: Final = re.compile(r"[a-z0-9][a-z0-9._/:-]*(@sha256:[0-9a-f]{64})?\Z")
 _PLAIN: Final = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*\Z")
 _WORDS: Final = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
+
+GCS: Final = "google-cloud-storage==3.17.1"
+"""Fetches the model that Vertex AI names in ``AIP_STORAGE_URI`` (read 2026-11)."""
 
 USER: Final = 10001
 """The user that the server runs as; any that is not root would do."""
@@ -86,7 +90,7 @@ def files(package: Package) -> dict[str, str]:
         ".dockerignore": "**/__pycache__\n**/.git\n**/*.pyc\n",
         "requirements.txt": "".join(f"{line}\n" for line in _requirements(package)),
         "kubernetes.yaml": kubernetes_yaml(package),
-        "platforms.json": json.dumps(platforms(package), indent=2) + "\n",
+        container.FILE: platforms(package),
     }
 
 
@@ -103,7 +107,7 @@ def dockerfile(package: Package) -> str:
         f"FROM {package.base}",
         f"RUN useradd --uid {USER} --no-create-home --shell /usr/sbin/nologin server",
         "COPY --from=build /opt/venv /opt/venv",
-        f"COPY {json.dumps([package.model + '/', '/opt/ml/model/'])}",
+        f"COPY {json.dumps([package.model + '/', container.MODEL_DIR + '/'])}",
     ]
     env = {
         "PATH": "/opt/venv/bin:$PATH",
@@ -112,10 +116,9 @@ def dockerfile(package: Package) -> str:
         "HOME": "/tmp",  # noqa: S108 (the only folder that the container may write)
         "CLOUDAI_HOST": "0.0.0.0",  # noqa: S104 (a container is asked from outside)
         "CLOUDAI_PORT": str(package.port),
+        # No CLOUDAI_MODEL_DIR: a model that a platform names goes before the one in the image,
+        # where SageMaker mounts its own over this one.
         "CLOUDAI_MODEL_NAME": package.name,
-        # The model that is in the image, whatever a platform names beside it. SageMaker mounts
-        # what it is given over this very folder.
-        "CLOUDAI_MODEL_DIR": "/opt/ml/model",
     }
     if package.handler is not None:
         lines.append(f"COPY {json.dumps([package.handler, '/opt/ml/code/handler.py'])}")
@@ -124,7 +127,8 @@ def dockerfile(package: Package) -> str:
     health = (
         "import os, urllib.request as r; "
         "p = os.environ.get('SAGEMAKER_BIND_TO_PORT') or os.environ.get('AIP_HTTP_PORT') "
-        f"or '{package.port}'; r.urlopen('http://127.0.0.1:' + p + '/ping', timeout=2)"
+        "or os.environ['CLOUDAI_PORT']; "
+        "r.urlopen('http://127.0.0.1:' + p + '/ping', timeout=2)"
     )
     lines += [
         # SageMaker routes only to containers that say so (multi-model and pipeline hosting).
@@ -257,28 +261,10 @@ def _pod(package: Package, selector: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def platforms(package: Package) -> dict[str, Any]:
-    """What each platform has to be told to run the image, in its own words."""
-    return {
-        "sagemaker": {  # CreateModel's PrimaryContainer; it sets the port and appends `serve`
-            "Image": package.image,
-            "Environment": {"CLOUDAI_HOST": "0.0.0.0"},  # noqa: S104
-        },
-        "vertex": {  # Model.containerSpec
-            "imageUri": package.image,
-            "predictRoute": f"/v1/models/{package.name}:predict",
-            "healthRoute": "/ping",
-            "ports": [{"containerPort": package.port}],
-        },
-        "azureml": {  # Environment.inference_config
-            "image": package.image,
-            "inference_config": {
-                "liveness_route": {"port": package.port, "path": "/v2/health/live"},
-                "readiness_route": {"port": package.port, "path": "/v2/health/ready"},
-                "scoring_route": {"port": package.port, "path": "/score"},
-            },
-        },
-    }
+def platforms(package: Package) -> str:
+    """What each platform has to be told to run the image: the adapters read the same."""
+    told = container.platforms(package.image, package.port)
+    return msgspec.json.format(msgspec.json.encode(told), indent=2).decode() + "\n"
 
 
 def kubernetes_yaml(package: Package) -> str:
@@ -314,7 +300,10 @@ def _scalar(value: Any) -> str:
 
 def _requirements(package: Package) -> Sequence[str]:
     extras = ",".join(package.extras)
-    return (f"cloudai[{extras}]=={_version.__version__}", *package.requirements)
+    needed = [f"cloudai[{extras}]=={_version.__version__}"]
+    if not any(line.startswith("google-cloud-storage") for line in package.requirements):
+        needed.append(GCS)
+    return (*needed, *package.requirements)
 
 
 def _exec(code: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -17,6 +17,9 @@ from cloudai.types._base import (
 )
 from cloudai.types.jobs import State
 from cloudai.types.training import Resources
+
+MAX_QUEUE: Final = 1024
+"""Items that wait at most, unless a deployment says otherwise."""
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -110,7 +113,11 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         SageMaker's ``model_fn`` family; None where the model directory has its own
         ``handler.py``.
     mode: ``realtime``, ``serverless`` (scales to zero) or ``async`` (results in a bucket).
-    framework, image, requirements: as for a training job.
+    framework, requirements: as for a training job.
+    image: a container image that serves the model by itself, as ``cloudai package`` makes them:
+        its reference; or the package's folder, written with ``/``, ``./``, ``../``, ``~`` or
+        ``file://`` before it, whose ``platforms.json`` then says how it is run. None: the
+        provider's own image.
     env, secrets: of the server process.
     rollout: how an update takes over. timeout: seconds that a deployment may take.
     workers: server processes on each replica; None: one a core on CPUs, one on a GPU.
@@ -137,7 +144,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     port: int = 0
     token: SecretRef | None = None
     max_batch: int | None = None
-    max_queue: int = 1024
+    max_queue: int = MAX_QUEUE
     tags: dict[str, str] = {}
     idempotency_key: str | None = None
     native: dict[str, dict[str, Any]] = {}
