@@ -123,13 +123,14 @@ class Planner:
         if base is None or role is None or machine is None or source is None or image is None:
             return None
         name = endpoint_wire.named(
-            spec.name or "", _s3.digest(source.digest, image, spec.name or "")
+            spec.name or "", _s3.digest(source.digest, image.digest, spec.name or "")
         )
         served = endpoint_wire.Served(
             variant=Variant(model=source.uri),
             model=name,
             data=source.target or source.uri,
-            image=image,
+            image=image.image,
+            environment=image.environment,
             machine=machine,
         )
         place = endpoint_wire.Place(role=role, base=base, vpc=vpc)
@@ -137,6 +138,7 @@ class Planner:
         as_endpoint = Deployment(
             name=spec.name or "",
             variants=(served.variant,),
+            image=spec.image,
             env=spec.env,
             tags=spec.tags,
             native={"aws": {"CreateModel": native}},

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from cloudai._core import container
 from cloudai.providers.aws import _models_s3, _s3
 from cloudai.providers.aws._session import AwsSession
 from cloudai.providers.aws._wire import common
@@ -70,13 +71,14 @@ class Planner:
             )
             if source is None or image is None or (machine is None and spec.mode != "serverless"):
                 continue
-            digest = _s3.digest(source.digest, image, wire.digest(spec, []))
+            digest = _s3.digest(source.digest, image.digest, wire.digest(spec, _told(spec)))
             served.append(
                 wire.Served(
                     variant=variant,
                     model=wire.named(f"{spec.name}-{variant.name}", digest),
                     data=source.target or source.uri,
-                    image=image,
+                    image=image.image,
+                    environment=image.environment,
                     machine=machine,
                 )
             )
@@ -98,3 +100,10 @@ class Planner:
             draft.check(model_shape, body, wire.FIELDS)
         draft.check(config_shape, config, wire.FIELDS)
         return Drafted(sources, models, config)
+
+
+def _told(spec: Deployment) -> list[str]:
+    """What the container is told beside the spec's own variables."""
+    if spec.image is None:
+        return [] if spec.workers is None else [f"workers={spec.workers}"]
+    return [f"{name}={value}" for name, value in container.environment(spec).items()]

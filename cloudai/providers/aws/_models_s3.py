@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from cloudai._core import container
 from cloudai._core.handler import find_handler, model_digest
 from cloudai.errors import UnsupportedByProvider
 from cloudai.protocols import Call
@@ -106,13 +107,30 @@ def _archive(store: _s3.Store, uri: str, field: str, call: Call) -> str:
     return inner
 
 
+class Container(msgspec.Struct, frozen=True):
+    """An inference image, and the environment that it is told where it is one's own."""
+
+    image: str
+    environment: dict[str, str] = {}
+
+    @property
+    def digest(self) -> str:
+        """Of all of it."""
+        if not self.environment:
+            return self.image
+        return _s3.digest(msgspec.json.encode(self, order="sorted"))
+
+
 def image(
     session: AwsSession, given: str | None, framework: str, machine: str | None, handled: bool
-) -> str:
-    """The inference image."""
+) -> Container:
+    """The inference image: the one that is given, or AWS's own. Raises InvalidRequest for one
+    that SageMaker cannot pull, UnsupportedByProvider for a framework whose image takes no
+    handler."""
     if given is not None:
-        session.check_image(given)
-        return given
+        told = container.settings(given).sagemaker
+        session.check_image(told.image)
+        return Container(told.image, told.environment)
     if handled and framework.startswith("tensorflow"):
         raise UnsupportedByProvider(
             f"framework={framework!r} with a handler (its image is TF Serving, which takes none)",
@@ -123,4 +141,6 @@ def image(
         )
     about: Any = _catalog.MACHINES.get(machine or "")
     gpu = about.gpu is not None if about else (machine or "").startswith(("ml.g", "ml.p"))
-    return _images.image(framework, "inference", session.region, gpu=gpu, suffix=session.dns_suffix)
+    return Container(
+        _images.image(framework, "inference", session.region, gpu=gpu, suffix=session.dns_suffix)
+    )

@@ -406,6 +406,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "serverless-rollout": ({"mode": "serverless", "rollout": Rollout(kind="canary")}, "rollout"),
     "zero-without-target": ({"mode": "async", "variants": (Variant(model="m", min=0),)}, "target"),
     "image-region": ({"image": "123456789012.dkr.ecr.eu-west-1.amazonaws.com/x:1"}, "eu-west-1"),
+    "image-folder": ({"image": "./nowhere"}, "no platforms.json"),
     "secrets": ({"secrets": {"K": SecretRef(store="ssm", name="x")}}, "secrets"),
     "tensorflow": ({"framework": "tensorflow==2.19"}, "framework"),
     "remote-model": ({"variants": (Variant(model=f"s3://{BUCKET}/none/model.tar.gz"),)}, "model"),

@@ -67,6 +67,10 @@ def course(aws: AwsEmulator, client: Client, keys: dict[str, Any], tmp_path: Pat
         Deployment(name="bare", variants=(Variant(model=str(model)),), mode="serverless", **about)
     )
     bare.delete()
+    own = "123456789012.dkr.ecr.us-east-1.amazonaws.com/own:1"
+    packaged = Deployment(name="own", variants=(Variant(model=str(model)),), image=own, workers=2,
+                          max_batch=8, env={"V": "3"}, **about)  # fmt: skip
+    client.endpoints.deploy(packaged).delete()
 
     for count, kind in ((3, {"model": str(model)}), (100, {"chat": CHAT}),
                         (100, {"embeddings": "amazon.titan-embed-text-v2:0"})):  # fmt: skip

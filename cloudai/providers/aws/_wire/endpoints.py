@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from cloudai._core import container
 from cloudai.errors import UnsupportedByProvider
 from cloudai.providers.aws import _s3
 from cloudai.providers.aws._wire import common, scaling
@@ -47,7 +48,8 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     Parameters
     ----------
     variant: of the spec. model: the Model's name. data: where its archive lies; None for none.
-    image: of its container. machine: its instance type; None for serverless.
+    image: of its container. environment: that an image of one's own is told beside the spec's.
+    machine: its instance type; None for serverless.
     """
 
     variant: Variant
@@ -55,6 +57,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     data: str | None
     image: str
     machine: str | None
+    environment: dict[str, str] = {}
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +83,9 @@ def tags(spec: Deployment) -> list[dict[str, str]]:
 def model(spec: Deployment, served: Served, place: Place, *, code: bool) -> dict[str, Any]:
     """The arguments of CreateModel. ``code``: the archive has ``code/inference.py``."""
     env = dict(spec.env)
+    if spec.image is not None:
+        handler = "code/inference.py" if code else None
+        env = {**served.environment, **container.environment(spec, handler)}
     if code:
         env = {**_server(spec), **env}
         env |= {
@@ -88,17 +94,17 @@ def model(spec: Deployment, served: Served, place: Place, *, code: bool) -> dict
         }
     if spec.workers is not None:
         env["SAGEMAKER_MODEL_SERVER_WORKERS"] = str(spec.workers)
-    container: dict[str, Any] = {"Image": served.image}
+    primary: dict[str, Any] = {"Image": served.image}
     if served.data is not None and served.data.endswith("/"):
         source = {"S3Uri": served.data, "S3DataType": "S3Prefix", "CompressionType": "None"}
-        container["ModelDataSource"] = {"S3DataSource": source}
+        primary["ModelDataSource"] = {"S3DataSource": source}
     elif served.data is not None:
-        container["ModelDataUrl"] = served.data
+        primary["ModelDataUrl"] = served.data
     if env:
-        container["Environment"] = env
+        primary["Environment"] = env
     body: dict[str, Any] = {
         "ModelName": served.model,
-        "PrimaryContainer": container,
+        "PrimaryContainer": primary,
         "ExecutionRoleArn": place.role,
     }
     if place.vpc is not None:

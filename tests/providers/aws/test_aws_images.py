@@ -1,0 +1,84 @@
+"""Endpoints and transforms on SageMaker by an image of one's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from cloudai import BatchTransform, Client, Deployment
+from cloudai._core.container import platforms
+from cloudai.testing.emulators.aws import AwsEmulator
+from cloudai.types import Variant
+
+IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/own:1"
+HANDLER = "def load(d):\n    return 0\n\n\ndef predict(m, inputs, params):\n    return inputs\n"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "handler.py").write_text(HANDLER)
+    return str(folder)
+
+
+def spec(model: str, **about: Any) -> Deployment:
+    return Deployment(name="house", variants=(Variant(model=model),), **about)
+
+
+def test_an_image_of_one_s_own(
+    aws: AwsEmulator, client: Client, model: str, tmp_path: Path
+) -> None:
+    """It is told what `platforms.json` says, and what the deployment asks of its server; another
+    setting is another Model."""
+    told = json.loads(msgspec.json.encode(platforms(IMAGE)))
+    (tmp_path / "packed").mkdir()
+    file = tmp_path / "packed" / "platforms.json"
+    names: set[str] = set()
+    for more in ({}, {"EXTRA": "1"}):
+        told["sagemaker"]["Environment"] |= more
+        file.write_text(json.dumps(told))
+        plan = client.endpoints.plan(
+            spec(model, image=str(file.parent), handler=str(Path(model, "handler.py")), workers=2)
+        )
+        assert plan.ok, plan.violations
+        body = next(r.body for r in plan.requests if r.operation == "sagemaker:CreateModel")
+        names.add(body["ModelName"])
+        container = body["PrimaryContainer"]
+        assert container["Image"] == IMAGE
+        environment = container["Environment"]
+        assert (
+            environment.items()
+            >= {
+                "CLOUDAI_HOST": "0.0.0.0",
+                "CLOUDAI_PORT": "8080",
+                "CLOUDAI_HANDLER": "code/inference.py",
+                "CLOUDAI_WORKERS": "2",
+                **more,
+            }.items()
+        )
+    plan = client.endpoints.plan(spec(model, image=str(file.parent), workers=3))
+    body = next(r.body for r in plan.requests if r.operation == "sagemaker:CreateModel")
+    names.add(body["ModelName"])
+    assert "CLOUDAI_HANDLER" not in body["PrimaryContainer"]["Environment"]
+    assert len(names) == 3
+
+
+def test_a_transform_by_a_package(
+    aws: AwsEmulator, client: Client, model: str, tmp_path: Path
+) -> None:
+    (tmp_path / "platforms.json").write_bytes(msgspec.json.encode(platforms(IMAGE)))
+    lines = tmp_path / "in.jsonl"
+    lines.write_text("1\n")
+    batch = BatchTransform(
+        model=model, input=str(lines), output=str(tmp_path / "out.jsonl"), image=str(tmp_path)
+    )
+    plan = client.batch.plan(batch)
+    assert plan.ok, plan.violations
+    body = next(r.body for r in plan.requests if r.operation == "sagemaker:CreateModel")
+    assert body["PrimaryContainer"]["Image"] == IMAGE
+    assert body["PrimaryContainer"]["Environment"]["CLOUDAI_PORT"] == "8080"
