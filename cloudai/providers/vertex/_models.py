@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cloudai._core import container
 from cloudai._core.handler import find_handler
 from cloudai.errors import CloudAIError, Conflict, InvalidRequest, NotFound
 from cloudai.protocols import Call
@@ -43,6 +44,11 @@ class Models:
                     "mode", f"{spec.mode!r} is not offered.", SPEC.gaps["endpoints:serverless"]
                 )
             )
+        if spec.image is not None:
+            try:
+                container.settings(spec.image)
+            except InvalidRequest as error:
+                found.append(Violation("image", error.message, error.hint or ""))
         if spec.requirements is not None and not Path(spec.requirements).is_file():
             found.append(Violation("requirements", f"there is no {spec.requirements!r}."))
         for variant in spec.variants:
@@ -59,9 +65,9 @@ class Models:
             try:
                 own = variant.handler or spec.handler
                 folder = Path(variant.uri).expanduser()
-                if spec.image is None:
+                if spec.image is None or own is not None:
                     find_handler(folder, Path(own) if own is not None else None)
-                elif not folder.is_dir():
+                if not folder.is_dir():
                     found.append(Violation("model", f"{variant.uri!r} is not a directory."))
             except InvalidRequest as error:
                 found.append(Violation(error.field or "model", error.message, error.hint or ""))

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core import container
 from cloudai._version import __version__
 from cloudai.providers.vertex import _catalog
 from cloudai.providers.vertex._images import image
@@ -23,7 +24,6 @@ from cloudai.types import CostRange, Deployment, Rollout, Variant, Violation
 
 ENDPOINT_LABEL: Final = "cloudai_endpoint"
 """The label of a Model: the endpoint it was uploaded for."""
-PORT: Final = 8080
 
 # CreateEndpointRequest.endpoint_id (aiplatform v1): with a letter first up to 63 characters.
 _ID: Final = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?\Z")
@@ -144,8 +144,10 @@ def losses(spec: Deployment) -> list[str]:
     if spec.image is None:
         found.append(
             "the server is installed when a replica starts: an image of your own with "
-            "cloudai[server] in it starts sooner"
+            "cloudai[server] in it (`cloudai package`) starts sooner"
         )
+    elif spec.requirements is not None:
+        found.append("requirements: an image of your own has its packages in it")
     return found
 
 
@@ -177,29 +179,35 @@ def model(
     artifact: the gs:// directory of the model. packages: what its requirements name.
     """
     machine = _catalog.machine(variant.resources, location)
-    container: dict[str, Any] = {
-        "imageUri": spec.image or image(spec.framework, location, gpu=bool(machine.vendor))[0],
-        "ports": [{"containerPort": PORT}],
-        "predictRoute": "/predict",
-        "healthRoute": "/ping",
-    }
+    if spec.image is None:
+        own = image(spec.framework, location, gpu=bool(machine.vendor))[0]
+        told = container.platforms(own).vertex
+        env = spec.env
+    else:
+        told = container.settings(spec.image).vertex
+        env = {one.name: one.value for one in told.env}
+        # What a deployment names is put beside the model.
+        handler = None if (variant.handler or spec.handler) is None else "handler.py"
+        env |= container.environment(spec, handler)
+    made: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(told))
+    made.pop("env", None)
     if spec.image is None:
         needed = [f"cloudai[server]=={__version__}", "google-cloud-storage", *packages]
         start = _START.format(packages=" ".join(shlex.quote(one) for one in needed))
-        container["command"] = ["sh", "-c", start, "cloudai"]
+        made["command"] = ["sh", "-c", start, "cloudai"]
         args = [f"--max-queue={spec.max_queue}"]
         if spec.max_batch is not None:
             args.append(f"--max-batch={spec.max_batch}")
         if spec.workers is not None:
             args.append(f"--workers={spec.workers}")
-        container["args"] = args
-    if spec.env:
-        container["env"] = [{"name": name, "value": spec.env[name]} for name in sorted(spec.env)]
+        made["args"] = args
+    if env:
+        made["env"] = [{"name": name, "value": env[name]} for name in sorted(env)]
     labels = common.labels(spec.tags, spec.idempotency_key, None)
     body = {
         "displayName": f"{spec.name}-{variant.name}",
         "artifactUri": artifact,
-        "containerSpec": container,
+        "containerSpec": made,
         "labels": {**labels, ENDPOINT_LABEL: spec.name},
     }
     merge(body, spec.native.get("vertex", {}).get("model", {}))
