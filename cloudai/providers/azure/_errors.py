@@ -195,14 +195,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def error_of(status: int, headers: Mapping[str, str], body: bytes) -> CloudAIError:
     """The error for an answer that is none."""
     return made(
-        _inner(body),
+        told(body),
         status=status,
         request_id=request_id(headers),
         retry_after=retry_after(headers),
     )
 
 
-def _inner(body: bytes) -> dict[str, Any]:
+def told(body: bytes) -> dict[str, Any]:
     """What the body says: Azure's ``{"error": {…}}``, the gateway's ``{"statusCode", "message"}``,
     or a text of a proxy in between."""
     try:

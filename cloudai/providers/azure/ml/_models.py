@@ -7,13 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+from cloudai._core import container
 from cloudai.errors import InvalidRequest
 from cloudai.protocols import Call
 from cloudai.providers.azure.ml import _score
 from cloudai.providers.azure.ml._wire import CPU_IMAGE, GPU_IMAGE, environment_name
 from cloudai.providers.azure.ml._workspace import Files, Workspace
 from cloudai.providers.azure.ml.training import walk
-from cloudai.types import Resources
+from cloudai.types import Resources, Violation
 from cloudai.types._base import invalid
 
 SCRIPT: Final = "_cloudai_score.py"
@@ -22,8 +23,14 @@ _SERVER: Final = "azureml-inference-server-http"
 _REMOTE: Final = ("azureml://", "azureml:", "https://", "/subscriptions/")
 
 
-def check(uri: str, handler: str | None, field: str) -> None:
-    """Raises InvalidRequest for a model or handler that is not there."""
+def check(uri: str, handler: str | None, field: str, *, image: bool = False) -> None:
+    """Raises InvalidRequest for a model or handler that is not there.
+
+    Parameters
+    ----------
+    image: whether an image of one's own serves the model: it may do without a handler, and takes
+        one only in the model's folder.
+    """
     local = not uri.startswith(_REMOTE)
     path = Path(uri.removeprefix("file://")).expanduser()
     if local and not path.is_dir():
@@ -31,7 +38,12 @@ def check(uri: str, handler: str | None, field: str) -> None:
     if handler is not None:
         if not Path(handler).expanduser().is_file():
             raise invalid("handler", handler, "is not a file", "Give the path of a Python file.")
-    elif local and not (path / "handler.py").is_file():
+        if image and not local:
+            raise invalid(
+                "handler", handler, f"cannot be put beside {uri}, as an image needs it",
+                "Put it into the model as handler.py, or give the model as a local directory.",
+            )  # fmt: skip
+    elif local and not image and not (path / "handler.py").is_file():
         raise InvalidRequest(
             f"{field}={uri!r} has no handler.py of its own, and no handler is named",
             field="handler",
@@ -39,13 +51,15 @@ def check(uri: str, handler: str | None, field: str) -> None:
         )
 
 
-def model(workspace: Workspace, uri: str, call: Call) -> str:
-    """The id of a model asset: of local files, of a job's output, or the one that is named."""
+def model(workspace: Workspace, uri: str, call: Call, handler: str | None = None) -> str:
+    """The id of a model asset: of local files, of a job's output, or the one that is named.
+
+    Parameters
+    ----------
+    handler: goes into local files as ``handler.py``.
+    """
     if uri.startswith(("azureml:", "/subscriptions/")) and not uri.startswith("azureml://"):
-        name, _, version = uri.removeprefix("azureml:").partition(":")
-        if uri.startswith("/"):
-            return uri
-        return workspace.id_of(f"models/{name}/versions/{version or '1'}")
+        return workspace.named("models", uri)
     if uri.startswith(("azureml://", "https://")):
         body = {"properties": {"modelType": "custom_model", "modelUri": uri}}
         path = f"models/{environment_name(body)}/versions/1"
@@ -53,7 +67,10 @@ def model(workspace: Workspace, uri: str, call: Call) -> str:
             workspace.send("PUT", path, call, body)
         return workspace.id_of(path)
     folder = Path(uri.removeprefix("file://")).expanduser()
-    return workspace.upload("models", walk(folder, ("__pycache__",)), call)[0]
+    files = walk(folder, ("__pycache__",))
+    if handler is not None:
+        files["handler.py"] = Path(handler).expanduser()
+    return workspace.upload("models", files, call)[0]
 
 
 def code(workspace: Workspace, handler: str | None, call: Call) -> str:
@@ -87,10 +104,28 @@ def environment(
             f"  - python=3.11\n  - pip\n  - pip:\n{pip}",
         }
     }
-    path_of = f"environments/{environment_name(body)}/versions/1"
-    if workspace.found(path_of, call) is None:
-        workspace.send("PUT", path_of, call, body)
-    return workspace.id_of(path_of)
+    return registered(workspace, body, call)
+
+
+def registered(workspace: Workspace, body: dict[str, Any], call: Call) -> str:
+    """The id of an environment with this body, which is made where there is none yet."""
+    path = environment_path(body)
+    if workspace.found(path, call) is None:
+        workspace.send("PUT", path, call, body)
+    return workspace.id_of(path)
+
+
+def environment_path(body: dict[str, Any]) -> str:
+    """Where an environment with this body lies in the workspace."""
+    return f"environments/{environment_name(body)}/versions/1"
+
+
+def image_violations(image: str | None) -> list[Violation]:
+    """What is wrong with the image that a scoring script is to run in."""
+    if image is None or not container.is_folder(image):
+        return []
+    mend = "A batch runs a script of ours: name an image to run it in, or none."
+    return [Violation("image", "is a package, which serves endpoints.", mend)]
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:

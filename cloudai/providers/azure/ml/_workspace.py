@@ -80,6 +80,14 @@ class Workspace:
         """A resource's id in Resource Manager."""
         return f"{self.base}/{path}"
 
+    def named(self, kind: str, given: str) -> str:
+        """The id of an asset as users write it: ``azureml:NAME:VERSION``, ``NAME:VERSION``, or an
+        id, which is taken as it is. The version defaults to 1."""
+        if given.startswith(("azureml://", "/subscriptions/")):
+            return given
+        name, _, version = given.removeprefix("azureml:").partition(":")
+        return self.id_of(f"{kind}/{name}/versions/{version or '1'}")
+
     # -- assets --------------------------------------------------------------------------
 
     def upload(self, kind: str, files: Files, call: Call) -> tuple[str, str]:

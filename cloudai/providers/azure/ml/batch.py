@@ -88,7 +88,7 @@ class AzureMLBatch:
 
     def _violations(self, spec: BatchTransform) -> list[Violation]:
         native = spec.native.get("azure", {})
-        found: list[Violation] = []
+        found = _models.image_violations(spec.image)
         if self._compute(spec) is None:
             mend = "Name a cluster: compute in the profile, or native.azure.compute."
             found.append(Violation("compute", "is needed by batch endpoints.", mend))

@@ -2,7 +2,10 @@
 
 The service deploys step by step (endpoint, then deployments, then traffic); ``status`` takes
 the next step, so that whoever waits brings it about. ``native={"azure": {"mirror": {VARIANT:
-PERCENT}}}`` copies a part of the traffic to a variant whose answers nobody sees.
+PERCENT}}}`` copies a part of the traffic to a variant whose answers nobody sees. A model is served
+by Azure ML's own server and a scoring script of ours, in Microsoft's image or in the environment
+that ``native={"azure": {"environment": "azureml:NAME:VERSION"}}`` names; or by an image of one's
+own, with what its package says of it.
 """
 
 from __future__ import annotations
@@ -11,16 +14,18 @@ import json
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
 import httpx2
 import msgspec
 
+from cloudai._core import container
 from cloudai._core.config import Profile
 from cloudai.errors import Conflict, HandlerError, InvalidRequest, NotFound, ProviderError
 from cloudai.protocols import Call
-from cloudai.providers.azure._errors import error_of, request_id
+from cloudai.providers.azure._errors import error_of, request_id, told
 from cloudai.providers.azure._transport import failure
+from cloudai.providers.azure.ml import _endpoint_wire as wire
 from cloudai.providers.azure.ml import _models
 from cloudai.providers.azure.ml._machines import machine
 from cloudai.providers.azure.ml._wire import KEY
@@ -37,22 +42,9 @@ from cloudai.types import (
     PredictRequest,
     State,
     Variant,
-    VariantStatus,
     Violation,
 )
 from cloudai.types._base import invalid
-
-_TRAFFIC: Final = "cloudai.traffic"
-_MIRROR: Final = "cloudai.mirror"
-_STATES: Final[dict[str, State]] = {
-    "creating": State.STARTING,
-    "updating": State.STARTING,
-    "scaling": State.STARTING,
-    "deleting": State.STOPPING,
-    "succeeded": State.RUNNING,
-    "failed": State.FAILED,
-    "canceled": State.CANCELLED,
-}
 
 
 class AzureMLEndpoints:
@@ -72,60 +64,38 @@ class AzureMLEndpoints:
             found.append(Violation("name", problem, "Azure ML's rule for endpoints."))
         for variant in spec.variants:
             try:
-                _models.check(variant.uri, variant.handler or spec.handler, "variants.model")
+                handler = variant.handler or spec.handler
+                own = spec.image is not None
+                _models.check(variant.uri, handler, "variants.model", image=own)
                 machine(variant.resources)
             except InvalidRequest as error:
                 found.append(Violation(error.field or "variants", str(error)))
-            if not 3 <= len(_name(variant)) <= 32:
+            if not 3 <= len(wire.named(variant)) <= 32:
                 found.append(Violation("variants.name", f"{variant.name!r} exceeds 32 letters."))
         if spec.mode != "realtime":
             found.append(Violation("mode", f"{spec.mode!r} is none here.", "Use realtime."))
         if spec.secrets:
             mend = "Read Key Vault in the handler, with the endpoint's identity."
             found.append(Violation("secrets", "cannot be handed over by the service.", mend))
-        for name in set(spec.native.get("azure", {})) - {"mirror", "instance_count"}:
+        if spec.image is not None:
+            found += self._image_violations(spec)
+        for name in set(spec.native.get("azure", {})) - {"environment", "mirror", "instance_count"}:
             found.append(Violation(f"native.azure.{name}", "is not known here."))
         return found
 
-    def _endpoint(self, spec: Deployment) -> dict[str, Any]:
-        native = spec.native.get("azure", {})
-        return {
-            "location": str(native.get("location", "")),
-            "tags": {**spec.tags, KEY: spec.idempotency_key or ""},
-            "identity": {"type": "SystemAssigned"},
-            "properties": {
-                "authMode": "Key",
-                "properties": {
-                    _TRAFFIC: json.dumps(_shares(spec)),
-                    _MIRROR: json.dumps(native.get("mirror", {})),
-                },
-            },
-        }
-
-    def _deployment(
-        self, spec: Deployment, variant: Variant, model: str, code: str, environment: str
-    ) -> dict[str, Any]:
-        variables = dict(spec.env)
-        if spec.workers is not None:
-            variables["WORKER_COUNT"] = str(spec.workers)
-        return {
-            "location": "",
-            "sku": {"name": "Default", "capacity": variant.min or 1},
-            "tags": {"cloudai_model": variant.uri[:256]},
-            "properties": {
-                "endpointComputeType": "Managed",
-                "model": model,
-                "codeConfiguration": {"codeId": code, "scoringScript": _models.SCRIPT},
-                "environmentId": environment,
-                "environmentVariables": variables,
-                "instanceType": machine(variant.resources),
-                "requestSettings": {
-                    "requestTimeout": "PT3M",
-                    "maxConcurrentRequestsPerInstance": max(1, spec.workers or 1),
-                },
-                "scaleSettings": {"scaleType": "Default"},
-            },
-        }
+    def _image_violations(self, spec: Deployment) -> list[Violation]:
+        found: list[Violation] = []
+        try:
+            container.settings(str(spec.image))
+        except InvalidRequest as error:
+            found.append(Violation("image", error.message, error.hint or ""))
+        if spec.requirements is not None:
+            mend = "Build the image with them."
+            found.append(Violation("requirements", "cannot be put into an image.", mend))
+        if "environment" in spec.native.get("azure", {}):
+            problem = "says what serves the model, and so does image."
+            found.append(Violation("native.azure.environment", problem, "Give one."))
+        return found
 
     def plan(self, spec: Deployment) -> Plan:
         """The endpoint's and the deployments' requests, with places for the assets' ids."""
@@ -134,13 +104,19 @@ class AzureMLEndpoints:
         if not violations:
             base = self._workspace.id_of(f"onlineEndpoints/{spec.name}")
             put = f"PUT {base}{{}}?api-version={API_VERSION}"
-            requests.append(NativeRequest(operation=put.format(""), body=self._endpoint(spec)))
+            environment = "<the environment's id>"
+            code: str | None = "<the code's id>"
+            if spec.image is not None:
+                body = wire.environment(container.settings(spec.image).azureml)
+                environment, code = self._workspace.id_of(_models.environment_path(body)), None
+                operation = f"PUT {environment}?api-version={API_VERSION}"
+                requests.append(NativeRequest(operation=operation, body=body))
+            requests.append(NativeRequest(operation=put.format(""), body=wire.endpoint(spec)))
             for variant in spec.variants:
-                ids = ("<the model's id>", "<the code's id>", "<the environment's id>")
                 requests.append(
                     NativeRequest(
-                        operation=put.format(f"/deployments/{_name(variant)}"),
-                        body=self._deployment(spec, variant, *ids),
+                        operation=put.format(f"/deployments/{wire.named(variant)}"),
+                        body=wire.deployment(spec, variant, "<the model's id>", environment, code),
                     )
                 )
         return Plan(
@@ -148,7 +124,7 @@ class AzureMLEndpoints:
             capability="endpoints",
             requests=tuple(requests),
             violations=tuple(violations),
-            losses=tuple(_losses(spec)),
+            losses=tuple(wire.losses(spec)),
         )
 
     def deploy(self, spec: Deployment, call: Call) -> str:
@@ -166,20 +142,29 @@ class AzureMLEndpoints:
         workspace = self._workspace
         location = str(workspace.send("GET", "", call)["location"])
         path = f"onlineEndpoints/{spec.name}"
-        workspace.send("PUT", path, call, {**self._endpoint(spec), "location": location})
+        workspace.send("PUT", path, call, {**wire.endpoint(spec), "location": location})
         for variant in spec.variants:
             handler = variant.handler or spec.handler
-            body = self._deployment(
-                spec,
-                variant,
-                _models.model(workspace, variant.uri, call),
-                _models.code(workspace, handler, call),
-                _models.environment(
-                    workspace, spec.image, spec.requirements, variant.resources, call
-                ),
-            )
+            code: str | None = None
+            if spec.image is not None:
+                model = _models.model(workspace, variant.uri, call, handler)
+            else:
+                model = _models.model(workspace, variant.uri, call)
+                code = _models.code(workspace, handler, call)
+            environment = self._environment(spec, variant, call)
+            body = wire.deployment(spec, variant, model, environment, code)
             body["location"] = location
-            workspace.send("PUT", f"{path}/deployments/{_name(variant)}", call, body)
+            workspace.send("PUT", f"{path}/deployments/{wire.named(variant)}", call, body)
+
+    def _environment(self, spec: Deployment, variant: Variant, call: Call) -> str:
+        workspace = self._workspace
+        if spec.image is not None:
+            body = wire.environment(container.settings(spec.image).azureml)
+            return _models.registered(workspace, body, call)
+        named = spec.native.get("azure", {}).get("environment")
+        if named is not None:
+            return workspace.named("environments", str(named))
+        return _models.environment(workspace, None, spec.requirements, variant.resources, call)
 
     def find(self, key: str, call: Call) -> str | None:
         for item in self._workspace.listed("onlineEndpoints", call):
@@ -188,7 +173,7 @@ class AzureMLEndpoints:
                 names = {str(one["name"]) for one in self._workspace.listed(path, call)}
                 kept = item["properties"].get("properties") or {}
                 # One whose deployments were not all asked for is deployed anew, over itself.
-                return str(item["name"]) if set(json.loads(kept[_TRAFFIC])) <= names else None
+                return str(item["name"]) if set(json.loads(kept[wire.TRAFFIC])) <= names else None
         return None
 
     def _get(self, id: str, call: Call) -> dict[str, Any]:
@@ -204,11 +189,11 @@ class AzureMLEndpoints:
         """A snapshot; once all deployments are up, gives them their shares of the traffic."""
         item = self._get(id, call)
         deployments = self._workspace.listed(f"onlineEndpoints/{id}/deployments", call)
-        state, native = _state([item, *deployments])
+        state, native = wire.state([item, *deployments])
         properties = item["properties"]
         kept = properties.get("properties") or {}
-        wanted: dict[str, int] = json.loads(kept.get(_TRAFFIC) or "{}")
-        mirror: dict[str, int] = json.loads(kept.get(_MIRROR) or "{}")
+        wanted: dict[str, int] = json.loads(kept.get(wire.TRAFFIC) or "{}")
+        mirror: dict[str, int] = json.loads(kept.get(wire.MIRROR) or "{}")
         traffic: dict[str, int] = properties.get("traffic") or {}
         names = {str(one["name"]) for one in deployments}
         if state is State.RUNNING and not set(wanted) <= names:
@@ -236,7 +221,9 @@ class AzureMLEndpoints:
             name=id,
             state=state,
             url=properties.get("scoringUri"),
-            variants=tuple(_variant(one, wanted) for one in deployments if one["name"] in wanted),
+            variants=tuple(
+                wire.status(one, wanted) for one in deployments if one["name"] in wanted
+            ),
             idempotency_key=(item.get("tags") or {}).get(KEY) or None,
             reason="a deployment failed; its log says why" if failed else None,
             native_state=native,
@@ -247,9 +234,10 @@ class AzureMLEndpoints:
         """Raises HandlerError with the handler's own words."""
         if request.variant is not None:
             known = json.loads(
-                (self._get(id, call)["properties"].get("properties") or {}).get(_TRAFFIC) or "{}"
+                (self._get(id, call)["properties"].get("properties") or {}).get(wire.TRAFFIC)
+                or "{}"
             )
-            if _native(request.variant) not in known:
+            if wire.native(request.variant) not in known:
                 raise invalid("variant", request.variant, "is not one of the endpoint's")
         body = msgspec.json.encode({"inputs": request.inputs, "params": request.params})
         url, key = self._key(id, call)
@@ -259,6 +247,11 @@ class AzureMLEndpoints:
             url, key = self._key(id, call)
             response = self._ask(url, key, body, request.variant, call)
         if not response.is_success:
+            inner = wire.server_error(
+                response.status_code, told(response.content), response.headers
+            )
+            if inner is not None:
+                raise inner
             raise error_of(response.status_code, response.headers, response.content)
         try:
             answer = msgspec.json.decode(response.content)
@@ -267,14 +260,14 @@ class AzureMLEndpoints:
         except msgspec.DecodeError as error:
             raise ProviderError(f"the answer is no JSON ({error})", provider="azure") from None
         if "error" in answer:
-            told = answer["error"]
+            said = answer["error"]
             raise HandlerError(
-                f"{told.get('type')}: {told.get('message')}", provider="azure", status=400
+                f"{said.get('type')}: {said.get('message')}", provider="azure", status=400
             )
         variant = response.headers.get("azureml-model-deployment")
         return Prediction(
             outputs=answer["outputs"],
-            variant=_neutral(variant) if variant else None,
+            variant=wire.neutral(variant) if variant else None,
             request_id=request_id(response.headers),
         )
 
@@ -291,7 +284,7 @@ class AzureMLEndpoints:
     ) -> httpx2.Response:
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         if variant is not None:
-            headers["azureml-model-deployment"] = _native(variant)
+            headers["azureml-model-deployment"] = wire.native(variant)
         left = call.remaining()
         http = self._workspace.session.scoring
         try:
@@ -318,8 +311,8 @@ class AzureMLEndpoints:
             path = f"onlineEndpoints/{id}/deployments/{one['name']}/getLogs"
             asked = {"containerType": "InferenceServer", "tail": 1000}
             with suppress(NotFound, InvalidRequest):
-                told = self._workspace.send("POST", path, call, asked) or {}
-                lines += str(told.get("content") or "").splitlines()
+                held = self._workspace.send("POST", path, call, asked) or {}
+                lines += str(held.get("content") or "").splitlines()
         return lines
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
@@ -343,56 +336,3 @@ class AzureMLEndpoints:
             for item in self._workspace.listed("onlineEndpoints", call)
             if (item.get("tags") or {}).get(KEY)
         ]
-
-
-def _native(variant: str) -> str:
-    """A deployment's name, which has at least 3 characters: ``v-a`` for ``a``."""
-    return f"v-{variant}"
-
-
-def _neutral(name: str) -> str:
-    return name.removeprefix("v-")
-
-
-def _name(variant: Variant) -> str:
-    return _native(variant.name)
-
-
-def _shares(spec: Deployment) -> dict[str, int]:
-    """Whole percents that add up to 100, as the service wants them."""
-    total = sum(v.weight for v in spec.variants)
-    exact = {_name(v): 100 * v.weight / total for v in spec.variants}
-    whole = {name: int(share) for name, share in exact.items()}
-    rest = sorted(exact, key=lambda name: whole[name] - exact[name])
-    for name in rest[: 100 - sum(whole.values())]:
-        whole[name] += 1
-    return whole
-
-
-def _losses(spec: Deployment) -> list[str]:
-    found: list[str] = []
-    if spec.rollout.kind != "all":
-        found.append(f"rollout.{spec.rollout.kind}: traffic moves at once; set weights in steps")
-    if any(v.max is not None or v.target is not None for v in spec.variants):
-        found.append("max, target: autoscaling is set up in Azure Monitor, not at the endpoint")
-    if spec.token is not None:
-        found.append("token: the endpoint has keys of its own")
-    return found
-
-
-def _state(items: list[dict[str, Any]]) -> tuple[State, str]:
-    natives = [str(item["properties"].get("provisioningState") or "Creating") for item in items]
-    states = [_STATES.get(native.lower(), State.UNKNOWN) for native in natives]
-    order = (State.FAILED, State.CANCELLED, State.STOPPING, State.UNKNOWN, State.STARTING)
-    state = next((s for s in order if s in states), State.RUNNING)
-    return state, ", ".join(sorted(set(natives)))
-
-
-def _variant(item: dict[str, Any], shares: dict[str, int]) -> VariantStatus:
-    ready = str(item["properties"].get("provisioningState")).lower() == "succeeded"
-    return VariantStatus(
-        name=_neutral(str(item["name"])),
-        model=str((item.get("tags") or {}).get("cloudai_model", "")),
-        share=shares.get(str(item["name"]), 0) / 100,
-        ready=int((item.get("sku") or {}).get("capacity") or 1) if ready else 0,
-    )

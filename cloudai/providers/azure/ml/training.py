@@ -117,10 +117,7 @@ class AzureMLTraining:
 
     def _named_environment(self, spec: TrainingJob) -> str:
         given = str(spec.native.get("azure", {}).get("environment", ""))
-        if not given or given.startswith(("azureml://", "/subscriptions/")):
-            return given
-        name, _, version = given.removeprefix("azureml:").partition(":")
-        return self._workspace.id_of(f"environments/{name}/versions/{version or '1'}")
+        return self._workspace.named("environments", given) if given else ""
 
     def _requirements(self, spec: TrainingJob) -> str | None:
         if spec.requirements is None:
