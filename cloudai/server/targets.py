@@ -125,7 +125,8 @@ TARGETS: Final[dict[str, Target]] = {
         # adapter asks for all there is.
         timeout=180.0,
         most_timeout=180.0,
-        # 2 * max_concurrent_requests_per_instance; cloudai's adapter says workers for that.
+        # 2 * max_concurrent_requests_per_instance; cloudai's adapter says workers for that, and
+        # max_queue where an image of one's own serves.
         pending=2,
         posts=("score",),
         probes=("root", "live", "ready", "openapi"),

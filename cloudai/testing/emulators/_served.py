@@ -1,5 +1,10 @@
 """The real endpoint server behind an emulated endpoint: ``python -m cloudai.server`` with one
-model, in a process of its own, on loopback."""
+model, in a process of its own, on loopback.
+
+It also takes the place of an image of one's own that ``cloudai package`` made: no image is pulled,
+the server is started by what the platform tells the container, and asked at the routes that the
+platform was told. What only the image holds, such as a handler beside the model, is not there.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from cloudai.server.config import port_from
 from cloudai.testing.emulators import _keeper
 
 _STARTING: Final = 120.0
@@ -31,27 +37,33 @@ class ServedModel:
 
     Parameters
     ----------
-    model: its directory. place: a folder for the server's log, which is made.
+    model: its directory; None: the environment tells it, as it tells a container.
+    place: a folder for the server's log, which is made.
     handler: a Python file with load and predict, or SageMaker's functions; None: the model's own.
-    env: of the server, beside this process's; None there takes a variable away.
+    env: of the server, beside this process's.
+    health: the route that answers 200 once the model is loaded.
+    port: where the platform asks the container; None: wherever it listens.
     """
 
     def __init__(
         self,
-        model: Path,
+        model: Path | None,
         place: Path,
         *,
         handler: Path | None = None,
         env: Mapping[str, str] | None = None,
+        health: str = "/ping",
+        port: int | None = None,
     ) -> None:
-        self._lock = threading.Lock()
+        self._health = health
         self._problem: str | None = None
-        self._ready = False
-        self._began = time.monotonic()
         place.mkdir(parents=True, exist_ok=True)
         self._log = place / "server.log"
-        command = [sys.executable, "-P", "-m", "cloudai.server", "--model", f"model={model}"]
-        command += ["--workers", "1", "--no-access-log"]
+        command = [sys.executable, "-P", "-m", "cloudai.server", "--no-access-log"]
+        if model is not None:
+            command += ["--model", f"model={model}"]
+        if not env or not env.get("CLOUDAI_WORKERS"):
+            command += ["--workers", "1"]  # this machine is no replica's own
         if handler is not None:
             command += ["--handler", str(handler)]
         around = {
@@ -74,35 +86,45 @@ class ServedModel:
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
             )
+        listens = port_from(env or {})
+        if port is not None and listens != port:
+            # Here every server listens where there is room; a container would not be reached.
+            self._fail(f"the container listens on port {listens}, and is asked on port {port}")
+        self._watch = threading.Thread(target=self._wait, args=(time.monotonic(),), daemon=True)
+        self._watch.start()
 
     def log(self) -> str:
         """What the server has written."""
         return self._log.read_text("utf-8", "replace")
 
     def starting(self) -> bool:
-        """Whether it still loads; asks once, and does not wait."""
-        with self._lock:
-            return self._look()
+        """Whether it still loads; does not wait."""
+        return self._watch.is_alive()
 
     def problem(self) -> str | None:
         """Waits until the model is loaded; why it is not, with the log's end, or None."""
-        with self._lock:
-            while self._look():
-                time.sleep(0.02)
-            return self._problem
+        self._watch.join()
+        return self._problem
 
-    def _look(self) -> bool:
-        if self._ready or self._problem is not None:
-            return False
-        if self._process.poll() is not None:
-            self._problem = self.log()[-4000:] or "the server ended without a word"
-        elif time.monotonic() > self._began + _STARTING:
-            self._problem = f"the model was not loaded within {_STARTING:g} s\n{self.log()[-4000:]}"
-            self._kill()
-        else:
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                self._ready = self._send("GET", "/ping", b"", {})[0] == 200
-        return not self._ready and self._problem is None
+    def _wait(self, began: float) -> None:
+        while self._problem is None:
+            if self._process.poll() is not None:
+                self._problem = self.log()[-4000:] or "the server ended without a word"
+            elif time.monotonic() > began + _STARTING:
+                self._fail(f"the model was not loaded within {_STARTING:g} s\n{self.log()[-4000:]}")
+            else:
+                status = 0
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    status = self._send("GET", self._health, b"", {})[0]
+                if status == 200:
+                    return
+                if status == 404:
+                    self._fail(f"the container has no route {self._health}")
+                time.sleep(0.02)
+
+    def _fail(self, problem: str) -> None:
+        self._problem = problem
+        self._kill()
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, str, bytes]:
         """The server's answer: status, content type and body."""

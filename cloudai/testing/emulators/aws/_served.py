@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cloudai._core.container import PORT
 from cloudai.testing.emulators._served import ServedModel
 from cloudai.testing.emulators.aws import _stores
 
@@ -25,16 +26,21 @@ class ProcessServed:
             _stores.lay_out(source["S3Uri"], model)
         else:
             model.mkdir()
-        told = container.get("Environment", {})
+        told: dict[str, str] = container.get("Environment", {})
         packed = told.get("SAGEMAKER_SUBMIT_DIRECTORY", "")
         if packed.startswith("s3://"):
             _stores.unpack(packed, model / "code")
         named = model / "code" / told.get("SAGEMAKER_PROGRAM", "inference.py")
+        own = "CLOUDAI_PORT" in told  # an image with the server in it, which reads no arguments
+        if own:
+            # The folder stands for /opt/ml/model.
+            told = {**told, "CLOUDAI_MODEL_DIR": str(model)}
         self._served = ServedModel(
-            model,
+            None if own else model,
             place,
-            handler=named if named.is_file() else None,
+            handler=named if named.is_file() and not own else None,
             env={**(env or {}), **told},
+            port=PORT if own else None,
         )
 
     def problem(self) -> str | None:

@@ -22,7 +22,7 @@ from cloudai.testing.emulators._models import LocalModels
 from cloudai.testing.emulators._served import ServedModel
 from cloudai.testing.emulators.azure import _scoring
 from cloudai.testing.emulators.azure._http import Refused
-from cloudai.testing.emulators.azure._ml import Running
+from cloudai.testing.emulators.azure._ml import ModelError, Running
 from cloudai.testing.emulators.azure._scripted import ScriptedExecutor
 from cloudai.testing.emulators.azure._world import GROUP, SUBSCRIPTION, WORKSPACE, Deployed
 
@@ -31,6 +31,8 @@ _DIMENSIONS = {"text-embedding-3-large": 3072}
 
 _GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL of a job that is cancelled."""
+_MOUNT = "/var/azureml-app/azureml-models"
+"""Where models are mounted by default ("Use a custom container", read 2026-11)."""
 
 _OPTIONAL = re.compile(r"\$\[\[(.*?)\]\]", re.DOTALL)
 _PLACE = re.compile(r"\$\{\{(inputs|outputs)\.(\w+)\}\}")
@@ -55,7 +57,7 @@ class LocalExecutor(ScriptedExecutor):
         self.models = models
         self._folder = tempfile.TemporaryDirectory(prefix="cloudai-azureml-")
         self.env: dict[str, str] = {}
-        self._served: dict[tuple[str, str], ServedModel] = {}
+        self._served: dict[tuple[str, str], tuple[ServedModel, str]] = {}
         self._running: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
         self._count = 0
@@ -67,7 +69,7 @@ class LocalExecutor(ScriptedExecutor):
         for process in running:
             _signal(process, signal.SIGKILL)
             process.wait()
-        for served in self._served.values():
+        for served, _ in self._served.values():
             served.close()
         self._served.clear()
         self._folder.cleanup()
@@ -207,12 +209,30 @@ class LocalExecutor(ScriptedExecutor):
         calls the scoring script's ``init`` and ``run``."""
         properties = job.body["properties"]
         root = self._place()
-        model = properties["model"]
-        model = model if isinstance(model, str) else model["assetId"]
+        held = job.held(properties["environmentId"])["properties"]
+        routes: dict[str, Any] = held.get("inferenceConfig") or {}
+        scoring = "/invocations"
+        if properties.get("codeConfiguration") is None:
+            scoring = routes["scoringRoute"]["path"]
+            served = self._container(job, properties, routes, root)
+        else:
+            served = self._script(job, properties, root)
+        problem = served.problem()
+        if problem is not None:
+            served.close()
+            return problem
+        with self._lock:
+            before = self._served.get((endpoint, deployment))
+            self._served[endpoint, deployment] = served, scoring
+        if before is not None:
+            before[0].close()
+        return None
+
+    def _script(self, job: Running, properties: dict[str, Any], root: Path) -> ServedModel:
         _write(root / "code", job.asset(properties["codeConfiguration"]["codeId"], "codeUri"))
-        _write(root / "model" / "files", job.asset(model, "modelUri"))
+        _write(root / "model" / "files", job.asset(properties["model"], "modelUri"))
         script = root / "code" / properties["codeConfiguration"]["scoringScript"]
-        served = ServedModel(
+        return ServedModel(
             root / "model",
             root,
             handler=Path(_scoring.__file__),
@@ -223,32 +243,45 @@ class LocalExecutor(ScriptedExecutor):
                 _scoring.SCRIPT: str(script),
             },
         )
-        problem = served.problem()
-        if problem is not None:
-            served.close()
-            return problem
-        with self._lock:
-            before = self._served.get((endpoint, deployment))
-            self._served[endpoint, deployment] = served
-        if before is not None:
-            before.close()
-        return None
+
+    def _container(
+        self, job: Running, properties: dict[str, Any], routes: dict[str, Any], root: Path
+    ) -> ServedModel:
+        """An image of one's own; the folder ``mount`` stands for where the model is mounted."""
+        name, version = properties["model"].split("/")[-3::2]
+        _write(
+            root / "mount" / name / version / "files", job.asset(properties["model"], "modelUri")
+        )
+        mount = properties.get("modelMountPath") or _MOUNT
+        given: dict[str, str] = properties.get("environmentVariables") or {}
+        env = {
+            "AZUREML_MODEL_DIR": f"{mount}/{name}/{version}",
+            **given,
+        }
+        env = {variable: text.replace(mount, str(root / "mount")) for variable, text in env.items()}
+        return ServedModel(
+            None,
+            root,
+            env={**self.env, **env},
+            health=routes["readinessRoute"]["path"],
+            port=routes["scoringRoute"]["port"],
+        )
 
     def unserve(self, endpoint: str, deployment: str) -> None:
         """See ``Executor.unserve``."""
         with self._lock:
-            served = self._served.pop((endpoint, deployment), None)
-        if served is not None:
-            served.close()
+            found = self._served.pop((endpoint, deployment), None)
+        if found is not None:
+            found[0].close()
 
     def score(self, endpoint: str, deployment: str, body: str) -> Any:
         """See ``Executor.score``."""
         headers = {"Content-Type": "application/json"}
-        served = self._served[endpoint, deployment]
-        status, _, answer = served.post("/invocations", body.encode(), headers)
+        served, route = self._served[endpoint, deployment]
+        status, _, answer = served.post(route, body.encode(), headers)
         text = answer.decode("utf-8", "replace")
         if status != 200:
-            raise Refused(status, "ScoringError", text)
+            raise ModelError(status, text)
         return json.loads(text)
 
     def _batch(self, job: Running, about: dict[str, Any], root: Path) -> str:

@@ -6,6 +6,7 @@ Longer than other modules: all its routes work on the one workspace's tables.
 from __future__ import annotations
 
 import datetime
+import json
 import threading
 import warnings
 from typing import Any, Final
@@ -40,6 +41,19 @@ BASE: Final = (
 CREATING: Final = 0.5
 """Seconds of the emulator's clock that endpoints and deployments take."""
 _ENDED: Final = {"Completed", "Failed", "Canceled"}
+
+
+class ModelError(Exception):
+    """What a model's container answered, where that is not 200 (Troubleshoot online endpoints,
+    "HTTP status codes", read 2025-08)."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        try:
+            self.told: Any = json.loads(text)
+        except ValueError:
+            self.told = {"message": text}
 
 
 class Running:
@@ -78,10 +92,13 @@ class Running:
         with self.world.lock:
             self.world.blobs[f"{blob_path(uri).rstrip('/')}/{name}"] = content
 
+    def held(self, id: str) -> dict[str, Any]:
+        """A resource by its id."""
+        return self.world.ml[id.removeprefix(f"{BASE}/")]
+
     def asset(self, id: str, field: str) -> dict[str, bytes]:
         """The files of a code or model asset."""
-        held = self.world.ml[id.removeprefix(f"{BASE}/")]
-        return self.files(held["properties"][field])
+        return self.files(self.held(id)["properties"][field])
 
 
 def blob_path(uri: str) -> str:
@@ -353,8 +370,9 @@ class MachineLearning:
         self._held(f"{request.groups['kind']}/{request.groups['name']}")
         properties = body["properties"]
         model = properties["model"] if online else properties["model"]["assetId"]
-        for id in (model, properties["codeConfiguration"]["codeId"], properties["environmentId"]):
+        for id in (model, properties["environmentId"]):
             self._held(str(id)[len(BASE) + 1 :])
+        self._check_server(properties, online=online)
         if online and not properties.get("instanceType"):
             raise Refused(400, "UserError", "instanceType is required.")
         if not online and not properties.get("compute"):
@@ -370,6 +388,22 @@ class MachineLearning:
         properties["ready"] = self._world.clock() + CREATING
         self._keep(request, body)
         return Response(status=201, body=self._shown(self._held(self._key(request))))
+
+    def _check_server(self, properties: dict[str, Any], *, online: bool) -> None:
+        """A scoring script, or an image that says where it is asked."""
+        environment = self._world.ml[properties["environmentId"].removeprefix(f"{BASE}/")]
+        own = environment["properties"].get("inferenceConfig")
+        if properties.get("codeConfiguration") is not None:
+            self._held(str(properties["codeConfiguration"]["codeId"])[len(BASE) + 1 :])
+        elif not online or own is None:
+            raise Refused(
+                400,
+                "BadRequest",
+                "A deployment without codeConfiguration needs an environment with inferenceConfig.",
+            )
+        mount = properties.get("modelMountPath")
+        if mount is not None and not mount.startswith("/"):
+            raise Refused(400, "BadRequest", f"modelMountPath {mount!r} is no absolute path.")
 
     def _get_logs(self, request: Request) -> Response:
         held = self._held(self._key(request).removesuffix("/getLogs"))
@@ -411,8 +445,14 @@ class Scoring:
         chosen = request.headers.get("azureml-model-deployment")
         if chosen is None:
             chosen = self._by_traffic(traffic)
-        answer = self._world.executor.score(name, chosen, request.body.decode())
-        return Response(body=answer, headers={"azureml-model-deployment": chosen})
+        headers = {"azureml-model-deployment": chosen}
+        try:
+            answer = self._world.executor.score(name, chosen, request.body.decode())
+        except ModelError as error:
+            headers["ms-azureml-model-error-statuscode"] = str(error.status)
+            headers["ms-azureml-model-error-reason"] = "model_error"
+            return Response(status=424, body=error.told, headers=headers)
+        return Response(body=answer, headers=headers)
 
     def _by_traffic(self, traffic: dict[str, int]) -> str:
         self._asked += 37  # it goes through all hundred places in turn

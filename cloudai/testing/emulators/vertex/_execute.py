@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from cloudai._core.container import PORT
 from cloudai.testing.emulators import _keeper
 from cloudai.testing.emulators._served import ServedModel
 from cloudai.testing.emulators.vertex._http import Refused
@@ -175,27 +176,47 @@ class LocalExecutor:
             env[variable] = str(folder / part)
         return outputs
 
+    def starting(self, model: dict[str, Any]) -> bool:
+        """See ``Executor.starting``."""
+        served = self._serving(model)
+        return served is not None and served.starting()
+
     def on_deploy(self, model: dict[str, Any]) -> str | None:
         """See ``Executor.on_deploy``. The real endpoint server takes the container's place; a
         model without files is left to the script."""
-        uri = model.get("artifactUri")
-        if not uri:
-            return None
-        folder = Path(tempfile.mkdtemp(dir=self._folder.name))
-        self._lay_out(uri, folder / "model")
-        container = model.get("containerSpec", {})
-        given = {one["name"]: one.get("value", "") for one in container.get("env", ())}
-        served = ServedModel(folder / "model", folder, env={**self._cloud.env, **given})
-        problem = served.problem()
+        served = self._serving(model)
+        problem = None if served is None else served.problem()
         if problem is not None:
-            served.close()
-            return problem
+            self.on_delete(model)
+        return problem
+
+    def _serving(self, model: dict[str, Any]) -> ServedModel | None:
         with self._loading:
-            before = self._models.get(model["name"])
-            self._models[model["name"]] = served
-        if before is not None:
-            before.close()
-        return None
+            if model["name"] not in self._models and model.get("artifactUri"):
+                self._models[model["name"]] = self._serve(model)
+            return self._models.get(model["name"])
+
+    def _serve(self, model: dict[str, Any]) -> ServedModel:
+        uri = model["artifactUri"]
+        folder = Path(tempfile.mkdtemp(dir=self._folder.name))
+        container = model.get("containerSpec", {})
+        env = {one["name"]: one.get("value", "") for one in container.get("env", ())}
+        place: Path | None = None
+        if container.get("command"):  # it installs the server, which is here
+            place = self._lay_out(uri, folder / "model")
+        else:
+            # The server of an image fetches the model, as Vertex AI has it do.
+            ports = container.get("ports") or [{"containerPort": PORT}]
+            env = {
+                "AIP_STORAGE_URI": uri,
+                "AIP_HTTP_PORT": str(ports[0]["containerPort"]),
+                "AIP_PREDICT_ROUTE": container.get("predictRoute", ""),
+                "AIP_HEALTH_ROUTE": container.get("healthRoute", ""),
+                "TMPDIR": str(folder),
+                **env,
+            }
+        health = container.get("healthRoute") or "/ping"
+        return ServedModel(place, folder, env={**self._cloud.env, **env}, health=health)
 
     def on_delete(self, model: dict[str, Any]) -> None:
         """See ``Executor.on_delete``."""
@@ -212,7 +233,8 @@ class LocalExecutor:
         if found is None:
             return None
         body = msgspec.json.encode({"instances": instances, "parameters": parameters or {}})
-        status, _, answer = found.post("/predict", body, {"Content-Type": "application/json"})
+        route = model.get("containerSpec", {}).get("predictRoute") or "/predict"
+        status, _, answer = found.post(route, body, {"Content-Type": "application/json"})
         if status != 200:
             # A container's answer other than 200 is passed on in the message.
             raise Refused(500, "INTERNAL", answer.decode("utf-8", "replace"))

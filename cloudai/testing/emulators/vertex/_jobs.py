@@ -54,8 +54,13 @@ class Executor(Protocol):
         """Begins to run a CustomJob; None leaves it to its fate."""
         ...
 
+    def starting(self, model: dict[str, Any]) -> bool:
+        """Whether a Model still loads; begins it. It does not wait: what loads may itself ask the
+        emulator, for its files."""
+        ...
+
     def on_deploy(self, model: dict[str, Any]) -> str | None:
-        """Loads a Model; gives why it cannot be, or None."""
+        """Loads a Model and waits; gives why it cannot be, or None."""
         ...
 
     def on_delete(self, model: dict[str, Any]) -> None:

@@ -139,9 +139,7 @@ class Serving:
         common: dict[str, Any] = {
             "displayName": label, "labels": labels, "createTime": now, "updateTime": now,
         }  # fmt: skip
-        self.models[model] = {
-            **common, "name": model, "versionId": "1",
-        }  # fmt: skip
+        self.models[model] = {**common, "name": model, "versionId": "1"}
         own = self._world.number()
         self.endpoints[endpoint] = {
             **common, "name": endpoint, "etag": own, "trafficSplit": {own: 100},
@@ -172,7 +170,6 @@ class Serving:
         if body.get("dedicatedEndpointEnabled"):
             made["dedicatedEndpointDns"] = f"{id}.{location}-1.prediction.vertexai.goog"
         self.endpoints[name] = made
-
         return self._operations.start(
             name, "CreateEndpointOperationMetadata", self.create_seconds, lambda: ("Endpoint", made)
         )
@@ -223,9 +220,8 @@ class Serving:
     def _check_split(self, split: dict[str, int], ids: set[str]) -> None:
         unknown = set(split) - ids
         if unknown:
-            raise Refused(
-                400, "INVALID_ARGUMENT", f"traffic_split names no DeployedModel: {sorted(unknown)}"
-            )
+            told = f"traffic_split names no DeployedModel: {sorted(unknown)}"
+            raise Refused(400, "INVALID_ARGUMENT", told)
         if split and sum(split.values()) != 100:
             raise Refused(400, "INVALID_ARGUMENT", "The traffic_split must add up to 100.")
 
@@ -257,13 +253,17 @@ class Serving:
         self._check_split(split, {"0", *(other["id"] for other in endpoint["deployedModels"])})
         self._busy(endpoint)
 
+        label = one.get("displayName") or model["displayName"]
+        fate = next((why for word, why in self.failures.items() if re.search(word, label)), None)
+        executor = self.executor if fate is None else None
+        due = self._world.clock.now() + self.deploy_seconds
+
+        def ready() -> bool:
+            loads = executor is not None and executor.starting(model)
+            return not loads and self._world.clock.now() >= due
+
         def effect() -> tuple[str, dict[str, Any]]:
-            label = one.get("displayName") or model["displayName"]
-            why = next(
-                (why for pattern, why in self.failures.items() if re.search(pattern, label)), None
-            )
-            if why is None and self.executor is not None:
-                why = self.executor.on_deploy(model)
+            why = executor.on_deploy(model) if executor is not None else fate
             if why is not None:
                 labels = {"endpoint_id": id, "deployed_model_id": own}
                 for line in why.splitlines():
@@ -288,9 +288,8 @@ class Serving:
             self._touch(endpoint)
             return "DeployModelResponse", {"deployedModel": made}
 
-        return self._operations.start(
-            endpoint["name"], "DeployModelOperationMetadata", self.deploy_seconds, effect
-        )
+        kind = "DeployModelOperationMetadata"
+        return self._operations.start(endpoint["name"], kind, 0.0, effect, ready)
 
     def _undeploy(self, request: Request, project: str, location: str, id: str) -> dict[str, Any]:
         endpoint = self.endpoint(project, location, id)
