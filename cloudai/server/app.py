@@ -170,7 +170,9 @@ class App:
         loop = asyncio.get_running_loop()
         timer = loop.call_at(request.deadline, _expire, futures)
         try:
-            results = [await future for future in futures]
+            results: list[Result] = []
+            for future in futures:
+                results.append(await future)
         except asyncio.CancelledError:
             if request.gone:
                 raise Gone from None

@@ -180,11 +180,16 @@ class Request:
     @property
     def content_type(self) -> str:
         """The media type without its parameters; JSON when none is said."""
-        return self.header(b"content-type").partition(";")[0].strip().lower() or "application/json"
+        said = self.headers.get(b"content-type", JSON_TYPE)
+        if said == JSON_TYPE:
+            return "application/json"
+        return said.decode("latin-1").partition(";")[0].strip().lower() or "application/json"
 
     @property
     def accept(self) -> str:
         """The first media type that the caller accepts, without parameters; "" for any."""
+        if b"accept" not in self.headers:
+            return ""
         first = self.header(b"accept").partition(",")[0].partition(";")[0].strip().lower()
         return "" if first == "*/*" else first
 

@@ -97,6 +97,7 @@ class _Worker(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.ready = False
         self.batch: dict[int, list[Job]] = {}
+        self.timer: asyncio.TimerHandle | None = None  # when its batch has taken too long
         self._buffer = Buffer()
 
     @property
@@ -304,7 +305,9 @@ class Group:
                 job.marks.append(Mark(time.time_ns(), worker.number, count))
         worker.batch[self._next_id] = batch
         worker.send(frame(Work(self._next_id, [job.item for job in batch])))
-        self._loop.call_later(HANGING * self.timeout, self._check_hanging, worker, self._next_id)
+        worker.timer = self._loop.call_later(
+            HANGING * self.timeout, self._check_hanging, worker, self._next_id
+        )
 
     def _check_hanging(self, worker: _Worker, number: int) -> None:
         batch = worker.batch.get(number)
@@ -318,6 +321,8 @@ class Group:
         """A worker's message."""
         if isinstance(message, Done):
             batch = worker.batch.pop(message.id, [])
+            if worker.timer is not None:
+                worker.timer.cancel()
             # The next batch goes out before this one's answers are written.
             self._pump()
             items = sum(job.item.count for job in batch)
@@ -354,6 +359,8 @@ class Group:
     def lost(self, worker: _Worker) -> None:
         """A worker's process is gone: what it computed is tried once more, each by itself."""
         batches, worker.batch = list(worker.batch.values()), {}
+        if worker.timer is not None:
+            worker.timer.cancel()
         if self.closing:
             for job in (job for batch in batches for job in batch):
                 _fail(job, ServiceUnavailable("the server is stopping"))

@@ -73,6 +73,7 @@ class Connection(asyncio.Protocol):
         self._chunked = False
         self._begun = False
         self._deaf = False  # nothing more is taken
+        self._lingers = False
         self._lost = False
         # Of the head that is being read.
         self._in_head = False
@@ -123,11 +124,11 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writable = self._loop.create_future()
-        self._unread = sys.maxsize
-        self._write_deadline = self._loop.time() + self._server.app.limits.write_timeout
+        self._awaits_reading()
 
     def resume_writing(self) -> None:
-        self._write_deadline = math.inf
+        if not self._transport.is_closing():
+            self._write_deadline = math.inf
         writable, self._writable = self._writable, None
         if writable is not None and not writable.done():
             writable.set_result(None)
@@ -229,7 +230,8 @@ class Connection(asyncio.Protocol):
     async def piece(self, data: bytes) -> None:
         if self._writable is not None:
             await self._writable
-        if self._lost:
+        # A transport that failed takes pieces in silence until the loop's next turn.
+        if self._lost or self._transport.is_closing():
             raise Gone
         if data and self._chunked:
             self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
@@ -339,10 +341,30 @@ class Connection(asyncio.Protocol):
         ) + b"connection: close\r\n\r\n" + text  # fmt: skip
 
     def _close(self) -> None:
-        if not self._transport.is_closing():
-            self._transport.close()
-        # What is written goes out first, to a client that reads it.
-        self._deadline = self._loop.time() + self._server.app.limits.write_timeout
+        """Closes, once what is written has gone out, to a client that reads it."""
+        transport = self._transport
+        unread = self._incoming is not None and not self._lingers
+        if unread and not transport.is_closing() and transport.can_write_eof():
+            # To close before a client has sent all would reset the connection, and lose the
+            # answer on its way (RFC 9112, 9.6): the rest is read and thrown away for a while.
+            self._lingers = True
+            transport.write_eof()
+            self._resume()
+            self._deadline = self._loop.time() + self._server.app.limits.body_timeout
+            return
+        if not transport.is_closing():
+            transport.close()
+        self._deadline = math.inf
+        self._awaits_reading()
+
+    def _awaits_reading(self) -> None:
+        self._unread = sys.maxsize
+        self._write_deadline = self._loop.time() + self._server.app.limits.write_timeout
+
+    def _reads(self) -> bool:
+        """Whether the client has read anything since it was asked last."""
+        before, self._unread = self._unread, self._transport.get_write_buffer_size()
+        return self._unread < before
 
     def _pause(self) -> None:
         if not self._paused and not self._lost:
@@ -358,19 +380,15 @@ class Connection(asyncio.Protocol):
         """Ends a wait that is over. Asks each tick, so that a request moves a number and no
         timer; no deadline is nearer than a tick when it is set."""
         now = self._loop.time()
-        if now >= self._write_deadline:
-            left = self._transport.get_write_buffer_size()
-            if left >= self._unread:
+        if now >= min(self._deadline, self._write_deadline):
+            if self._writable is None and not self._transport.is_closing():
+                self._last()
+                self._close()
+            elif self._reads():
+                self._write_deadline = now + self._server.app.limits.write_timeout
+            else:
                 self._transport.abort()
                 return
-            self._unread = left  # it reads, slowly
-            self._write_deadline = now + self._server.app.limits.write_timeout
-        if now >= self._deadline:
-            if self._transport.is_closing() or self._writable is not None:
-                self._transport.abort()
-                return
-            self._last()
-            self._close()
         soonest = min(now + self._server.tick, self._deadline, self._write_deadline)
         self._timer = self._loop.call_at(soonest, self._check)
 

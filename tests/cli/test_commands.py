@@ -269,7 +269,7 @@ def test_a_real_job_on_this_machine(run: Run, work: Path) -> None:
 
 @pytest.mark.slow
 def test_serve_answers_until_it_is_told_to_stop(work: Path) -> None:
-    pytest.importorskip("uvicorn")
+    pytest.importorskip("httptools")
     (work / "model").mkdir()
     (work / "model" / "handler.py").write_text(
         "def load(d): return 2\ndef predict(m, inputs, params): return [m * x for x in inputs]\n"
