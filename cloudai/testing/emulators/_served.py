@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -115,7 +115,9 @@ class ServedModel:
             else:
                 status = 0
                 with contextlib.suppress(OSError, http.client.HTTPException):
-                    status = self._send("GET", self._health, b"", {})[0]
+                    status, _, pieces = self._send("GET", self._health, b"", {})
+                    for _ in pieces:  # which ends the connection
+                        pass
                 if status == 200:
                     return
                 if status == 404:
@@ -128,24 +130,36 @@ class ServedModel:
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, str, bytes]:
         """The server's answer: status, content type and body."""
+        status, kind, pieces = self.ask(path, body, headers)
+        try:
+            return status, kind, b"".join(pieces)
+        except ConnectionError as error:
+            return 500, "text/plain", str(error).encode()
+
+    def ask(
+        self, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[int, str, Iterator[bytes]]:
+        """The same as soon as the server begins to answer: its body in the pieces in which it is
+        written. They raise ConnectionError where the server breaks off."""
         problem = self.problem()
         if problem is not None:
-            return 500, "text/plain", problem.encode()
+            return 500, "text/plain", iter([problem.encode()])
         try:
             return self._send("POST", path, body, headers)
         except (OSError, http.client.HTTPException) as error:
-            return 500, "text/plain", f"the server broke off: {error}".encode()
+            return 500, "text/plain", iter([f"the server broke off: {error}".encode()])
 
     def _send(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str]
-    ) -> tuple[int, str, bytes]:
+    ) -> tuple[int, str, Iterator[bytes]]:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_ANSWERING)
         try:
             connection.request(method, path, body, dict(headers))
             answer = connection.getresponse()
-            return answer.status, answer.headers.get("Content-Type", ""), answer.read()
-        finally:
+        except BaseException:
             connection.close()
+            raise
+        return answer.status, answer.headers.get("Content-Type", ""), _pieces(connection, answer)
 
     def _kill(self) -> None:
         if self._process.poll() is None:  # else its id may be another's by now
@@ -166,3 +180,16 @@ class ServedModel:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_ANSWERING)
         self.close()
+
+
+def _pieces(
+    connection: http.client.HTTPConnection, answer: http.client.HTTPResponse
+) -> Iterator[bytes]:
+    try:
+        while piece := answer.read1(1 << 16):
+            yield piece
+    except (OSError, http.client.HTTPException) as error:
+        raise ConnectionError(f"the server broke off: {error}") from error
+    finally:
+        answer.close()
+        connection.close()

@@ -300,7 +300,7 @@ def test_raw_and_streaming_predict(client: Client, cloud: VertexEmulator, tmp_pa
     cloud.faults.add("cut", ":streamRawPredict", after=30)
     with pytest.raises(StreamTruncated) as caught:
         list(endpoint.stream(list(range(50))))
-    assert caught.value.text.startswith('{"predictions": [0, 2')
+    assert caught.value.text.startswith('{"predictions":[0,2')
     with pytest.raises(InvalidRequest, match="bytes"):
         raw_predict(endpoint, b" " * 10_000_001)
     with pytest.raises(InvalidRequest, match="10000000"):

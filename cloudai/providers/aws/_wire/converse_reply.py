@@ -191,6 +191,7 @@ class _MetadataEvent(msgspec.Struct):
 
 class _Problem(msgspec.Struct):
     message: str = ""
+    Message: str = ""  # SageMaker's runtime writes it so
     originalMessage: str = ""
 
 
@@ -266,7 +267,7 @@ def problem(headers: dict[bytes, bytes], payload: bytes, request_id: str | None)
     kind = headers.get(b":exception-type", b"").decode()
     try:
         said = _problem(payload)
-        text = said.message or said.originalMessage
+        text = said.message or said.Message or said.originalMessage
     except msgspec.DecodeError:
         text = ""
     return _errors.from_event(kind, text or "the stream was ended by an error", request_id)

@@ -15,11 +15,10 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai.errors import CloudAIError, ContextOverflow, InvalidRequest, UnsupportedByProvider
-from cloudai.providers.aws import _eventstream
+from cloudai.errors import CloudAIError
 from cloudai.providers.fake import _text
 from cloudai.providers.fake.embeddings import _vector
-from cloudai.testing.emulators._models import LocalModels
+from cloudai.testing.emulators.aws import _local_models
 from cloudai.testing.emulators.aws._runtime import Answer, error
 from cloudai.testing.emulators.aws._world import WORLD
 from cloudai.types import (
@@ -121,7 +120,8 @@ class _Answered(msgspec.Struct):
     body: dict[str, Any] | None = None
 
 
-def _answered(model: str, body: dict[str, Any]) -> _Answered | Answer:
+def _answered(model: str, body: dict[str, Any]) -> _Answered | ChatRequest | Answer:
+    """The answer by rule or script; the neutral request where the executor's models answer."""
     from cloudai.testing.emulators.aws._install import refuse
 
     if not _known(model):
@@ -149,7 +149,7 @@ def _answered(model: str, body: dict[str, Any]) -> _Answered | Answer:
     if isinstance(custom, dict):
         return _Answered([], [], "end_turn", {}, body=custom)
     if custom is None and WORLD.executor.models is not None:
-        return _by_model(WORLD.executor.models, request, body)
+        return _local_models.asked(request, body)
     if custom is None:
         reply = _text.answer(request)
         text, calls = reply.text, reply.tool_calls
@@ -165,50 +165,6 @@ def _answered(model: str, body: dict[str, Any]) -> _Answered | Answer:
     stop = "tool_use" if made else "max_tokens" if reason == "length" else "end_turn"
     thinks = "thinking" in body.get("additionalModelRequestFields", {})
     return _Answered(pieces, made, stop, usage, "emulated reasoning" if thinks else "")
-
-
-def _by_model(
-    models: LocalModels, request: ChatRequest, body: Mapping[str, Any]
-) -> _Answered | Answer:
-    """The answer of a model of this machine."""
-    config = body.get("inferenceConfig", {})
-    system = "\n".join(one["text"] for one in body.get("system", ()) if "text" in one)
-    messages = request.messages
-    asked = msgspec.structs.replace(
-        request,
-        messages=(Message("system", system), *messages) if system else messages,
-        temperature=config.get("temperature"),
-        top_p=config.get("topP"),
-    )
-    try:
-        reply = models.reply(asked)
-    except CloudAIError as failure:
-        return _refused(failure)
-    calls = [
-        {"toolUseId": f"tooluse_{uuid.uuid4().hex[:12]}", "name": one.name, "input": one.input}
-        for one in reply.tool_calls
-    ]
-    spent = reply.usage
-    reason = "max_tokens" if reply.finish_reason == "length" else "end_turn"
-    return _Answered(
-        _text.tokens(reply.text),
-        calls,
-        "tool_use" if calls else reason,
-        {
-            "inputTokens": spent.input_tokens,
-            "outputTokens": spent.output_tokens,
-            "totalTokens": spent.total_tokens,
-        },
-    )
-
-
-def _refused(failure: CloudAIError) -> Answer:
-    """A local model's error in Bedrock's words."""
-    if isinstance(failure, ContextOverflow):
-        return error(400, "ValidationException", "Input is too long for requested model.")
-    if isinstance(failure, (InvalidRequest, UnsupportedByProvider)):
-        return error(400, "ValidationException", str(failure))
-    return error(500, "InternalServerException", str(failure))
 
 
 _BLOCKED: Final = "Sorry, the model cannot answer this question."
@@ -259,6 +215,12 @@ def _blocks(answer: _Answered) -> list[dict[str, Any]]:
 def converse_body(model: str, body: dict[str, Any]) -> dict[str, Any] | Answer:
     """The body of the answer to Converse."""
     answer = _answered(model, body)
+    if isinstance(answer, ChatRequest):
+        assert WORLD.executor.models is not None  # noqa: S101
+        try:
+            return _local_models.body_of(WORLD.executor.models.reply(answer))
+        except CloudAIError as failure:
+            return _local_models.refused(failure)
     if not isinstance(answer, _Answered):
         return answer
     if answer.body is not None:
@@ -284,8 +246,17 @@ def converse(region: str, path: str, headers: Any, body: bytes, query: Any) -> A
     }, msgspec.json.encode(made)  # fmt: skip
 
 
+_STREAM: Final = {"Content-Type": "application/vnd.amazon.eventstream"}
+
+
 def converse_stream(region: str, path: str, headers: Any, body: bytes, query: Any) -> Answer:
     answer = _answered(_model(path), msgspec.json.decode(body))
+    if isinstance(answer, ChatRequest):
+        assert WORLD.executor.models is not None  # noqa: S101
+        try:
+            return 200, dict(_STREAM), _local_models.events(WORLD.executor.models, answer)
+        except CloudAIError as failure:
+            return _local_models.refused(failure)
     if not isinstance(answer, _Answered):
         return answer
     if answer.body is not None:
@@ -293,20 +264,18 @@ def converse_stream(region: str, path: str, headers: Any, body: bytes, query: An
         reason, usage = answer.body["stopReason"], answer.body["usage"]
     else:
         blocks, reason, usage = _blocks(answer), answer.reason, answer.usage
-    frames = [_event("messageStart", {"role": "assistant"})]
+    frames = [_local_models.event("messageStart", {"role": "assistant"})]
     for index, block in enumerate(blocks):
         frames.extend(_block_events(index, block))
-        frames.append(_event("contentBlockStop", {"contentBlockIndex": index}))
-    frames.append(_event("messageStop", {"stopReason": reason}))
-    frames.append(_event("metadata", {"usage": usage, "metrics": {"latencyMs": 1}}))
-    return 200, {
-        "Content-Type": "application/vnd.amazon.eventstream",
-    }, b"".join(frames)  # fmt: skip
+        frames.append(_local_models.event("contentBlockStop", {"contentBlockIndex": index}))
+    frames.append(_local_models.event("messageStop", {"stopReason": reason}))
+    frames.append(_local_models.event("metadata", {"usage": usage, "metrics": {"latencyMs": 1}}))
+    return 200, dict(_STREAM), b"".join(frames)
 
 
 def _block_events(index: int, block: Mapping[str, Any]) -> list[bytes]:
     def delta(value: Any) -> bytes:
-        return _event("contentBlockDelta", {"contentBlockIndex": index, "delta": value})
+        return _local_models.delta(index, value)
 
     if "text" in block:
         return [delta({"text": piece}) for piece in _text.tokens(block["text"])]
@@ -323,15 +292,10 @@ def _block_events(index: int, block: Mapping[str, Any]) -> list[bytes]:
     text = msgspec.json.encode(use["input"]).decode()
     half = len(text) // 2
     return [
-        _event("contentBlockStart", {"contentBlockIndex": index, "start": head}),
+        _local_models.event("contentBlockStart", {"contentBlockIndex": index, "start": head}),
         delta({"toolUse": {"input": text[:half]}}),
         delta({"toolUse": {"input": text[half:]}}),
     ]
-
-
-def _event(kind: str, value: dict[str, Any]) -> bytes:
-    # The real service pads its events to hide their lengths.
-    return _eventstream.event(kind, msgspec.json.encode({**value, "p": "abcdefgh"}))
 
 
 def _embeddings(texts: Sequence[str], dim: int) -> list[list[float]]:
@@ -381,7 +345,7 @@ def invoke_model(region: str, path: str, headers: Any, body: bytes, query: Any) 
     try:
         made = invoke_body(_model(path), msgspec.json.decode(body))
     except CloudAIError as failure:
-        return _refused(failure)
+        return _local_models.refused(failure)
     if len(made) == 3:
         return made
     answer, tokens = made

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import botocore.session
 import msgspec
+from flask import has_request_context
 from moto.core.responses import ActionResult
 
 from cloudai.providers.aws import _limits
@@ -67,9 +68,14 @@ def _rest_operation(service: str, name: str, function: Any) -> Any:
         body = self.body if isinstance(self.body, bytes) else str(self.body or "").encode()
         path = unquote(self.parsed_url.path)
         try:
-            return function(self.region, path, self.headers, body, self.querystring)
+            status, headers, made = function(
+                self.region, path, self.headers, body, self.querystring
+            )
         except Refused as refused:
             return _runtime.error(400, refused.code, str(refused))
+        if not isinstance(made, bytes) and not has_request_context():
+            made = b"".join(made)  # in process there is no connection for its pieces
+        return status, headers, made
 
     return method
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -39,9 +39,15 @@ def _variant(region: str, name: str, wanted: str | None) -> tuple[str, Any] | An
     return wanted, endpoint["Served"][wanted]
 
 
-def _invoked(
-    region: str, path: str, headers: Mapping[str, str], body: bytes
-) -> tuple[str, int, str, bytes] | Answer:
+class _Invoked(NamedTuple):
+    """What a variant answers, whose pieces come as they are made. They raise ConnectionError."""
+
+    variant: str
+    kind: str
+    pieces: Iterator[bytes]
+
+
+def _invoked(region: str, path: str, headers: Mapping[str, str], body: bytes) -> _Invoked | Answer:
     name = path.split("/")[2]
     with WORLD.lock:
         chosen = _variant(region, name, headers.get("X-Amzn-SageMaker-Target-Variant"))
@@ -53,52 +59,66 @@ def _invoked(
     # Real-time payloads end at 25 MB (SageMaker quotas, read 2026-11).
     if len(body) > 25 * 1024 * 1024:
         return error(413, "ValidationError", "the payload is over 25 MB")
-    status, made, answer = served.invoke(body, kind, accept)
+    status, made, pieces = served.stream(body, kind, accept)
     if status >= 400:
-        text = answer.decode("utf-8", "replace")
-        return error(
-            424, "ModelError",
-            f"Received server error ({status}) from {variant} with message {text!r}. See the "
-            "CloudWatch logs of the endpoint for more information.",
-            OriginalStatusCode=status, OriginalMessage=text,
-        )  # fmt: skip
-    return variant, status, made, answer
+        return _model_error(variant, status, b"".join(pieces).decode("utf-8", "replace"))
+    return _Invoked(variant, made, pieces)
+
+
+def _model_error(variant: str, status: int, text: str) -> Answer:
+    return error(
+        424, "ModelError",
+        f"Received server error ({status}) from {variant} with message {text!r}. See the "
+        "CloudWatch logs of the endpoint for more information.",
+        OriginalStatusCode=status, OriginalMessage=text,
+    )  # fmt: skip
+
+
+def _whole(made: _Invoked) -> tuple[int, dict[str, Any], bytes]:
+    """The answer once it is all there."""
+    try:
+        answer = b"".join(made.pieces)
+    except ConnectionError as failure:
+        return _model_error(made.variant, 500, str(failure))
+    return 200, {
+        "Content-Type": made.kind,
+        "x-Amzn-Invoked-Production-Variant": made.variant,
+    }, answer  # fmt: skip
 
 
 def invoke_endpoint(
     region: str, path: str, headers: Mapping[str, str], body: bytes, query: Any
 ) -> Answer:
     made = _invoked(region, path, headers, body)
-    if len(made) == 3:
-        return made
-    variant, _, kind, answer = made
-    return 200, {
-        "Content-Type": kind,
-        "x-Amzn-Invoked-Production-Variant": variant,
-    }, answer  # fmt: skip
+    return _whole(made) if isinstance(made, _Invoked) else made
 
 
 def invoke_endpoint_with_response_stream(
     region: str, path: str, headers: Mapping[str, str], body: bytes, query: Any
 ) -> Answer:
     made = _invoked(region, path, headers, body)
-    if len(made) == 3:
+    if not isinstance(made, _Invoked):
         return made
-    variant, _, kind, answer = made
-    # Parts end where they like, as the real service has it.
-    parts = [answer[at : at + 61] for at in range(0, len(answer), 61)]
-    frames = b"".join(
-        _eventstream.message(
-            {":event-type": "PayloadPart", ":content-type": "application/octet-stream",
-             ":message-type": "event"}, part,
-        )
-        for part in parts
-    )  # fmt: skip
     return 200, {
         "Content-Type": "application/vnd.amazon.eventstream",
-        "X-Amzn-SageMaker-Content-Type": kind,
-        "x-Amzn-Invoked-Production-Variant": variant,
-    }, frames  # fmt: skip
+        "X-Amzn-SageMaker-Content-Type": made.kind,
+        "x-Amzn-Invoked-Production-Variant": made.variant,
+    }, _frames(made.pieces)  # fmt: skip
+
+
+def _frames(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    about = {
+        ":event-type": "PayloadPart", ":content-type": "application/octet-stream",
+        ":message-type": "event",
+    }  # fmt: skip
+    try:
+        for piece in pieces:
+            # Parts end where they like, as the real service has it.
+            for at in range(0, len(piece), 61):
+                yield _eventstream.message(about, piece[at : at + 61])
+    except ConnectionError as failure:
+        told = {"Message": str(failure), "ErrorCode": "StreamBroken"}
+        yield _eventstream.exception("ModelStreamError", msgspec.json.encode(told))
 
 
 def invoke_endpoint_async(
@@ -120,10 +140,8 @@ def invoke_endpoint_async(
     target = f"{config['OutputConfig']['S3OutputPath'].rstrip('/')}/{number}.out"
     failed = config["OutputConfig"].get("S3FailurePath", config["OutputConfig"]["S3OutputPath"])
     trouble = f"{failed.rstrip('/')}/{number}-error.out"
-    if len(made) == 3:
-        _stores.write(trouble, made[2])
-    else:
-        _stores.write(target, made[3])
+    status, _, answer = _whole(made) if isinstance(made, _Invoked) else made
+    _stores.write(target if status == 200 else trouble, answer)
     return 202, {
         "Content-Type": "application/json",
         "X-Amzn-SageMaker-OutputLocation": target,

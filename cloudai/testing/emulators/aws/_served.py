@@ -8,6 +8,7 @@ from typing import Any
 from cloudai._core.container import PORT
 from cloudai.testing.emulators._served import ServedModel
 from cloudai.testing.emulators.aws import _stores
+from cloudai.testing.emulators.aws._world import Streamed
 
 
 class ProcessServed:
@@ -49,6 +50,10 @@ class ProcessServed:
     def invoke(self, body: bytes, content_type: str, accept: str) -> tuple[int, str, bytes]:
         headers = {"Content-Type": content_type, "Accept": accept}
         return self._served.post("/invocations", body, headers)
+
+    def stream(self, body: bytes, content_type: str, accept: str) -> Streamed:
+        headers = {"Content-Type": content_type, "Accept": accept}
+        return self._served.ask("/invocations", body, headers)
 
     def close(self, *, gently: bool = False) -> None:
         self._served.close(gently=gently)

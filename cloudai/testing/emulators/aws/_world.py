@@ -7,8 +7,8 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -16,6 +16,10 @@ from cloudai.testing.emulators._models import LocalModels
 
 ACCOUNT: Final = "123456789012"
 """moto's account."""
+
+
+Streamed: TypeAlias = "tuple[int, str, Iterator[bytes]]"
+"""Status, content type and the body's pieces."""
 
 
 class Refused(Exception):
@@ -93,6 +97,11 @@ class Served(Protocol):
 
     def invoke(self, body: bytes, content_type: str, accept: str) -> tuple[int, str, bytes]:
         """Status, content type and body."""
+        ...
+
+    def stream(self, body: bytes, content_type: str, accept: str) -> Streamed:
+        """The same, the body in pieces as they are made. They raise ConnectionError where the
+        model breaks off."""
         ...
 
     def close(self, *, gently: bool = False) -> None:
@@ -350,6 +359,10 @@ class Echo:
         if isinstance(asked, dict) and "instances" in asked:
             return 200, "application/json", msgspec.json.encode({"predictions": asked["instances"]})
         return 200, "application/json", body
+
+    def stream(self, body: bytes, content_type: str, accept: str) -> Streamed:
+        status, kind, answer = self.invoke(body, content_type, accept)
+        return status, kind, iter([answer])
 
 
 WORLD: Final = World()

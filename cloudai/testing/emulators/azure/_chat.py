@@ -6,9 +6,9 @@ import base64
 import json
 import struct
 import time
-from collections.abc import Iterator
 from typing import Any, Final
 
+from cloudai.testing.emulators.azure import _stream
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
 from cloudai.testing.emulators.azure._validate import check
 from cloudai.testing.emulators.azure._world import BATCH_SKUS, Deployed, World
@@ -122,31 +122,31 @@ class DataPlane:
         deployment = self._deployment(request, checked)
         _known_then(checked, request.query.get("api-version") or "")
         _rules(checked, deployment)
-        answer = self.answer(deployment, checked)
         if not _wants_stream(body):
-            return Response(body=answer)
-        options = body.get("stream_options") or {}
-        usage = bool(options.get("include_usage"))
-        return Response(body=_events(answer, usage), content_type="text/event-stream")
+            return Response(body=self.answer(deployment, checked))
+        usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        _filtered(checked)
+        chunks = self._world.executor.stream(deployment, checked)
+        if chunks is None:
+            answer = self.answer(deployment, checked)
+            events = _stream.cut(answer, usage)
+        else:
+            events = _stream.made(self._head(deployment), chunks, usage)
+        return Response(body=events, content_type="text/event-stream")
+
+    def _head(self, deployment: Deployed) -> dict[str, Any]:
+        """What every answer of a deployment begins with."""
+        return {
+            "id": "chatcmpl-emulated",
+            "created": int(self._world.clock()),
+            "model": f"{deployment.model}-{deployment.version}",
+            "prompt_filter_results": [{"prompt_index": 0, "content_filter_results": _SAFE}],
+        }
 
     def answer(self, deployment: Deployed, body: dict[str, Any]) -> dict[str, Any]:
         """A chat completion."""
+        _filtered(body)
         prompt = json.dumps(body["messages"])
-        if "trigger-content-filter" in prompt:
-            raise Refused(
-                400,
-                "content_filter",
-                "The response was filtered due to the prompt triggering Azure OpenAI's content "
-                "management policy.",
-                param="prompt",
-                inner={
-                    "code": "ResponsibleAIPolicyViolation",
-                    "content_filter_result": {
-                        **_SAFE,
-                        "violence": {"filtered": True, "severity": "medium"},
-                    },
-                },
-            )
         message = self._world.executor.chat(deployment, body)
         content = message.get("content")
         finish = "tool_calls" if message.get("tool_calls") else "stop"
@@ -162,11 +162,8 @@ class DataPlane:
         said = len((content or "").split()) + 5 * len(message.get("tool_calls") or ())
         reasoned = 7 if body.get("reasoning_effort") not in {None, "none"} else 0
         return {
-            "id": "chatcmpl-emulated",
+            **self._head(deployment),
             "object": "chat.completion",
-            "created": int(self._world.clock()),
-            "model": f"{deployment.model}-{deployment.version}",
-            "prompt_filter_results": [{"prompt_index": 0, "content_filter_results": _SAFE}],
             "choices": [
                 {
                     "index": 0,
@@ -264,6 +261,24 @@ def _known_then(body: dict[str, Any], version: str) -> None:
         )
 
 
+def _filtered(body: dict[str, Any]) -> None:
+    if "trigger-content-filter" in json.dumps(body["messages"]):
+        raise Refused(
+            400,
+            "content_filter",
+            "The response was filtered due to the prompt triggering Azure OpenAI's content "
+            "management policy.",
+            param="prompt",
+            inner={
+                "code": "ResponsibleAIPolicyViolation",
+                "content_filter_result": {
+                    **_SAFE,
+                    "violence": {"filtered": True, "severity": "medium"},
+                },
+            },
+        )
+
+
 def _wants_stream(body: Any) -> bool:
     return isinstance(body, dict) and bool(body.get("stream"))
 
@@ -321,40 +336,3 @@ def _strict(schema: dict[str, Any]) -> bool:
 def _stops(body: dict[str, Any]) -> list[str]:
     stop = body.get("stop") or []
     return [stop] if isinstance(stop, str) else list(stop)
-
-
-def _events(answer: dict[str, Any], usage: bool) -> Iterator[bytes]:
-    """The answer as a stream: Azure's empty first ``choices``, a piece a word, tool calls in
-    pieces, the usage in a chunk of its own, ``[DONE]``."""
-    choice = answer["choices"][0]
-    message = choice["message"]
-    base = {
-        "id": answer["id"],
-        "object": "chat.completion.chunk",
-        "created": answer["created"],
-        "model": answer["model"],
-    }
-
-    def event(choices: list[dict[str, Any]], **more: Any) -> bytes:
-        return b"data: " + json.dumps({**base, "choices": choices, **more}).encode() + b"\n\n"
-
-    def piece(delta: dict[str, Any], finish: str | None = None) -> bytes:
-        return event([{"index": 0, "delta": delta, "finish_reason": finish}])
-
-    yield event([], prompt_filter_results=answer["prompt_filter_results"])
-    yield piece({"role": "assistant", "content": "", "refusal": None})
-    text = message.get("content") or ""
-    words = text.split(" ")
-    for index, word in enumerate(words if text else []):
-        yield piece({"content": word if index == 0 else f" {word}"})
-    for index, call in enumerate(message.get("tool_calls") or ()):
-        function = call["function"]
-        head = {"name": function["name"], "arguments": ""}
-        one = {"index": index, "id": call["id"], "type": "function", "function": head}
-        yield piece({"tool_calls": [one]})
-        for part in (function["arguments"][:3], function["arguments"][3:]):
-            yield piece({"tool_calls": [{"index": index, "function": {"arguments": part}}]})
-    yield piece({}, choice["finish_reason"])
-    if usage:
-        yield event([], usage=answer["usage"])
-    yield b"data: [DONE]\n\n"

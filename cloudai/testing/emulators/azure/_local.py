@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from cloudai.testing.emulators.azure._http import Refused
 from cloudai.testing.emulators.azure._ml import ModelError, Running
 from cloudai.testing.emulators.azure._scripted import ScriptedExecutor
 from cloudai.testing.emulators.azure._world import GROUP, SUBSCRIPTION, WORKSPACE, Deployed
+from cloudai.types import ChatChunk, ChatRequest
 
 # Of the models' own vectors (Azure OpenAI models page, read 2025-08).
 _DIMENSIONS = {"text-embedding-3-large": 3072}
@@ -78,11 +81,10 @@ class LocalExecutor(ScriptedExecutor):
         """See ``Executor.chat``."""
         if self.models is None or self.replies:
             return super().chat(deployment, body)
-        from cloudai.server.chat_engine import completion, decode_completion, request_of
+        from cloudai.server.chat_engine import completion
 
         try:
-            asked = decode_completion(json.dumps(body).encode())
-            reply = self.models.reply(request_of(asked, deployment.model, {}))
+            reply = self.models.reply(_asked(deployment, body))
         except CloudAIError as error:
             raise _refused(error) from None
         made = completion(deployment.model, reply)
@@ -91,6 +93,17 @@ class LocalExecutor(ScriptedExecutor):
             "finish_reason": made["choices"][0]["finish_reason"],
             "usage": made["usage"],
         }
+
+    def stream(self, deployment: Deployed, body: dict[str, Any]) -> Iterator[ChatChunk] | None:
+        """See ``Executor.stream``."""
+        if self.models is None or self.replies:
+            return None
+        try:
+            chunks = self.models.stream(_asked(deployment, body))
+            first = next(chunks)
+        except CloudAIError as error:
+            raise _refused(error) from None
+        return itertools.chain([first], chunks)
 
     def embed(self, deployment: Deployed, text: str, dimensions: int) -> list[float]:
         """See ``Executor.embed``."""
@@ -325,6 +338,13 @@ def _variables(job: Running, properties: dict[str, Any]) -> dict[str, str]:
         "AZUREML_ARM_PROJECT_NAME": properties.get("experimentName") or "Default",
         "AZUREML_NODE_COUNT": str((properties.get("resources") or {}).get("instanceCount") or 1),
     }
+
+
+def _asked(deployment: Deployed, body: dict[str, Any]) -> ChatRequest:
+    """The neutral request that a chat completion's body says. Raises CloudAIError."""
+    from cloudai.server.chat_engine import decode_completion, request_of
+
+    return request_of(decode_completion(json.dumps(body).encode()), deployment.model, {})
 
 
 def _refused(error: CloudAIError) -> Refused:

@@ -6,9 +6,11 @@ import hashlib
 import json
 import re
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 from cloudai.testing.emulators.azure._world import Deployed
+from cloudai.types import ChatChunk
 
 
 class ScriptedExecutor:
@@ -46,6 +48,10 @@ class ScriptedExecutor:
         if not isinstance(said, str):
             said = " ".join(part.get("text", f"<{part['type']}>") for part in said or ())
         return {"content": f"echo: {said}"}
+
+    def stream(self, deployment: Deployed, body: dict[str, Any]) -> Iterator[ChatChunk] | None:
+        """See ``Executor.stream``."""
+        return None
 
     def embed(self, deployment: Deployed, text: str, dimensions: int) -> list[float]:
         """See ``Executor.embed``."""

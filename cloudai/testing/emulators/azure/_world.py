@@ -5,9 +5,12 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import msgspec
+
+from cloudai.types import ChatChunk
 
 SUBSCRIPTION = "00000000-0000-0000-0000-00000000c10d"
 GROUP = "cloudai"
@@ -99,6 +102,11 @@ class Executor(Protocol):
     def chat(self, deployment: Deployed, body: dict[str, Any]) -> dict[str, Any]:
         """The assistant's message for a chat completion's body: ``content``, ``tool_calls``; and,
         where they are known, its ``finish_reason`` and ``usage``. Raises Refused."""
+        ...
+
+    def stream(self, deployment: Deployed, body: dict[str, Any]) -> Iterator[ChatChunk] | None:
+        """The assistant's message as it is made; None: ``chat`` gives it, and it is cut into
+        pieces. Raises Refused, before the first piece where the request is to blame."""
         ...
 
     def embed(self, deployment: Deployed, text: str, dimensions: int) -> list[float]:

@@ -18,7 +18,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cloudai.testing.emulators._faults import Faults
 from cloudai.testing.emulators._models import LocalModels
@@ -45,12 +45,16 @@ from cloudai.testing.emulators.vertex._identity import (
 )
 from cloudai.testing.emulators.vertex._jobs import Executor, Fate, Jobs
 from cloudai.testing.emulators.vertex._operations import Operations
+from cloudai.testing.emulators.vertex._predicting import Predicting
 from cloudai.testing.emulators.vertex._serving import Serving
 from cloudai.testing.emulators.vertex._storage import Storage
 from cloudai.testing.emulators.vertex._tuning import Tunings
 from cloudai.testing.emulators.vertex._world import Clock, World
 
 __all__ = ["Clock", "Executor", "Fate", "LocalExecutor", "VertexEmulator"]
+
+
+_PREDICTING: Final = (":predict", ":rawpredict", ":streamrawpredict")
 
 
 class VertexEmulator:
@@ -95,7 +99,7 @@ class VertexEmulator:
         self.developer = Developer(self._world, self.gemini)
         self.operations = Operations(self._world)
         self.jobs = Jobs(self._world, self.operations, self.logging)
-        self.serving = Serving(self._world, self.operations, self.logging, seed)
+        self.serving = Serving(self._world, self.operations, self.logging)
         self.batches = Batches(
             self._world, self.operations, self.storage, self.serving, self.gemini, seed
         )
@@ -109,6 +113,7 @@ class VertexEmulator:
             self.developer,
             self.jobs,
             self.serving,
+            Predicting(self._world, self.serving, seed),
             self.batches,
             self.tunings,
             self.operations,  # last: its routes fit any resource
@@ -256,7 +261,10 @@ class VertexEmulator:
         thinks = self.gemini.local is not None and (
             "/models/" in request.path or request.path.endswith("enerateContent")
         )
+        thinks |= self._executor is not None and request.path.lower().endswith(_PREDICTING)
         if request.path == "/token" or (thinks and request.method == "POST"):
+            with self._world.lock:
+                self.operations.advance()
             made = handler(request, **values)
         else:
             with self._world.lock:

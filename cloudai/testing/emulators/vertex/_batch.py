@@ -99,7 +99,7 @@ class Batches:
         if run.thread is None:
             job["state"] = "JOB_STATE_RUNNING"
             job["startTime"] = stamp(now)
-            run.thread = threading.Thread(target=self._work, args=(job, run), daemon=True)
+            run.thread = threading.Thread(target=self._worked, args=(job, run), daemon=True)
             run.thread.start()
             return job
         total = run.total
@@ -120,6 +120,13 @@ class Batches:
                     if fate.message:
                         job["error"] = {"code": fate.code, "message": fate.message}
         return job
+
+    def _worked(self, job: dict[str, Any], run: _Run) -> None:
+        try:
+            self._work(job, run)
+        finally:
+            if "unmanagedContainerModel" in job and self.executor is not None:
+                self.executor.on_delete({"name": job["name"]})
 
     def _work(self, job: dict[str, Any], run: _Run) -> None:
         lines: list[Any] = []

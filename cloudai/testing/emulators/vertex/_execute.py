@@ -15,6 +15,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -239,6 +240,19 @@ class LocalExecutor:
             # A container's answer other than 200 is passed on in the message.
             raise Refused(500, "INTERNAL", answer.decode("utf-8", "replace"))
         return msgspec.json.decode(answer)["predictions"]
+
+    def on_raw(
+        self, model: dict[str, Any], body: bytes, kind: str
+    ) -> tuple[str, Iterator[bytes]] | None:
+        """See ``Executor.on_raw``."""
+        found = self._models.get(model["name"])
+        if found is None:
+            return None
+        route = model.get("containerSpec", {}).get("predictRoute") or "/predict"
+        status, made, pieces = found.ask(route, body, {"Content-Type": kind})
+        if status != 200:
+            raise Refused(500, "INTERNAL", b"".join(pieces).decode("utf-8", "replace"))
+        return made, pieces
 
 
 def _free_port() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import msgspec
@@ -71,6 +72,13 @@ class Executor(Protocol):
         self, model: dict[str, Any], instances: list[Any], parameters: Any
     ) -> list[Any] | None:
         """The model's predictions; None leaves them to the script. Raises Refused."""
+        ...
+
+    def on_raw(
+        self, model: dict[str, Any], body: bytes, kind: str
+    ) -> tuple[str, Iterator[bytes]] | None:
+        """The model's answer to a body of a content type: its content type, and its pieces as
+        they are made; None leaves it to the script. Raises Refused."""
         ...
 
 

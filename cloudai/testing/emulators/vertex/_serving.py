@@ -1,17 +1,12 @@
-"""Models and endpoints: uploaded, deployed, given traffic, asked for predictions."""
+"""Models and endpoints: uploaded, deployed, given traffic."""
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
 from cloudai.testing.emulators.vertex import _schema
-from cloudai.testing.emulators.vertex._answers import openai_answer
-from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Router
+from cloudai.testing.emulators.vertex._http import Refused, Request, Router
 from cloudai.testing.emulators.vertex._identity import Logging
 from cloudai.testing.emulators.vertex._jobs import Executor, check_labels
 from cloudai.testing.emulators.vertex._operations import Operations
@@ -27,11 +22,10 @@ class Serving:
     failures: pattern on a DeployedModel's display name → why it does not come up.
     """
 
-    def __init__(self, world: World, operations: Operations, logging: Logging, seed: int) -> None:
+    def __init__(self, world: World, operations: Operations, logging: Logging) -> None:
         self._world = world
         self._operations = operations
         self._logging = logging
-        self._random = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self.executor: Executor | None = None
         self.models: dict[str, dict[str, Any]] = {}
         self.endpoints: dict[str, dict[str, Any]] = {}
@@ -56,12 +50,8 @@ class Serving:
             for method, handler in (
                 ("deployModel", self._deploy),
                 ("undeployModel", self._undeploy),
-                ("predict", self._predict),
-                ("rawPredict", self._raw),
-                ("streamRawPredict", self._stream_raw),
             ):
                 router.add("POST", f"{one}:{method}", handler)
-            router.add("POST", f"{one}/chat/completions", self._chat)
 
     # -- models ------------------------------------------------------------------------------
 
@@ -334,32 +324,6 @@ class Serving:
 
         return self._operations.start(endpoint["name"], "DeleteOperationMetadata", 0.0, effect)
 
-    # -- predictions -------------------------------------------------------------------------
-
-    def _chosen(self, endpoint: dict[str, Any]) -> dict[str, Any]:
-        split = {id: share for id, share in endpoint["trafficSplit"].items() if share}
-        if not split:
-            raise Refused(
-                400, "FAILED_PRECONDITION", "The Endpoint has no deployed model with traffic."
-            )
-        (id,) = self._random.choices(list(split), list(split.values()))
-        return next(one for one in endpoint["deployedModels"] if one["id"] == id)
-
-    def _predict(self, request: Request, project: str, location: str, id: str) -> dict[str, Any]:
-        endpoint = self.endpoint(project, location, id)
-        version = request.path.split("/")[1]
-        body = {**request.json, "endpoint": endpoint["name"]}
-        _schema.checked(version, "PredictRequest", body, ignored=self._world.ignored)
-        one = self._chosen(endpoint)
-        model = self.model(one["model"])
-        return {
-            "predictions": self.predictions(model, body["instances"], body.get("parameters")),
-            "deployedModelId": one["id"],
-            "model": model["name"],
-            "modelDisplayName": model["displayName"],
-            "modelVersionId": "1",
-        }
-
     def predictions(
         self, model: dict[str, Any], instances: list[Any], parameters: Any
     ) -> list[Any]:
@@ -368,33 +332,3 @@ class Serving:
         if self.executor is not None:
             found = self.executor.on_predict(model, instances, parameters)
         return instances if found is None else found
-
-    def _raw(self, request: Request, project: str, location: str, id: str) -> Answer:
-        model = self.model(self._chosen(self.endpoint(project, location, id))["model"])
-        body = request.json
-        found = self.predictions(model, body.get("instances", []), body.get("parameters"))
-        return Answer(json={"predictions": found})
-
-    def _stream_raw(self, request: Request, project: str, location: str, id: str) -> Answer:
-        model = self.model(self._chosen(self.endpoint(project, location, id))["model"])
-        body = request.json
-        found = self.predictions(model, body.get("instances", []), body.get("parameters"))
-
-        def sent() -> Iterator[bytes]:
-            before = b'{"predictions": ['
-            for one in found:
-                yield before + msgspec.json.encode(one)
-                before = b", "
-            yield b"]}" if found else before + b"]}"
-
-        return Answer(data=sent(), headers={"Content-Type": "application/json"})
-
-    def _chat(self, request: Request, project: str, location: str, id: str) -> Answer:
-        """OpenAI's format, as vLLM and others serve it; ``openapi`` is Vertex AI's own."""
-        if id != "openapi":
-            self._chosen(self.endpoint(project, location, id))
-        body = request.json
-        if not body.get("messages"):
-            raise Refused(400, "INVALID_ARGUMENT", "messages is required")
-        about = {"id": f"chat-{self._world.number()}", "model": body.get("model") or id}
-        return openai_answer(body, about)
