@@ -5,6 +5,7 @@
     with emulated("aws") as cloud, cloud.applied():  # cloudai, boto3, any program
         cloud.faults.throttle("chat.create", times=2, retry_after=1)
         cloud.fate("PREEMPTED")                      # of the next training job
+        cloud.fate("PARTIAL", of="batch")
 
 Each cloud is an emulator of ``cloudai.testing.emulators`` with models deployed, lives of the same
 length, and, where it is told to ``execute``, the user's own code run on this machine.
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from cloudai._core.registry import unknown
 from cloudai.errors import InvalidRequest, UnsupportedByProvider
 from cloudai.testing._cloud_faults import CloudFaults
+from cloudai.testing.emulators._fates import KINDS, known
 from cloudai.testing.emulators._models import shared
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 PORTS: Final = {"aws": 0, "azure": 1, "vertex": 3}
 """What is added to a first port, so that a cloud's address does not depend on the others: azure
 also takes the next one, for https."""
+
+_NAMES: Final = {"training": "a training job", "endpoints": "an endpoint", "batch": "a batch"}
 
 LIVES: Final = {"starting": 0.5, "running": 1.0, "endpoint": 1.0}
 """Seconds of an emulator's clock in which a scripted job starts and runs, and an endpoint comes
@@ -159,31 +163,33 @@ class EmulatedCloud(ABC):
 
         return AsyncClient(provider=self.name, **{**self.keys, **keys})
 
-    def fate(self, outcome: str) -> None:
-        """What the next training job comes to, whatever its script would do.
+    def fate(self, outcome: str, *, of: str = "training") -> None:
+        """What the next training job, endpoint or batch comes to, whatever its script or model
+        would do. A service that has no such end leaves it to the next one that has.
 
         Parameters
         ----------
         outcome: ``"SUCCEEDED"``, ``"FAILED"``, ``"TIMED_OUT"``, ``"EXPIRED"``, ``"PREEMPTED"``,
             ``"CAPACITY"`` (no machine was to be had) or ``"PARTIAL"``, as far as the cloud
             knows it.
+        of: ``"training"``, ``"endpoints"`` (a new one, or an update) or ``"batch"`` (of the
+            service's own; what the client runs by itself has no fate).
 
-        Raises UnsupportedByProvider for an outcome that this cloud's jobs do not come to.
+        Raises UnsupportedByProvider for an outcome that this cloud's services do not come to,
+        ConfigError for another kind.
         """
-        self._fates(outcome)
-
-    @abstractmethod
-    def _fates(self, outcome: str) -> None:
-        """Sets what the next training job comes to."""
-
-    def _unknown(self, outcome: str, known: Iterable[str]) -> UnsupportedByProvider:
-        return UnsupportedByProvider(
-            f"the fate {outcome!r} of a training job",
-            provider=self.name,
-            alternative=f"There are: {', '.join(known)}",
-            field="outcome",
-            value=outcome,
-        )
+        if of not in KINDS:
+            raise unknown("kind of fate", of, KINDS)
+        ends = known(self.name, of)
+        if outcome not in ends:
+            raise UnsupportedByProvider(
+                f"the fate {outcome!r} of {_NAMES[of]}",
+                provider=self.name,
+                alternative=f"There are: {', '.join(ends)}",
+                field="outcome",
+                value=outcome,
+            )
+        self.emulator.told.tell(of, outcome)
 
     @abstractmethod
     def advance(self, seconds: float) -> None:
@@ -246,34 +252,15 @@ class EmulatedAws(EmulatedCloud):
         return AwsEmulator(executor, port=self._port, seed=self._seed)
 
     def _begun(self) -> None:
+        from cloudai.testing.emulators.aws import Fate
+
         world = self.emulator.world
         world.speed = self._speed
         world.endpoint_seconds = LIVES["endpoint"]
+        world.life = Fate(starting=LIVES["starting"], running=LIVES["running"])
 
     def _vendor(self) -> dict[str, str]:
         return {**self.emulator.env, "AWS_REGION": self.emulator.region}
-
-    def _fates(self, outcome: str) -> None:
-        from cloudai.testing.emulators.aws import Fate
-
-        ends = {
-            "SUCCEEDED": "Completed",
-            "FAILED": "Failed",
-            "TIMED_OUT": "MaxRuntimeExceeded",
-            "EXPIRED": "MaxWaitTimeExceeded",
-            "PREEMPTED": "Completed",  # SageMaker itself begins again
-            "CAPACITY": "CapacityError",
-        }
-        if outcome not in ends:
-            raise self._unknown(outcome, ends)
-        self.emulator.world.executor.fates.append(
-            Fate(
-                starting=LIVES["starting"],
-                running=LIVES["running"],
-                end=ends[outcome],
-                interruptions=int(outcome == "PREEMPTED"),
-            )
-        )
 
     @property
     def unset(self) -> tuple[str, ...]:
@@ -332,12 +319,6 @@ class EmulatedAzure(EmulatedCloud):
             "CURL_CA_BUNDLE": env["SSL_CERT_FILE"],
         }
 
-    def _fates(self, outcome: str) -> None:
-        ends = {"SUCCEEDED": "Completed", "FAILED": "Failed"}
-        if outcome not in ends:
-            raise self._unknown(outcome, ends)
-        self.emulator.fate("jobs", ends[outcome])
-
     def advance(self, seconds: float) -> None:
         """See ``EmulatedCloud``."""
         self.emulator.advance(seconds)
@@ -379,28 +360,6 @@ class EmulatedVertex(EmulatedCloud):
         cloud.jobs.fate = Fate(pending=starting, running=running)
         cloud.batches.pending = starting
         cloud.serving.deploy_seconds = LIVES["endpoint"]
-
-    def _fates(self, outcome: str) -> None:
-        from cloudai.testing.emulators.vertex import Fate
-
-        ends: dict[str, dict[str, Any]] = {
-            "SUCCEEDED": {"state": "JOB_STATE_SUCCEEDED"},
-            "FAILED": {"state": "JOB_STATE_FAILED", "code": 13, "message": "emulated failure"},
-            "TIMED_OUT": {"state": "JOB_STATE_FAILED", "code": 4, "message": "It took too long."},
-            "EXPIRED": {"state": "JOB_STATE_EXPIRED"},
-            "PREEMPTED": {"state": "JOB_STATE_FAILED", "message": "The replica was preempted."},
-            "CAPACITY": {
-                "state": "JOB_STATE_FAILED",
-                "code": 8,
-                "message": "Resources are insufficient in region: no capacity. Try another "
-                "region or use a different accelerator.",
-            },
-            "PARTIAL": {"state": "JOB_STATE_PARTIALLY_SUCCEEDED"},
-        }
-        if outcome not in ends:
-            raise self._unknown(outcome, ends)
-        fate = Fate(pending=LIVES["starting"], running=LIVES["running"], **ends[outcome])
-        self.emulator.jobs.upcoming.append(fate)
 
     def advance(self, seconds: float) -> None:
         """See ``EmulatedCloud``."""

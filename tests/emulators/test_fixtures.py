@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import cloudai
 from cloudai.errors import (
-    CloudAIError,
     ConfigError,
     InvalidRequest,
     RateLimited,
     StreamTruncated,
-    UnsupportedByProvider,
 )
 from cloudai.testing import EmulatedCloud, emulated
 from cloudai.testing.clouds import CLOUDS, environment
@@ -146,35 +143,3 @@ def test_other_credentials_do_not_lead_astray(
     assert variables["AWS_ENDPOINT_URL_S3"] is None
     assert variables["AWS_PROFILE"] is None
     assert "127.0.0.1" in str(variables["NO_PROXY"])
-
-
-ENDS = {
-    "aws": {"SUCCEEDED": "SUCCEEDED", "FAILED": "FAILED", "TIMED_OUT": "TIMED_OUT",
-            "EXPIRED": "EXPIRED", "PREEMPTED": "SUCCEEDED", "CAPACITY": "FAILED"},
-    "azure": {"SUCCEEDED": "SUCCEEDED", "FAILED": "FAILED"},
-    "vertex": {"SUCCEEDED": "SUCCEEDED", "FAILED": "FAILED", "TIMED_OUT": "TIMED_OUT",
-               "EXPIRED": "EXPIRED", "PREEMPTED": "PREEMPTED", "CAPACITY": "FAILED",
-               "PARTIAL": "PARTIAL"},
-}  # fmt: skip
-
-
-def test_fates_of_training_jobs(cloud: EmulatedCloud, tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text("")
-    with cloud.client() as client:
-        for outcome, state in ENDS[cloud.name].items():
-            cloud.fate(outcome)
-            job = client.training.submit(
-                cloudai.TrainingJob(
-                    source=str(tmp_path), entry="train.py", name=outcome.lower().replace("_", "-")
-                )
-            )
-            try:
-                status = job.wait(timeout=60)
-            except CloudAIError:
-                status = job.status
-            assert status.state == state, (outcome, status)
-            if cloud.name != "azure":
-                assert status.capacity == (outcome == "CAPACITY")
-            assert status.restarts == int(outcome == "PREEMPTED" and cloud.name == "aws")
-    with pytest.raises(UnsupportedByProvider, match="There are: SUCCEEDED"):
-        cloud.fate("LOST")

@@ -16,6 +16,7 @@ import msgspec
 from cloudai._core.batch_transforms import chat_request, embedding_request, messages
 from cloudai.errors import CloudAIError, HandlerError, InvalidRequest
 from cloudai.providers.vertex import _catalog
+from cloudai.providers.vertex._errors import no_capacity
 from cloudai.providers.vertex._wire import chat as chat_wire
 from cloudai.providers.vertex._wire import common
 from cloudai.providers.vertex._wire import embeddings as embeddings_wire
@@ -311,4 +312,5 @@ def status(job: dict[str, Any], total: int | None, done: Done | None) -> JobStat
         outputs=done.outputs if done else {},
         progress=(done.lines, done.lines) if done else (good + bad, total),
         errors=done.errors if done else bad,
+        capacity=state is State.FAILED and no_capacity(reason),
     )

@@ -26,6 +26,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai.errors import MissingExtra
+from cloudai.testing.emulators._fates import Fates
 from cloudai.testing.emulators._faults import Faults
 from cloudai.testing.emulators._server import EmulatorServer
 from cloudai.testing.emulators.aws._execute import LocalExecutor
@@ -126,6 +127,11 @@ class AwsEmulator:
     @property
     def faults(self) -> Faults:
         return self._server.faults
+
+    @property
+    def told(self) -> Fates:
+        """Outcomes of the next jobs, endpoints and batches."""
+        return WORLD.told
 
     @property
     def url(self) -> str:

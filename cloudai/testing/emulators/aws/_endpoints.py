@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from cloudai.testing.emulators.aws import _stores
+from cloudai.testing.emulators.aws import _stores, _told
 from cloudai.testing.emulators.aws._sagemaker import (
     existing,
     invalid,
@@ -14,7 +14,7 @@ from cloudai.testing.emulators.aws._sagemaker import (
     new,
     summary,
 )
-from cloudai.testing.emulators.aws._world import WORLD
+from cloudai.testing.emulators.aws._world import NO_PING, WORLD, Echo
 
 
 def create_endpoint(region: str, parameters: dict[str, Any]) -> Any:
@@ -23,16 +23,20 @@ def create_endpoint(region: str, parameters: dict[str, Any]) -> Any:
     made["Config"] = config
     made["Ready"] = WORLD.now() + WORLD.endpoint_seconds
     made["EndpointStatus"] = "Creating"
-    made["Served"] = _serve(region, config)
+    made["Told"] = _told.endpoint()
+    made["Served"] = _serve(region, config, made["Told"])
     return {"EndpointArn": made["Arn"]}
 
 
-def _serve(region: str, config: dict[str, Any]) -> dict[str, Any]:
+def _serve(region: str, config: dict[str, Any], told: str | None) -> dict[str, Any]:
+    """What serves each variant; nothing really does where it is told to fail."""
     served: dict[str, Any] = {}
     for variant in config["ProductionVariants"]:
         model = existing(region, "Model", variant["ModelName"])
         container = model.get("PrimaryContainer") or model["Containers"][0]
-        served[variant["VariantName"]] = WORLD.executor.serve(container, WORLD)
+        served[variant["VariantName"]] = (
+            WORLD.executor.serve(container, WORLD) if told is None else Echo(None, None)
+        )
     return served
 
 
@@ -49,9 +53,11 @@ def settle(region: str, endpoint: dict[str, Any]) -> None:
         return
     pending = endpoint.pop("Pending", None)
     if pending is not None:
-        config, served, alarms = pending
-        failed = bool(alarms & WORLD.alarms) or any(
-            one.problem() is not None for one in served.values()
+        config, served, alarms, told = pending
+        failed = (
+            told is not None
+            or bool(alarms & WORLD.alarms)
+            or any(one.problem() is not None for one in served.values())
         )
         if failed:
             _close(served)
@@ -62,14 +68,17 @@ def settle(region: str, endpoint: dict[str, Any]) -> None:
         endpoint["RolledBack"] = failed
         endpoint["EndpointStatus"] = "InService"
         return
+    told = endpoint["Told"]
+    if told is not None:
+        name = next(iter(endpoint["Served"]))
+        endpoint["EndpointStatus"] = "Failed"
+        endpoint["FailureReason"] = told.format(variant=name)
+        return
     for name, served in endpoint["Served"].items():
         problem = served.problem()
         if problem is not None:
             endpoint["EndpointStatus"] = "Failed"
-            endpoint["FailureReason"] = (
-                f"The primary container for production variant {name} did not pass the ping "
-                "health check. Please check CloudWatch logs for this endpoint."
-            )
+            endpoint["FailureReason"] = NO_PING.format(variant=name)
             lines = [(WORLD.now(), line) for line in problem.splitlines()]
             group = f"/aws/sagemaker/Endpoints/{endpoint['EndpointName']}"
             _stores.log(region, group, f"{name}/i-0123456789", lines, 0)
@@ -124,7 +133,8 @@ def update_endpoint(region: str, parameters: dict[str, Any]) -> Any:
     deployment = parameters.get("DeploymentConfig", {})
     alarms = deployment.get("AutoRollbackConfiguration", {}).get("Alarms", [])
     names = {alarm["AlarmName"] for alarm in alarms}
-    endpoint["Pending"] = (config, _serve(region, config), names)
+    told = _told.endpoint()
+    endpoint["Pending"] = (config, _serve(region, config, told), names, told)
     endpoint["DeploymentConfig"] = deployment or None
     endpoint["Ready"] = WORLD.now() + WORLD.endpoint_seconds
     endpoint["EndpointStatus"] = "Updating"

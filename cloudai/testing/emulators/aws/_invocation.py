@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from cloudai.testing.emulators.aws import _stores
+from cloudai.testing.emulators.aws import _stores, _told
 from cloudai.testing.emulators.aws._bedrock import converse_body, invoke_body
 from cloudai.testing.emulators.aws._runtime import Answer, error
 from cloudai.testing.emulators.aws._world import ACCOUNT, WORLD
@@ -38,6 +38,7 @@ def create_model_invocation_job(
         if not files:
             return error(400, "ValidationException", f"Could not find the input at {source}.")
         arn = f"arn:aws:bedrock:{region}:{ACCOUNT}:model-invocation-job/{uuid.uuid4().hex[:12]}"
+        told = _told.fate("batch", "Bedrock")
         made = {
             **asked,
             "Arn": arn,
@@ -47,7 +48,9 @@ def create_model_invocation_job(
             "Fate": getattr(WORLD.executor, "default", None),
             "Lines": lines,
         }
-        if hasattr(WORLD.executor, "_fate"):
+        if told is not None:
+            made["Fate"] = told
+        elif hasattr(WORLD.executor, "_fate"):
             made["Fate"] = WORLD.executor._fate()  # type: ignore[attr-defined]
         WORLD.put(region, "InvocationJob", arn, made)
     return _json({"jobArn": arn})
@@ -77,12 +80,13 @@ def _state(job: dict[str, Any]) -> tuple[str, str | None]:
         job["End"] = ("Expired" if fate.end == "Expired" else "Failed", fate.reason or fate.end)
         job["Ended"] = over
     else:
-        job["End"] = _finish(job)
+        job["End"] = _finish(job, partly=fate is not None and fate.end == "PartiallyCompleted")
         job["Ended"] = over
     return job["End"]
 
 
-def _finish(job: dict[str, Any]) -> tuple[str, str | None]:
+def _finish(job: dict[str, Any], *, partly: bool) -> tuple[str, str | None]:
+    """Answers the records; ``partly``: every second one fails."""
     source = job["inputDataConfig"]["s3InputDataConfig"]["s3Uri"]
     base = job["outputDataConfig"]["s3OutputDataConfig"]["s3Uri"].rstrip("/")
     number = job["Arn"].rpartition("/")[2]
@@ -92,8 +96,10 @@ def _finish(job: dict[str, Any]) -> tuple[str, str | None]:
         for line in data.splitlines():
             record = msgspec.json.decode(line)
             asked = record["modelInput"]
-            if job.get("modelInvocationType") == "Converse":
-                made: Any = converse_body(job["modelId"], asked)
+            if partly and (good + bad) % 2:
+                made: Any = error(500, "InternalServerException", "emulated failure")
+            elif job.get("modelInvocationType") == "Converse":
+                made = converse_body(job["modelId"], asked)
             else:
                 found = invoke_body(job["modelId"], asked)
                 made = found[0] if len(found) == 2 else found

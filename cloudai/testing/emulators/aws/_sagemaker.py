@@ -6,8 +6,8 @@ import fnmatch
 from collections.abc import Callable
 from typing import Any, Final
 
-from cloudai.testing.emulators.aws import _stores
-from cloudai.testing.emulators.aws._world import ACCOUNT, WORLD, Look, Refused
+from cloudai.testing.emulators.aws import _stores, _told
+from cloudai.testing.emulators.aws._world import ACCOUNT, WORLD, Look, Refused, ScriptedRun
 
 _ARN: Final = {
     "TrainingJob": "training-job",
@@ -86,7 +86,11 @@ def create_training_job(region: str, parameters: dict[str, Any]) -> Any:
     must_exist(parameters["OutputDataConfig"]["S3OutputPath"], "OutputDataConfig")
     made = new(region, "TrainingJob", parameters)
     key = (region, "TrainingJob", parameters["TrainingJobName"])
-    WORLD.runs[key] = WORLD.executor.train({**parameters}, WORLD)
+    told = _told.fate("training", "SageMaker")
+    if told is not None:  # it is not run
+        WORLD.runs[key] = ScriptedRun(told, parameters, WORLD.now())
+    else:
+        WORLD.runs[key] = WORLD.executor.train({**parameters}, WORLD)
     return {"TrainingJobArn": made["Arn"]}
 
 

@@ -12,8 +12,18 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
+from cloudai.testing.emulators._fates import Fates
 from cloudai.testing.emulators._models import LocalModels
 
+NO_CAPACITY: Final = (
+    "CapacityError: Unable to provision requested ML compute capacity due to "
+    "InsufficientInstanceCapacity error. Please retry using a different ML instance type or after "
+    "some time."
+)
+NO_PING: Final = (
+    "The primary container for production variant {variant} did not pass the ping health check. "
+    "Please check CloudWatch logs for this endpoint."
+)
 ACCOUNT: Final = "123456789012"
 """moto's account."""
 
@@ -132,6 +142,7 @@ class World:
     alarms: CloudWatch alarms that are in ALARM: a rollout that names one is rolled back.
     models: Bedrock's models that this account knows, by a part of their names.
     signed_in: whether IAM Identity Center's portal gives the user credentials.
+    told: outcomes of the next ones, by their common names; those of ``life``'s length.
     guardrails: Bedrock's guardrails, by id: the words that they block.
     """
 
@@ -155,6 +166,8 @@ class World:
             self.expiries: dict[str, float] = {}
             self.chat: Callable[[dict[str, Any]], Any] | None = None
             self.context = 20_000
+            self.told = Fates("aws")
+            self.life = Fate()
             self.guardrails: dict[str, tuple[str, ...]] = {}
             self.signed_in = True
             self.cached_prompts: set[str] = set()
@@ -310,9 +323,7 @@ class ScriptedRun:
             if self.fate.end == "CapacityError":
                 return Look(
                     status="Failed", secondary="Failed", ended=begin,
-                    reason=self.fate.reason or "CapacityError: Unable to provision requested ML "
-                    "compute capacity due to InsufficientInstanceCapacity error. Please retry "
-                    "using a different ML instance type or after some time.",
+                    reason=self.fate.reason or NO_CAPACITY,
                 )  # fmt: skip
             return None
         return Look(status="InProgress", secondary="Starting")

@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from cloudai.testing.emulators._fates import Fates
 from cloudai.testing.emulators._faults import Faults
 from cloudai.testing.emulators._server import EmulatorServer
 from cloudai.testing.emulators.azure import _tls
@@ -143,6 +144,11 @@ class AzureEmulator:
         return self._plain.faults
 
     @property
+    def told(self) -> Fates:
+        """Outcomes of the next jobs, endpoints and batches."""
+        return self.world.told
+
+    @property
     def url(self) -> str:
         """The Azure OpenAI resource, over http on loopback."""
         return self._plain.url
@@ -263,6 +269,7 @@ class AzureEmulator:
                 world.requests,
             ):
                 held.clear()
+            world.told.clear()
             world.vault = Vault()
         self.faults.clear()
 

@@ -173,6 +173,8 @@ class Manager:
                 ready_at=self._world.clock() + CREATING,
                 fate=self._world.fate("deployments", "Succeeded"),
             )
+            if self._world.told.take("endpoints", "Azure OpenAI") == "FAILED":
+                made.fate = "Failed"
             self._world.deployments[name] = made
             operation = self._begin(request, made.ready_at, made.fate)
             status = 200 if before is not None else 201

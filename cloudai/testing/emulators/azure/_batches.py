@@ -64,6 +64,9 @@ class Batches:
                             "message": "The number of enqueued tokens has surpassed the limit.",
                         }
                     ]
+            told = self._world.told.take("batch", "Azure OpenAI")
+            if told == "FAILED" and not errors:
+                errors = [{"code": "internal_error", "message": "emulated failure"}]
             job: dict[str, Any] = {
                 "id": id,
                 "body": body,
@@ -71,7 +74,10 @@ class Batches:
                 "errors": errors,
                 "lines": lines,
                 "words": words,
-                "fate": self._world.fate("batches", "completed"),
+                "fate": "expired"
+                if told == "EXPIRED"
+                else self._world.fate("batches", "completed"),
+                "partly": told == "PARTIAL",
                 "stopped": None,
             }
             self._world.batches[id] = job
@@ -162,7 +168,8 @@ class Batches:
         }
 
     def _work(self, job: dict[str, Any], state: str) -> None:
-        """Answers the lines; of an expired or cancelled batch, the first half."""
+        """Answers the lines; of an expired or cancelled batch the first half; where it is to
+        succeed partly, the rest fails."""
         answered: list[str] = []
         failed: list[str] = []
         half = len(job["lines"]) // 2
@@ -172,6 +179,13 @@ class Batches:
                 if state == "expired":
                     error = {"code": "batch_expired", "message": "It did not run in time."}
                     failed.append(json.dumps({**shown, "response": None, "error": error}))
+                continue
+            if job["partly"] and index >= half:
+                body: Any = {
+                    "error": {"code": "InternalServerError", "message": "emulated failure"}
+                }
+                response = {"status_code": 500, "request_id": "r", "body": body}
+                failed.append(json.dumps({**shown, "response": response, "error": None}))
                 continue
             deployment = self._world.deployments[line["body"]["model"]]
             try:

@@ -263,14 +263,19 @@ class MachineLearning:
         self._start(request.groups["name"], self._world.ml[key])
         return response
 
-    def _start(self, name: str, held: dict[str, Any]) -> None:
+    def _start(self, name: str, held: dict[str, Any], of: str = "training") -> None:
         running = Running(self._world, name, held)
         self._running[name] = running
         fate = self._world.fate("jobs", "")
+        told = self._world.told.take(of, "Azure ML")
 
         def run() -> None:
             held["properties"]["status"] = "Running"
-            ended = self._world.executor.train(running)
+            if told == "FAILED":  # it is not run
+                running.log("emulated failure\n")
+                ended = "Failed"
+            else:
+                ended = self._world.executor.train(running)
             if running.cancelled.is_set():
                 ended = "Canceled"
             held["systemData"]["lastModifiedAt"] = self._now()
@@ -378,6 +383,8 @@ class MachineLearning:
         if not online and not properties.get("compute"):
             raise Refused(400, "UserError", "compute is required.")
         fate = self._world.fate("ml_deployments", "Succeeded")
+        if online and self._world.told.take("endpoints", "Azure ML") == "FAILED":
+            fate, properties["log"] = "Failed", "emulated failure\n"
         if online and fate == "Succeeded":
             problem = self._world.executor.serve(
                 Running(self._world, "", body), request.groups["name"], request.groups["deployment"]
@@ -490,7 +497,7 @@ class Scoring:
                 },
             }
             self._world.ml[f"jobs/{job}"] = held
-        self._ml._start(job, held)
+        self._ml._start(job, held, "batch")
         return Response(status=201, body={"id": held["id"], "name": job})
 
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from cloudai.testing.emulators._fates import Fates
 from cloudai.types import ChatChunk
 
 SUBSCRIPTION = "00000000-0000-0000-0000-00000000c10d"
@@ -185,6 +186,7 @@ class World:
         self.blobs: dict[str, bytes] = {}
         self.operations: dict[str, Any] = {}
         self.fates: dict[str, list[str]] = {}
+        self.told = Fates("azure")
         self.requests: list[Any] = []
 
     def fate(self, kind: str, usual: str) -> str:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from cloudai.testing.emulators._fates import Fates
 from cloudai.testing.emulators._faults import Faults
 from cloudai.testing.emulators._models import LocalModels
 from cloudai.testing.emulators._server import EmulatorServer
@@ -135,6 +136,11 @@ class VertexEmulator:
     @property
     def location(self) -> str:
         return self._world.location
+
+    @property
+    def told(self) -> Fates:
+        """Outcomes of the next jobs, endpoints and batches."""
+        return self._world.told
 
     @property
     def url(self) -> str:

@@ -12,7 +12,7 @@ import msgspec
 from cloudai.testing.emulators.vertex import _schema
 from cloudai.testing.emulators.vertex._gemini import Gemini
 from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Router
-from cloudai.testing.emulators.vertex._jobs import DONE, Executor, Fate, check_labels
+from cloudai.testing.emulators.vertex._jobs import DONE, TOLD, Executor, Fate, check_labels
 from cloudai.testing.emulators.vertex._operations import Operations
 from cloudai.testing.emulators.vertex._serving import Serving
 from cloudai.testing.emulators.vertex._storage import Storage
@@ -88,7 +88,7 @@ class Batches:
             "state": "JOB_STATE_PENDING",
         }  # fmt: skip
         self.all[name] = job
-        self._runs[name] = _Run(now)
+        self._runs[name] = _Run(now, self._world.told.take("batch", "Vertex AI"))
         return job
 
     def _advance(self, name: str) -> dict[str, Any]:
@@ -112,8 +112,8 @@ class Batches:
             job["endTime"] = job["updateTime"] = stamp(now)
             job["state"] = run.state
             if run.error:
-                job["error"] = {"code": 3, "message": run.error}
-                job["partialFailures"] = [{"code": 3, "message": run.error}]
+                job["error"] = {"code": run.code, "message": run.error}
+                job["partialFailures"] = [{"code": run.code, "message": run.error}]
             for pattern, fate in self.fates.items():
                 if re.search(pattern, job["displayName"]):
                     job["state"] = fate.state
@@ -123,7 +123,12 @@ class Batches:
 
     def _worked(self, job: dict[str, Any], run: _Run) -> None:
         try:
-            self._work(job, run)
+            if run.told is None or run.told in {"SUCCEEDED", "PARTIAL"}:
+                self._work(job, run)
+            else:  # it is not run
+                told = TOLD[run.told]
+                run.state, run.code = told["state"], told.get("code", 3)
+                run.error = told.get("message", "")
         finally:
             if "unmanagedContainerModel" in job and self.executor is not None:
                 self.executor.on_delete({"name": job["name"]})
@@ -143,6 +148,8 @@ class Batches:
             part = lines[begin : begin + size]
             begin += size
             try:
+                if run.told == "PARTIAL" and begin > len(lines) // 2:
+                    raise Refused(500, "INTERNAL", "emulated failure")
                 found = answer(part)
             except Refused as error:
                 run.error = error.message
@@ -254,12 +261,14 @@ class Batches:
 
 
 class _Run:
-    def __init__(self, created: float) -> None:
+    def __init__(self, created: float, told: str | None) -> None:
+        self.told = told
         self.created = created
         self.thread: threading.Thread | None = None
         self.cancelled = threading.Event()
         self.state = "JOB_STATE_SUCCEEDED"
         self.error = ""
+        self.code = 3
         self.total = self.good = self.bad = 0
 
 

@@ -242,10 +242,14 @@ class Serving:
         split = body.get("trafficSplit", {})
         self._check_split(split, {"0", *(other["id"] for other in endpoint["deployedModels"])})
         self._busy(endpoint)
+        told = self._world.told.take("endpoints", "Vertex AI")
 
         label = one.get("displayName") or model["displayName"]
         fate = next((why for word, why in self.failures.items() if re.search(word, label)), None)
-        executor = self.executor if fate is None else None
+        if told == "FAILED":
+            fate = "emulated failure"
+        # What is told to fail is not loaded.
+        executor = self.executor if fate is None and told != "CAPACITY" else None
         due = self._world.clock.now() + self.deploy_seconds
 
         def ready() -> bool:
@@ -253,6 +257,13 @@ class Serving:
             return not loads and self._world.clock.now() >= due
 
         def effect() -> tuple[str, dict[str, Any]]:
+            if told == "CAPACITY":
+                raise Refused(
+                    429,
+                    "RESOURCE_EXHAUSTED",
+                    "Resources are insufficient in region: no capacity. Machine type temporarily "
+                    "unavailable, please deploy with a different machine type or retry.",
+                )
             why = executor.on_deploy(model) if executor is not None else fate
             if why is not None:
                 labels = {"endpoint_id": id, "deployed_model_id": own}

@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from cloudai.testing.emulators._fates import Fates
 from cloudai.testing.emulators.vertex._http import Refused, Request
 
 
@@ -36,13 +37,14 @@ class Clock:
 
 class World:
     """State that the services share; ``lock`` is held while a request is handled. ``url`` is the
-    emulator's, once it serves."""
+    emulator's, once it serves; ``told`` are outcomes of the next ones, by their common names."""
 
     def __init__(self, project: str, location: str, clock: Clock) -> None:
         self.project = project
         self.location = location
         self.clock = clock
         self.url = ""
+        self.told = Fates("vertex")
         self.lock = threading.RLock()
         self.requests: list[Request] = []
         self.ignored: list[str] = []
