@@ -192,6 +192,8 @@ class Connection(asyncio.Protocol):
         request, self._incoming = self._incoming, None
         if request is not None:
             request.end()
+            if request is self._current:
+                self._expects = False  # it sent its body without being told to
         self._in_head, self._head = False, 0
         if self._current is None and not self._deaf:
             # What was left of a body whose answer went out before it had come.
