@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -18,11 +18,11 @@ from cloudai._core.config import Profile
 from cloudai.errors import (
     CloudAIError,
     Conflict,
-    InvalidRequest,
     NotFound,
 )
 from cloudai.protocols import Call
 from cloudai.providers.aws import _logs, _models_s3, _s3, _staging, _tags
+from cloudai.providers.aws._batch_look import GROUP, Snapshots
 from cloudai.providers.aws._batch_plan import Drafted, Planner, Service, records
 from cloudai.providers.aws._client_batch import PREFIX, ClientBatches
 from cloudai.providers.aws._session import session
@@ -34,11 +34,7 @@ from cloudai.types import (
     LogPage,
     NativeRequest,
     Plan,
-    State,
 )
-
-_GROUP: Final = "/aws/sagemaker/TransformJobs"
-_TAIL: Final = 20
 
 
 class AwsBatch:
@@ -50,6 +46,7 @@ class AwsBatch:
         self._session = session(profile)
         self._store = _s3.Store(self._session)
         self._planner = Planner(self._session)
+        self._looks = Snapshots(self._session, self._store, self._planner)
         self._client = ClientBatches(profile)
         self._keys = _tags.Keys(
             self._session, "transform", "describe_transform_job", "TransformJob"
@@ -122,7 +119,7 @@ class AwsBatch:
             self._session.call("sagemaker", "describe_transform_job", call, TransformJobName=name)
         except NotFound:
             with suppress(NotFound):
-                manifest = self._manifest(name, call)
+                manifest = self._looks.manifest(name, call)
                 if manifest.model is not None:
                     self._forget_model(manifest.model, call)
             self._store.delete_under(f"{self._planner.base(name)}/", call)
@@ -192,120 +189,11 @@ class AwsBatch:
         )
         return next((row["jobArn"] for row in rows["invocationJobSummaries"]), None)
 
-    def _manifest(self, name: str, call: Call) -> wire.Manifest:
-        data = self._store.get(f"{self._planner.base(name)}/batch.json", call)
-        if data is None:
-            raise NotFound(
-                f"there is no batch {name!r}",
-                provider="aws",
-                hint=f"Its manifest is not in {self._session.bucket()}",
-            )
-        return msgspec.json.decode(data, type=wire.Manifest)
-
     def status(self, id: str, call: Call) -> JobStatus:
         """The snapshot. Whoever first sees that the job has ended puts its output together."""
         if id.startswith(PREFIX):
             return self._client.status(id)
-        if id.startswith("arn:"):
-            return self._invocation_status(id, call)
-        return self._transform_status(id, call)
-
-    def _transform_status(self, id: str, call: Call) -> JobStatus:
-        manifest = self._manifest(id, call)
-        found = self._session.call("sagemaker", "describe_transform_job", call, TransformJobName=id)
-        native = found["TransformJobStatus"]
-        state = wire.TRANSFORM_STATES.get(native, State.UNKNOWN)
-        if state is State.RUNNING and "TransformStartTime" not in found:
-            state = State.STARTING
-        created = found["CreationTime"].timestamp()
-        limit = manifest.spec.timeout
-        late = limit is not None and time.time() - created > limit
-        if late and not state.done and state is not State.STOPPING:
-            # Transform jobs know no time limit of their own; whoever looks stops a late one.
-            self._stop(id, call)
-        status = JobStatus(
-            id=id,
-            name=manifest.spec.name,
-            idempotency_key=manifest.spec.idempotency_key,
-            state=state,
-            reason=found.get("FailureReason"),
-            native_state=native,
-            created_at=created,
-            started_at=_seconds(found.get("TransformStartTime")),
-            ended_at=_seconds(found.get("TransformEndTime")),
-            progress=(0, manifest.lines + manifest.bad),
-        )
-        if state is State.CANCELLED and limit is not None:
-            ended = status.ended_at or time.time()
-            if ended - created >= limit:
-                reason = f"it ran longer than {limit:g} s"
-                return msgspec.structs.replace(status, state=State.TIMED_OUT, reason=reason)
-        if state is State.FAILED:
-            tail = _logs.tail(self._session, _GROUP, f"{id}/", _TAIL, call)
-            capacity = common.no_capacity(status.reason)
-            return msgspec.structs.replace(status, log_tail=tail, capacity=capacity)
-        if state is not State.SUCCEEDED:
-            return status
-        return self._ended(status, manifest, "transform", self._planner.base(id), call)
-
-    def _invocation_status(self, id: str, call: Call) -> JobStatus:
-        found = self._session.call("bedrock", "get_model_invocation_job", call, jobIdentifier=id)
-        manifest = self._manifest(found["jobName"], call)
-        native = found["status"]
-        state = wire.INVOCATION_STATES.get(native, State.UNKNOWN)
-        total = manifest.lines + manifest.bad
-        status = JobStatus(
-            id=id,
-            name=manifest.spec.name,
-            idempotency_key=manifest.spec.idempotency_key,
-            state=state,
-            reason=found.get("message"),
-            native_state=native,
-            created_at=_seconds(found.get("submitTime")),
-            ended_at=_seconds(found.get("endTime")),
-            progress=(found.get("processedRecordCount") or 0, total),
-        )
-        if state is not State.SUCCEEDED:
-            return status
-        return self._ended(status, manifest, "invocation", self._planner.base(manifest.name), call)
-
-    def _ended(
-        self, status: JobStatus, manifest: wire.Manifest, service: Service, base: str, call: Call
-    ) -> JobStatus:
-        """The snapshot of a job that has ended: with its output put together, once."""
-        data = self._store.get(f"{base}/result.json", call)
-        if data is not None:
-            result = msgspec.json.decode(data, type=wire.Result)
-        else:
-            try:
-                result = self._collated(manifest, service, base, call)
-            except Conflict as error:
-                if "at it" in error.message or "another" in error.message:
-                    return msgspec.structs.replace(status, state=State.RUNNING)
-                result = wire.Result(state=State.FAILED, lines=manifest.lines, reason=error.message)
-            self._store.put(f"{base}/result.json", msgspec.json.encode(result), call)
-        total = manifest.lines + manifest.bad
-        return msgspec.structs.replace(
-            status,
-            state=result.state,
-            reason=result.reason,
-            outputs=result.outputs,
-            errors=result.errors,
-            progress=(total, total),
-        )
-
-    def _collated(
-        self, manifest: wire.Manifest, service: Service, base: str, call: Call
-    ) -> wire.Result:
-        with tempfile.TemporaryDirectory(prefix="cloudai-") as name:
-            folder = Path(name)
-            if service == "transform":
-                results = _staging.transform_results(self._store, base, folder, call)
-            else:
-                results = _staging.invocation_results(
-                    self._store, base, manifest.lines, folder, call
-                )
-            return _staging.collate(self._store, manifest, results, call)
+        return self._looks.status(id, call)
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
         """New lines; model invocation jobs write none."""
@@ -313,23 +201,14 @@ class AwsBatch:
             return self._client.logs(id, cursor)
         if id.startswith("arn:"):
             return LogPage(lines=(), cursor=cursor or "")
-        return _logs.page(self._session, _GROUP, f"{id}/", cursor, call)
+        return _logs.page(self._session, GROUP, f"{id}/", cursor, call)
 
     def cancel(self, id: str, call: Call) -> None:
         """Stops the batch; harmless when it has ended."""
         if id.startswith(PREFIX):
             self._client.cancel(id)
         else:
-            self._stop(id, call)
-
-    def _stop(self, id: str, call: Call) -> None:
-        try:
-            if id.startswith("arn:"):
-                self._session.call("bedrock", "stop_model_invocation_job", call, jobIdentifier=id)
-            else:
-                self._session.call("sagemaker", "stop_transform_job", call, TransformJobName=id)
-        except (Conflict, InvalidRequest):
-            return  # it has ended, or is stopping already
+            self._looks.stop(id, call)
 
     def delete(self, id: str, call: Call) -> None:
         """Stops the batch, and removes its model and its objects in S3; the output stays. AWS
@@ -342,7 +221,7 @@ class AwsBatch:
         except NotFound:
             return
         if not status.state.done:
-            self._stop(id, call)
+            self._looks.stop(id, call)
             self._until_ended(id, call)
         name = id
         if id.startswith("arn:"):
@@ -350,7 +229,7 @@ class AwsBatch:
                 "bedrock", "get_model_invocation_job", call, jobIdentifier=id
             )
             name = found["jobName"]
-        manifest = self._manifest(name, call)
+        manifest = self._looks.manifest(name, call)
         if manifest.model is not None:
             self._forget_model(manifest.model, call)
         self._store.delete_under(f"{self._planner.base(name)}/", call)
@@ -411,7 +290,3 @@ def _line_of(spec: BatchTransform, service: Service) -> Any:
         return {"recordId": f"{number:011d}", "modelInput": wire.model_input(spec, record)}
 
     return line
-
-
-def _seconds(value: Any) -> float | None:
-    return None if value is None else value.timestamp()
