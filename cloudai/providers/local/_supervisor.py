@@ -16,7 +16,6 @@ import fcntl
 import json
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from cloudai.errors import CloudAIError, StateError
-from cloudai.providers.local import _launch, _logs, _processes, _requirements
+from cloudai.providers.local import _launch, _logs, _processes, _requirements, _signals
 from cloudai.providers.local._store import Store
 
 if TYPE_CHECKING:
@@ -62,12 +61,11 @@ class Supervisor:
         self.folder = self.store.folder(id)
         self.token = os.urandom(16).hex()
         self.sheet: dict[str, Any] = {}
-        self._signal = 0
         self._deadline: float | None = None
         self._main: int | None = None
         self._code: int | None = None
         self._watch = _logs.Watch(self.folder, [], 1, lambda points: None)
-        self._wake = -1
+        self._signals = _signals.Signals()
 
     def run(self) -> None:
         """Supervises the job from QUEUED to its end; at once over if it is not QUEUED."""
@@ -75,7 +73,7 @@ class Supervisor:
             return
         if not self.store.change(self.id, only_from=["QUEUED"], state="STARTING", token=self.token):
             return
-        self._listen()
+        self._signals.listen()
         _processes.adopt_orphans()
         self.sheet = json.loads(self._row()["sheet"])
         self._watch = _logs.Watch(
@@ -157,7 +155,7 @@ class Supervisor:
             stopped = self._reason_to_stop()
             if stopped:
                 break
-            self._sleep(TICK)
+            self._signals.sleep(TICK)
         if stopped:
             self._save(only_from=["STARTING", "RUNNING"], state="STOPPING")
             self._stop(self._grace())
@@ -165,7 +163,7 @@ class Supervisor:
             self._stop(LEFTOVER_SECONDS)
         while self._code is None:  # it ended after the last look, and is not yet collected
             self._reap()
-            self._sleep(0.005)
+            self._signals.sleep(0.005)
         child.returncode = self._code
         self._observe()
         return End(child.returncode, stopped)
@@ -173,7 +171,7 @@ class Supervisor:
     def _reason_to_stop(self) -> str:
         if (self.folder / "cancel").exists():
             return "cancel"
-        if self._signal:
+        if self._signals.told:
             return "signal"
         if self._deadline is not None and time.monotonic() >= self._deadline:
             return "timeout"
@@ -194,7 +192,7 @@ class Supervisor:
             if number:
                 _processes.send(self._left(), number)
             self._observe()
-            self._sleep(0.02)
+            self._signals.sleep(0.02)
 
     def _left(self) -> list[int]:
         self._reap()
@@ -282,7 +280,7 @@ class Supervisor:
             seconds = self.sheet["timeout"]
             self._finish("TIMED_OUT", f"it ran longer than timeout={seconds:g} s", end.code)
         elif end.stopped == "signal":
-            name = signal.Signals(self._signal).name
+            name = signal.Signals(self._signals.told).name
             self._finish(
                 "PREEMPTED", f"the supervisor was told to stop ({name}), as at a shutdown", end.code
             )
@@ -348,38 +346,16 @@ class Supervisor:
                 return True
         return False
 
-    def _listen(self) -> None:
-        read, write = os.pipe2(os.O_NONBLOCK) if hasattr(os, "pipe2") else os.pipe()
-        os.set_blocking(read, False)
-        os.set_blocking(write, False)
-        self._wake = read
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._told)
-        signal.signal(signal.SIGHUP, lambda number, frame: None)
-        # A mask of the client's would outlive exec.
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
-
-    def _told(self, number: int, frame: object) -> None:
-        self._signal = number
-
-    def _sleep(self, seconds: float) -> None:
-        """Waits, and wakes early for a signal, such as a child's end."""
-        select.select([self._wake], [], [], seconds)
-        with suppress(BlockingIOError):
-            os.read(self._wake, 4096)
-
     def _pause(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0 and not self._reason_to_stop():
-            self._sleep(min(left, TICK))
+            self._signals.sleep(min(left, TICK))
 
     def _clear(self) -> None:
         """Whatever happened above, no process is left."""
         while left := self._left():
             _processes.send(left, signal.SIGKILL)
-            self._sleep(0.02)
+            self._signals.sleep(0.02)
 
 
 def _how(code: int) -> str:
