@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -274,18 +274,20 @@ def test_serve_answers_until_it_is_told_to_stop(work: Path) -> None:
     (work / "model" / "handler.py").write_text(
         "def load(d): return 2\ndef predict(m, inputs, params): return [m * x for x in inputs]\n"
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [*COMMAND, "serve", "model", "--port", str(port), "--workers", "1"]
-    with subprocess.Popen(command, cwd=work, stderr=subprocess.DEVNULL) as process:
+    command = [*COMMAND, "serve", "model", "--port", "0", "--workers", "1"]
+    log = work / "log"
+    with log.open("wb") as file, subprocess.Popen(command, cwd=work, stderr=file) as process:
         try:
+            deadline = time.monotonic() + 60
+            while (told := re.search(r'"url": ?"http://[^"]*:(\d+)"', log.read_text())) is None:
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.1)
             request = urllib.request.Request(
-                f"http://127.0.0.1:{port}/predict",
+                f"http://127.0.0.1:{told[1]}/predict",
                 data=b'{"inputs": [1, 2]}',
                 headers={"Content-Type": "application/json"},
             )
-            deadline = time.monotonic() + 60
             while True:
                 try:
                     with urllib.request.urlopen(request, timeout=5) as answer:

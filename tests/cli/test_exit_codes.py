@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -215,12 +214,10 @@ def test_ctrl_c_on_a_wait_leaves_the_job(
 
 
 def test_ctrl_c_stops_an_answer(fake: Callable[[str], None], work: Path) -> None:
-    fake('[[chat.replies]]\ntext = "one two three four five six"\nseconds = 0.5\n')
-    started = time.monotonic()
+    fake('[[chat.replies]]\ntext = "one two three four five six"\nseconds = 2\n')
     code, said = interrupted(["chat", "count"], work, until=b"one")
     assert code == 130
     assert "six" not in said
-    assert time.monotonic() - started < 10
 
 
 def test_a_reader_that_goes_away(fake: None, work: Path) -> None:

@@ -137,7 +137,7 @@ def test_ctrl_c_on_the_bar_leaves_the_job(
 def test_a_conversation(terminal: Callable[..., Terminal], fake: Callable[[str], None]) -> None:
     fake(
         "[chat]\nreplies = ["
-        '"first answer", { text = "one two three four five six", seconds = 0.3 }, "third answer"]\n'
+        '"first answer", { text = "one two three four five six", seconds = 2 }, "third answer"]\n'
     )
     talk = terminal("chat", "--system", "Be brief.")
     talk.until("> ")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ def load(model_dir):
     return 2
 
 def predict(model, inputs, params):
+    if "gate" in params:  # it tells that it has begun, and waits until it is let go
+        open(params["gate"] + ".begun", "w").close()
+        while not os.path.exists(params["gate"]):
+            time.sleep(0.005)
     if "sleep" in params:
         time.sleep(params["sleep"])
     if params.get("count"):
@@ -80,6 +85,41 @@ class Running:
         code = self.process.wait(30)
         self.http.close()
         return code
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        text = self.http.get("/metrics").text
+        lines = [line for line in text.splitlines() if line.startswith((name + "{", name + " "))]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+class Blocker:
+    """A request that keeps a server's only worker busy until it is let go, so that what waits
+    meanwhile is known, however fast the machine is."""
+
+    def __init__(self, server: Running, folder: Path, *inputs: Any) -> None:
+        self._server = server
+        self._gate = folder / "gate"
+        self._threads = ThreadPoolExecutor(1)
+        self._asked = self._threads.submit(server.predict, *inputs, gate=str(self._gate))
+        _until(self._gate.with_name("gate.begun").exists)
+
+    def let(self, count: int) -> None:
+        """Returns once so many inputs wait behind it."""
+        _until(lambda: self._server.metric("cloudai_queue_depth") == count)
+
+    def release(self) -> Any:
+        """Lets it go; its answer."""
+        self._gate.touch()
+        with self._threads:
+            return self._asked.result()
+
+
+def _until(check: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not check():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 Start = Callable[..., Running]

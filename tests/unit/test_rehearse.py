@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ if file.exists():
         first = json.loads(file.read_text())["step"] + 1
 if mode == "short" and first > 1:
     steps = first
+(pathlib.Path(os.environ["CLOUDAI_MODEL_DIR"]) / "model").write_text("x")
+with open(os.environ["STARTS"], "a") as count:
+    count.write("x")
+    starts = count.tell()
 for step in range(first, steps + 1):
     time.sleep(0.05)
     if mode != "silent":
@@ -36,11 +41,16 @@ for step in range(first, steps + 1):
         part = folder / "part"
         part.write_text(json.dumps({"step": step}))
         os.replace(part, file)
-(pathlib.Path(os.environ["CLOUDAI_MODEL_DIR"]) / "model").write_text("x")
+        if mode == "late":
+            os._exit(0)  # before anybody can look
+    if f"{starts}:{step}" in os.environ["HOLDS"].split():
+        time.sleep(600)  # it is to be preempted by now, however slow the look is
 """
 
 
-def job(folder: Path, mode: str, **about: Any) -> TrainingJob:
+def job(folder: Path, mode: str, holds: str = "", **about: Any) -> TrainingJob:
+    """``holds``: words ``START:STEP``; there it stays until it is killed. Starts are counted from
+    1, an undisturbed one too."""
     (folder / "source").mkdir(exist_ok=True)
     (folder / "source" / "train.py").write_text(SCRIPT)
     made: dict[str, Any] = {
@@ -48,12 +58,18 @@ def job(folder: Path, mode: str, **about: Any) -> TrainingJob:
         "metrics": (Metric(name="step", regex=r"step=(\d+)"),),
         **about,
     }
-    return TrainingJob(source=str(folder / "source"), entry="train.py", env={"MODE": mode}, **made)
+    starts = folder / f"starts-{secrets.token_hex(4)}"
+    return TrainingJob(
+        source=str(folder / "source"),
+        entry="train.py",
+        env={"MODE": mode, "HOLDS": holds, "STARTS": str(starts)},
+        **made,
+    )
 
 
 def test_a_job_that_resumes(tmp_path: Path) -> None:
     said: list[str] = []
-    found = spot(job(tmp_path, "good"), seed=3, say=said.append)
+    found = spot(job(tmp_path, "good", "1:7"), seed=3, say=said.append)
     assert found.ok, found.reason
     assert found.state is State.SUCCEEDED
     assert found.steps == 8
@@ -63,12 +79,12 @@ def test_a_job_that_resumes(tmp_path: Path) -> None:
     assert found.checkpoints == ("state.json",)
     assert found.log_tail[-1] == "step=8"
     assert any("preempted at step" in line for line in said)
-    assert spot(job(tmp_path, "good"), seed=3).chosen == found.chosen
+    assert spot(job(tmp_path, "good", "1:7"), seed=3).chosen == found.chosen
 
 
 def test_the_steps_come_from_the_log_where_nothing_else_tells(tmp_path: Path) -> None:
     said: list[str] = []
-    spec = job(tmp_path, "good", hyperparameters={"say": "Epoch "}, metrics=())
+    spec = job(tmp_path, "good", "2:7 3:8", hyperparameters={"say": "Epoch "}, metrics=())
     found = spot(spec, seed=1, preemptions=2, say=said.append)
     assert found.ok, found.reason
     assert (found.unit, found.steps) == ("epoch", 8)
@@ -83,14 +99,16 @@ def test_the_steps_come_from_the_log_where_nothing_else_tells(tmp_path: Path) ->
         ("none", "wrote no checkpoint: nothing is in CLOUDAI_CHECKPOINT_DIR"),
         ("late", "its checkpoint came only with the end"),
         ("crash", "started anew it ended FAILED, exit code 3"),
-        ("short", "it ended in success at step [2-6] of 8 already"),
+        ("short", "it ended in success at step 4 of 8 already"),
         ("silent", "its log does not tell its steps"),
     ],
 )
 def test_a_job_that_does_not(tmp_path: Path, mode: str, reason: str) -> None:
     import re
 
-    found = spot(job(tmp_path, mode), at=3)
+    # What has a checkpoint stays at the step, so that it is preempted there.
+    holds = "" if mode in {"none", "late", "silent"} else "1:3"
+    found = spot(job(tmp_path, mode, holds), at=3)
     assert not found.ok
     assert re.search(reason, found.reason), found.reason
 

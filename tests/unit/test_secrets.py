@@ -54,7 +54,7 @@ def test_one_fetch_however_many_ask_and_one_renewal() -> None:
 
     def fetch(ref: SecretRef) -> str:
         fetched.append(1)
-        ready.wait(5)
+        ready.wait(60)
         return f"{CANARY}-{len(fetched)}"
 
     cache = SecretCache(fetch)

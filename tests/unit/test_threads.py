@@ -45,7 +45,7 @@ async def test_closing_early_closes_the_source() -> None:
     stream = threads.iterate(source())
     assert await anext(stream) == 0
     await stream.aclose()  # type: ignore[attr-defined]
-    assert closed.wait(5)
+    assert closed.wait(60)
 
 
 async def test_more_sync_calls_run_at_once_than_asyncios_own_pool_would() -> None:
@@ -63,7 +63,7 @@ async def test_what_must_end_ends_although_its_caller_is_cancelled() -> None:
     go, done = threading.Event(), threading.Event()
 
     def work() -> None:
-        go.wait(5)
+        go.wait(60)
         done.set()
 
     task = asyncio.create_task(threads.finish(work))

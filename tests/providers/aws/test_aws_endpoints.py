@@ -350,7 +350,7 @@ def test_a_response_stream_that_is_cut(aws: AwsEmulator, client: Client, model: 
         came: list[bytes] = []
         cut: StreamTruncated | None = None
         try:
-            for piece in endpoint.stream(range(200), timeout=5.0):
+            for piece in endpoint.stream(range(200), timeout=60.0):
                 came.append(piece)
         except StreamTruncated as error:
             cut = error

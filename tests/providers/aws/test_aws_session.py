@@ -294,7 +294,7 @@ def test_a_cut_stream_tells_what_came(aws: AwsEmulator, client: Client) -> None:
     seen: set[str] = set()
     for after in range(0, 1500, 97):
         aws.faults.add("cut", r"/converse-stream$", after=after)
-        stream = client.chat.stream("one two three four five six", model=CLAUDE, timeout=2.0)
+        stream = client.chat.stream("one two three four five six", model=CLAUDE, timeout=60.0)
         told: StreamTruncated | None = None
         try:
             for _ in stream:

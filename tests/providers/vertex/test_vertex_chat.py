@@ -435,7 +435,7 @@ async def test_async(aclient: AsyncClient, cloud: VertexEmulator) -> None:
         [chunk async for chunk in aclient.chat.stream("Count.", model=FLASH)]
     cloud.faults.add("reset", ":generateContent", times=None)
     with pytest.raises(ConnectionFailed):
-        await aclient.chat.create("Hi", model=FLASH, timeout=1.0)
+        await aclient.chat.create("Hi", model=FLASH, timeout=5.0)
 
 
 async def test_stream_left_early(aclient: AsyncClient) -> None:

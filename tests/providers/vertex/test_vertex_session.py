@@ -193,7 +193,7 @@ def test_one_refresh_serves_a_crowd(client: Client, cloud: VertexEmulator) -> No
 async def test_refresh_does_not_block_the_loop(aclient: AsyncClient, cloud: VertexEmulator) -> None:
     assert (await aclient.chat.create("Hi", model=FLASH)).text  # what it imports is loaded
     cloud.identity.revoke()
-    cloud.identity.delay = 2.0
+    cloud.identity.delay = 5.0
     longest = 0.0
 
     async def tick() -> None:
@@ -207,7 +207,7 @@ async def test_refresh_does_not_block_the_loop(aclient: AsyncClient, cloud: Vert
     await asyncio.gather(*(aclient.chat.create("Hi", model=FLASH) for _ in range(16)))
     ticking.cancel()
     assert cloud.identity.issued == 2
-    assert longest < 1.0  # a busy machine, and the emulator in this process, take some
+    assert longest < 4.0  # a busy machine, and the emulator in this process, take some
 
 
 def test_revoked_token_is_renewed(client: Client, cloud: VertexEmulator) -> None:
@@ -239,8 +239,8 @@ def test_tokens_are_renewed_ahead() -> None:
     assert tokens.headers(5) == {"authorization": "Bearer 1"}
     # 100 s are left: less than EARLY, so that a new one is fetched beside the call.
     assert tokens.headers(5) == {"authorization": "Bearer 1"}
-    assert fetched.wait(5)
-    deadline = time.monotonic() + 5
+    assert fetched.wait(60)
+    deadline = time.monotonic() + 60
     while tokens.headers(5) != {"authorization": "Bearer 2"}:
         assert time.monotonic() < deadline
     assert len(made) == 2
