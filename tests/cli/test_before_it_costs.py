@@ -24,11 +24,16 @@ regex = 'step=(\\d+)'
 SCRIPT = """
 import os, pathlib, time
 file = pathlib.Path(os.environ["CLOUDAI_CHECKPOINT_DIR"]) / "step"
-first = int(file.read_text()) + 1 if {resumes} and file.exists() else 1
+again = file.exists()
+first = int(file.read_text()) + 1 if {resumes} and again else 1
 for step in range(first, 7):
     time.sleep(0.05)
     print(f"step={{step}}", flush=True)
-    file.write_text(str(step))
+    part = file.with_name("part")
+    part.write_text(str(step))
+    part.rename(file)
+    if step == 5 and not again:
+        time.sleep(600)  # it is to be preempted by now, however slow the look is
 """
 
 

@@ -324,7 +324,7 @@ def test_broken_and_slow_clients(echo: Running) -> None:
         b"Content-Type: application/json\r\nContent-Length: 20\r\n\r\n{",
     )
     assert b" 408 " in slow  # fmt: skip
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
     chunked = _raw(
         echo.port,
         b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"

@@ -317,9 +317,10 @@ def test_an_unconfirmed_create_can_be_destroyed(script: FakeScript, job: Trainin
 
 async def test_a_cancelled_submit_is_still_recorded(script: FakeScript, job: TrainingJob) -> None:
     client = script.async_client()
-    script.delay("training.submit", 0.2)
+    script.delay("training.submit", 2.0)
     task = asyncio.create_task(client.training.submit(job))
-    await asyncio.sleep(0.05)
+    while not script.requests("training.submit"):  # it is on its way, and takes its time
+        await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -184,19 +184,19 @@ def test_a_worker_that_was_killed_goes_on(aws: AwsEmulator, client: Client, tmp_
     import signal
     import time
 
-    aws.faults.add("slow", r"/converse$", times=None, seconds=0.2)
+    aws.faults.add("slow", r"/converse$", times=None, seconds=1.0)
     spec = BatchTransform(
         chat=CHAT, input=lines(tmp_path, 30), output=str(tmp_path / "out.jsonl"), name="slow",
         concurrency=2, native={"aws": {"service": "client"}},
     )  # fmt: skip
     handle = client.batch.submit(spec)
     home = Path(os.environ["CLOUDAI_HOME"]) / "aws" / "batch" / handle.native_id
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while handle.progress[0] < 4:
         assert time.monotonic() < end, "it made no progress"
         time.sleep(0.05)
     os.kill(json.loads((home / "state.json").read_text())["pid"], signal.SIGKILL)
-    lost = handle.wait(20, check=False)
+    lost = handle.wait(60, check=False)
     assert lost.state is State.FAILED
     assert "submit the batch again" in (lost.reason or "")
     aws.faults.clear()

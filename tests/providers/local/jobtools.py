@@ -34,7 +34,7 @@ def job(name: str, source: str, **fields: Any) -> TrainingJob:
     return TrainingJob(name=name, source=source, **fields)
 
 
-def until(check: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
+def until(check: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
     """What ``check`` gives, once that is true."""
     deadline = time.monotonic() + seconds
     while True:

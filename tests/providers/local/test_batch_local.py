@@ -36,7 +36,7 @@ def load(model_dir):
 def predict(model, inputs):
     with open(os.environ["SEEN"], "a") as file:
         file.write("".join(f"{item['i']} " for item in inputs))
-    time.sleep(0.04)
+    time.sleep(0.08)
     return [item["i"] for item in inputs]
 """
 

@@ -65,7 +65,7 @@ def model(folder: Path, factor: int = 2, source: str = DOUBLE) -> Path:
     return folder
 
 
-def until(check: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(check: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < end, "it did not happen in time"

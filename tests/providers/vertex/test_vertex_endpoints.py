@@ -150,10 +150,10 @@ def test_traffic_is_split(client: Client, cloud: VertexEmulator) -> None:
 
 def test_canary_bakes_then_takes_over(client: Client, cloud: VertexEmulator) -> None:
     endpoint = client.endpoints.deploy(model(cloud, 2), name="canary")
-    rollout = Rollout(kind="canary", percent=20, bake=1.5)
+    rollout = Rollout(kind="canary", percent=20, bake=4.0)
     endpoint.update(model(cloud, 3), rollout=rollout, wait=False)
     seen: list[dict[float, str]] = []
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         status = endpoint.status
         shares = {one.share for one in status.variants if one.share}
@@ -163,7 +163,8 @@ def test_canary_bakes_then_takes_over(client: Client, cloud: VertexEmulator) -> 
         if status.state is State.RUNNING:
             break
         time.sleep(0.05)
-    assert seen == [{1.0}, {0.2, 0.8}, {1.0}]
+    # Where the first look comes late, the canary has begun.
+    assert seen in ([{1.0}, {0.2, 0.8}, {1.0}], [{0.2, 0.8}, {1.0}])
     assert endpoint.predict([1]) == [3]
     assert len(cloud.serving.models) == 1
     endpoint.delete()
