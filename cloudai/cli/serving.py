@@ -167,6 +167,7 @@ def package(
     target = Path(output)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise invalid("--output", output, "is not an empty folder", "Name a new one.")
+    from cloudai._core.container import is_folder
     from cloudai.server.package import Package, files
 
     spec = Package(
@@ -187,3 +188,5 @@ def package(
         session.document({"folder": str(target), "files": sorted(written)})
     session.say(f"{target}: {', '.join(sorted(written))}")
     session.say(f"build it with: docker build -t {image} {target}")
+    folder = str(target) if is_folder(str(target)) else f"./{target}"
+    session.say(f"deploy it with: cloudai deploy {model} --name {spec.name} --image {folder}")

@@ -330,6 +330,31 @@ def test_package_writes_a_whole_build_context(run: Run, work: Path) -> None:
     assert "not an empty folder" in again.err
 
 
+def test_what_package_wrote_is_deployed(run: Run, work: Path) -> None:
+    """As `package` says, and from a file of another folder, whose paths are relative to it."""
+    pytest.importorskip("google.cloud.storage", reason="the vertex extra")
+    (work / "model").mkdir()
+    (work / "model" / "handler.py").write_text("def load(d): ...\ndef predict(m, i): return i\n")
+    image = "europe-docker.pkg.dev/p/r/digits:1"
+    said = run("package", "model", "--image", image, "--output", "context")
+    (line,) = [one for one in said.out.splitlines() if one.startswith("deploy it with: cloudai ")]
+    vertex = ("--plan", "--json", "--provider", "vertex", "--set", "project=p", "--set", "bucket=b",
+              "--set", "location=europe-west4")  # fmt: skip
+    (work / "specs").mkdir()
+    (work / "specs" / "digits.toml").write_text(
+        'name = "digits"\nimage = "../context"\n[[variants]]\nmodel = "../model"\n'
+    )
+    for arguments in (
+        line.removeprefix("deploy it with: cloudai ").split(),
+        ["deploy", "specs/digits.toml"],
+    ):
+        done = run(*arguments, *vertex)
+        assert done.code == 0, done.err
+        assert done.json["requests"][0]["body"]["model"]["containerSpec"]["imageUri"] == image
+    done = run("deploy", "model", "--name", "digits", "--image", "./model", *vertex)
+    assert done.json["violations"][0]["field"] == "image"
+
+
 def test_package_refuses_before_it_writes(run: Run, work: Path) -> None:
     (work / "model").mkdir(exist_ok=True)
     done = run(
