@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
@@ -86,7 +87,8 @@ class Asker:
             stream=True,
         )
         request_id = response.headers.get("x-amzn-RequestId")
-        yield from openai.payload(pieces(response), request_id)
+        with closing(pieces(response)) as source:
+            yield from openai.payload(source, request_id)
 
     def _mode(self, id: str, call: Call) -> Mode:
         found = self._modes.get(id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, Final
 
 from urllib3.exceptions import HTTPError
@@ -12,7 +12,7 @@ from cloudai.providers.aws import _transport
 _BLOCK: Final = 65_536
 
 
-def pieces(response: Any) -> Iterator[bytes]:
+def pieces(response: Any) -> Generator[bytes]:
     """The body piece by piece. Raises ConnectionFailed where it breaks off; a connection that is
     left before its end is closed, since what is still to come on it is of no use."""
     ended = False

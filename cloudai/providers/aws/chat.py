@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Final
 from urllib.parse import quote
 
@@ -72,12 +73,14 @@ class AwsChat:
             call,
             stream=True,
         )
-        yield from converse_reply.chunks(
-            pieces(response),
-            model,
-            response.headers.get("x-amzn-RequestId"),
-            converse.schema_tool(request),
-        )
+        # An error in the middle would else hold the connection for as long as it lives.
+        with closing(pieces(response)) as source:
+            yield from converse_reply.chunks(
+                source,
+                model,
+                response.headers.get("x-amzn-RequestId"),
+                converse.schema_tool(request),
+            )
 
     def _invoke(self, request: ChatRequest, call: Call) -> ChatReply:
         name = _endpoint(request.model)
@@ -104,7 +107,8 @@ class AwsChat:
             stream=True,
         )
         request_id = response.headers.get("x-amzn-RequestId")
-        yield from openai.chat_chunks(pieces(response), request.model, request_id)
+        with closing(pieces(response)) as source:
+            yield from openai.chat_chunks(source, request.model, request_id)
 
 
 def _endpoint(model: str) -> str:

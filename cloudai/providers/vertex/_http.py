@@ -7,7 +7,7 @@ socket and its JSON.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -130,7 +130,7 @@ class Http:
         except msgspec.DecodeError as error:
             raise _errors.make("DATA_LOSS", f"the answer is not JSON: {error}") from None
 
-    def events(self, base: str, path: str, body: bytes, call: Call) -> Iterator[bytes]:
+    def events(self, base: str, path: str, body: bytes, call: Call) -> Generator[bytes]:
         """The data of each server-sent event of a POST's answer, as it comes."""
         cut = Events()
         for piece in self.pieces(base, path, body, call):

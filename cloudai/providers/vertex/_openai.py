@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from typing import Final
 
 import msgspec
@@ -41,10 +42,11 @@ class OpenAIChat:
         base, path, model = self._place(request.model, call)
         body = _encode(request, model, stream=True)
         pieces = openai_format.Pieces(request.model, provider=PROVIDER)
-        for data in self._session.http.events(base, path, body, call):
-            chunk = pieces.chunk(data)
-            if chunk is not None:
-                yield chunk
+        with closing(self._session.http.events(base, path, body, call)) as events:
+            for data in events:
+                chunk = pieces.chunk(data)
+                if chunk is not None:
+                    yield chunk
 
     async def astream(self, request: ChatRequest, call: Call) -> AsyncIterator[ChatChunk]:
         base, path, model = await self._aplace(request.model, call)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -75,8 +76,9 @@ class VertexChat:
         body = msgspec.json.encode(wire.encode(request))
         pieces = Pieces(request.model)
         path += ":streamGenerateContent?alt=sse"
-        for data in self._session.http.events(base, path, body, call):
-            yield pieces.chunk(data)
+        with closing(self._session.http.events(base, path, body, call)) as events:
+            for data in events:
+                yield pieces.chunk(data)
 
     async def astream(self, request: ChatRequest, call: Call) -> AsyncIterator[ChatChunk]:
         """The async twin of ``stream``."""
