@@ -175,6 +175,26 @@ def test_a_package_s_folder_and_a_handler_beside_the_model(
     assert left(cloud) == []
 
 
+@pytest.mark.parametrize("cloud", ["aws", "vertex"], indirect=True)
+def test_a_batch_by_a_package(
+    cloud: EmulatedCloud, package: Callable[..., Path], model: Path, tmp_path: Path
+) -> None:
+    lines, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines.write_text("1\n2\n3\n")
+    before = servers()
+    with cloudai.Client(cloud.name) as client:
+        job = client.batch.submit(
+            cloudai.BatchTransform(
+                model=str(model), input=str(lines), output=str(output), image=str(package(model)),
+                name="scale",
+            )
+        )  # fmt: skip
+        assert job.wait(120).state is cloudai.State.SUCCEEDED
+        assert [json.loads(line) for line in output.read_text().splitlines()] == [3, 6, 9]
+        job.delete()
+    assert servers() == before
+
+
 def test_a_container_that_does_not_fit(
     cloud: EmulatedCloud, package: Callable[..., Path], model: Path
 ) -> None:

@@ -61,7 +61,10 @@ def test_an_image_of_one_s_own(
                 **more,
             }.items()
         )
-    plan = client.endpoints.plan(spec(model, image=str(file.parent), workers=3))
+    plan = client.endpoints.plan(
+        spec(model, image=str(file.parent), workers=3, requirements=__file__)
+    )
+    assert any(loss.startswith("requirements:") for loss in plan.losses)
     body = next(r.body for r in plan.requests if r.operation == "sagemaker:CreateModel")
     names.add(body["ModelName"])
     assert "CLOUDAI_HANDLER" not in body["PrimaryContainer"]["Environment"]

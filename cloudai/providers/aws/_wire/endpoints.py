@@ -257,6 +257,10 @@ def check(spec: Deployment, draft: common.Draft, *, vpc: bool = False) -> None:
                 field="secrets",
             )
         )
+    if spec.image is not None and spec.requirements is not None:
+        draft.losses.append(
+            "requirements: an image of your own installs them only if it reads code/"
+        )
     if spec.token is not None:
         draft.losses.append("token: SageMaker asks for AWS's own signatures instead")
     if spec.host != "127.0.0.1" or spec.port:
