@@ -154,6 +154,6 @@ class Harness:
         return TrainingJob(**made)
 
     def slow(self, spec: BatchTransform) -> BatchTransform:
-        """The same batch, of some 40 lines in pairs, made to take a second or more; the suite's
-        handler sleeps as ``params`` say."""
-        return msgspec.structs.replace(spec, params={**spec.params, "seconds": 0.05})
+        """The same batch, of some 40 lines in pairs, made to take three seconds; the
+        suite's handler sleeps as ``params`` say."""
+        return msgspec.structs.replace(spec, params={**spec.params, "seconds": 0.08})

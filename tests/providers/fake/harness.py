@@ -52,7 +52,7 @@ class FakeHarness(Harness):
         return super().job(work, **{"native": {"fake": fate}, **spec})
 
     def slow(self, spec: BatchTransform) -> BatchTransform:
-        return msgspec.structs.replace(spec, native={"fake": {"running": 1.0}})
+        return msgspec.structs.replace(spec, native={"fake": {"running": 3.0}})
 
 
 class Injector:
