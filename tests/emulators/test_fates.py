@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,22 @@ def test_what_there_is_not(cloud: EmulatedCloud) -> None:
             cloud.fate("LOST", of=of)
     with pytest.raises(ConfigError, match=r"Did you mean 'endpoints'"):
         cloud.fate("FAILED", of="endpoint")
+
+
+def test_the_table_of_the_docs() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "emulators.md").read_text("utf-8")
+    table = text.partition("| | training | endpoints | batch |")[2].partition("\n\n")[0]
+    told: set[tuple[str, str, str]] = set()
+    has: set[tuple[str, str, str]] = set()
+    for row in table.splitlines()[2:]:
+        first, *cells = [cell.strip() for cell in row.strip("|").split("|")]
+        for outcome in re.findall(r"`(\w+)`", first):
+            for of, cell in zip(KINDS, cells, strict=True):
+                every = {name for ends in ENDS.values() for name in ends[of]}
+                plain = re.sub(r" \(.*?\)", "", cell)
+                names = every if plain == "all" else set(plain.split(", ")) - {"–"}
+                told |= {(outcome, of, name) for name in names}
+    for ends in ENDS.values():
+        for of, services in ends.items():
+            has |= {(end, of, name) for name, found in services.items() for end in found}
+    assert told == has
