@@ -138,20 +138,20 @@ class App:
             headers.append((VARIANT_HEADER, request.variant.encode()))
             headers.append((VERSION_HEADER, header_value(request.version)))
         status = response.status
-        if response.stream is None:
-            reply.whole(response, headers)
-        else:
-            try:
+        try:
+            if response.stream is None:
+                reply.whole(response, headers)
+            else:
                 reply.begin(response, headers)
                 async with contextlib.aclosing(response.stream) as pieces:
                     async for piece in pieces:
                         await reply.piece(piece)
                 reply.end()
-            except Broken:
-                request.break_off()
-                status = 500
-            except Gone:
-                status = 499
+        except Broken:
+            request.break_off()
+            status = 500
+        except Gone:
+            status = 499
         self._finish(request, route, status, time.perf_counter() - begun)
 
     async def infer(

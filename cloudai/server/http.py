@@ -19,6 +19,10 @@ from cloudai.server.config import Limits
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 JSON_TYPE: Final = b"application/json"
+SMALL: Final = 1 << 10
+"""Bytes below which a further piece of a body is joined to those before it: a client chooses how
+many there are, and each by itself takes dozens of bytes more."""
+
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}\Z")
 _prefix = os.urandom(5).hex()
 _numbers = itertools.count(1)
@@ -79,12 +83,12 @@ class Link(Protocol):
 
 class Reply(Protocol):
     """Takes an answer: whole, or begun, in pieces, and ended. The headers are all but the
-    transport's own."""
+    transport's own. Raises Gone when the client has left."""
 
     def whole(self, response: Response, headers: Headers) -> None: ...
     def begin(self, response: Response, headers: Headers) -> None: ...
     async def piece(self, data: bytes) -> None:
-        """Waits while the client reads too slowly. Raises Gone when it has left."""
+        """Waits while the client reads too slowly."""
 
     def end(self) -> None: ...
 
@@ -133,7 +137,7 @@ class Request:
         self.ended = False
         self._limits = limits
         self._link = link
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
         self._spoiled = ""
         self._body: bytes | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -146,7 +150,13 @@ class Request:
 
     def feed(self, data: bytes) -> None:
         """A piece of the body has come."""
-        self._pieces.append(data)
+        pieces = self._pieces
+        if not pieces or len(data) >= SMALL:
+            pieces.append(data)
+        elif isinstance(last := pieces[-1], bytearray):
+            last += data
+        else:
+            pieces.append(bytearray(data))
         self.size += len(data)
         self._wake()
 
@@ -232,7 +242,8 @@ class Request:
                 await self._rest()
             if self.size > limit:
                 raise self._too_large()
-            body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+            pieces = self._pieces
+            body = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
             self._pieces = []
             coding = self.headers.get(b"content-encoding", b"").strip().lower()
             self._body = body if coding in (b"", b"identity") else self._unpack(body, coding)

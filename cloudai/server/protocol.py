@@ -3,6 +3,8 @@
 Ours, since it is the hot path of a request: a parser in C (httptools), one task a request, one
 write an answer, and one timer a connection, which no request starts or stops. Every wait for a
 client has an end: for its head, its body, its next request, and for it to read its answer.
+
+Longer than other modules: a connection is one state machine.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from cloudai.server.config import Limits
 from cloudai.server.http import Gone, Headers, Reply, Request, Response
 
 MAX_HEAD: Final = 64 << 10
-"""Bytes of a request's line and headers."""
+"""Bytes of a request's line and headers; of what stands between two pieces of a body, and after
+it, too (extensions of chunks, trailers)."""
 
 HEAD_TIMEOUT: Final = 30.0
 """Seconds for them to come."""
@@ -41,7 +44,13 @@ READ_AHEAD: Final = 64 << 10
 _STATUS: Final = {
     int(one): b"HTTP/1.1 %d %b\r\n" % (one, one.phrase.encode()) for one in HTTPStatus
 }
+_VERSION: Final = b"HTTP/1.1 "
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_ACKED: Final = 120
+"""Where ``tcpi_bytes_acked`` stands in Linux' ``struct tcp_info`` (tcp.h; 4.1 and later)."""
+
+_A_DAY: Final = 86400.0
 
 
 class Service(Protocol):
@@ -66,16 +75,19 @@ class Connection(asyncio.Protocol):
         # The request that is being answered, the one that is being read, and those between.
         self._current: Request | None = None
         self._incoming: Request | None = None
-        self._early: deque[tuple[Request, bool, bool]] = deque()
+        self._early: deque[tuple[Request, bool, bool, bool]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._keep_alive = True
         self._expects = False  # the client waits for "100 Continue"
+        self._old = False  # it speaks HTTP/1.0
         self._chunked = False
         self._begun = False
+        self._probed = False  # the first bytes of the answer have gone out before it
         self._deaf = False  # nothing more is taken
+        self._ended = False  # the client has closed its side
         self._lingers = False
         self._lost = False
-        # Of the head that is being read.
+        # Of the head that is being read, and how many bytes came that are not of a body.
         self._in_head = False
         self._head = 0
         self._url = b""
@@ -84,6 +96,7 @@ class Connection(asyncio.Protocol):
         self._deadline = math.inf
         self._write_deadline = math.inf
         self._unread = 0
+        self._acked = 0
         self._writable: asyncio.Future[None] | None = None
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
@@ -97,6 +110,8 @@ class Connection(asyncio.Protocol):
         self._server.connections.add(self)
         self._deadline = self._loop.time() + HEAD_TIMEOUT
         self._timer = self._loop.call_later(self._server.tick, self._check)
+        if self._server.stopping:
+            self.shutdown()
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -105,22 +120,69 @@ class Connection(asyncio.Protocol):
             self._in_head, self._head = True, 0
             if self._current is None:
                 self._deadline = self._loop.time() + HEAD_TIMEOUT
-        if self._in_head:
-            self._head += len(data)
+        self._head += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # The request is answered as any other; what follows it is another protocol's.
-            self._last()
+        except httptools.HttpParserUpgrade as upgrade:
+            self._stay(memoryview(data)[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse(400, b"This is no request in HTTP/1.1.")
-        else:
-            # Whether the head has ended, this very data may have told.
-            if self._in_head and self._head > MAX_HEAD:
-                self._refuse(431, b"The head of the request has more than %d bytes." % MAX_HEAD)
+        # Whether a head has ended, or a body came, this very data may have told.
+        if self._head > MAX_HEAD and not self._deaf:
+            self._refuse(431, b"The request has more than %d bytes beside its body." % MAX_HEAD)
+
+    def _stay(self, rest: memoryview) -> None:
+        """No other protocol is spoken here, so a request to go over to one is taken as any other
+        (RFC 9110, 7.8). Its parser takes no body of it: a new one is told the same head without
+        the wish."""
+        while True:
+            headers = self._headers
+            headers.pop(b"upgrade", None)
+            head = b"%b %b HTTP/%b\r\n%b\r\n" % (
+                self._parser.get_method(), self._url, self._parser.get_http_version().encode(),
+                b"".join([b"%b: %b\r\n" % one for one in headers.items()]),
+            )  # fmt: skip
+            self._parser = httptools.HttpRequestParser(self)
+            try:
+                self._parser.feed_data(head)
+                self._parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+            except httptools.HttpParserError:
+                return self._refuse(400, b"This is no request in HTTP/1.1.")
+            else:
+                return None
 
     def eof_received(self) -> bool:
-        return False  # the transport closes itself
+        """The client has closed its side; or all of it, which TCP does not tell apart. A request
+        that came whole is answered still. Over TLS the transport closes itself in any case."""
+        current = self._current
+        if current is None or not current.ended or self._scheme == "https":
+            return False
+        if not self._ended:
+            self._ended = True
+            if self._incoming is not None:  # its rest will never come
+                self._early.pop()
+                self._incoming = None
+            if not self._early:
+                self._keep_alive = False
+            if not self._begun:
+                # A machine whose program has left answers these with a reset; to any other
+                # client they are how every answer begins.
+                self._probed = True
+                self._transport.write(_VERSION)
+                self._look(current, 0.01)
+        return True
+
+    def _look(self, request: Request, after: float) -> None:
+        """Ends the connection, and so the request, if a reset has come."""
+        if request is not self._current or self._transport.is_closing():
+            return
+        sock = self._transport.get_extra_info("socket")
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._transport.abort()
+        else:
+            self._loop.call_later(after, self._look, request, min(2 * after, 1.0))
 
     def pause_writing(self) -> None:
         self._writable = self._loop.create_future()
@@ -151,7 +213,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._url = b""
-        self._headers = {}
+        self._headers = {}  # what stood in it are trailers, which no request is told
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -160,8 +222,10 @@ class Connection(asyncio.Protocol):
         self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        parser, url = self._parser, self._url
+        parser, url, headers = self._parser, self._url, self._headers
+        if parser.should_upgrade() and parser.get_method() != b"CONNECT":
+            return  # once more, by another parser
+        self._in_head, self._head, self._headers = False, 0, {}
         if url[:1] != b"/" or b"?" in url or b"#" in url:
             url = httptools.parse_url(url).path or b"/"
         path = url.decode("ascii")
@@ -169,19 +233,21 @@ class Connection(asyncio.Protocol):
             path = unquote(path)
         method = parser.get_method().decode("ascii")
         request = Request(
-            method, path, self._headers, self, self._server.app.limits, self._loop.time(),
+            method, path, headers, self, self._server.app.limits, self._loop.time(),
             self._scheme,
         )  # fmt: skip
-        keep = parser.should_keep_alive() and parser.get_http_version() == "1.1"
-        expects = b"expect" in self._headers and self._headers[b"expect"].lower() == b"100-continue"
+        old = parser.get_http_version() != "1.1"
+        keep = not old and parser.should_keep_alive()
+        expects = not old and headers.get(b"expect", b"").lower() == b"100-continue"
         self._incoming = request
         if self._current is None:
-            self._start(request, keep, expects)
+            self._start(request, keep, expects, old)
         else:
-            self._early.append((request, keep, expects))
+            self._early.append((request, keep, expects, old))
             self._pause()
 
     def on_body(self, body: bytes) -> None:
+        self._head = 0
         request = self._incoming
         if request is not None and (request is self._current or self._early):
             request.feed(body)
@@ -190,10 +256,11 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         request, self._incoming = self._incoming, None
-        if request is not None:
-            request.end()
-            if request is self._current:
-                self._expects = False  # it sent its body without being told to
+        if request is None:
+            return  # its head is about to come once more
+        request.end()
+        if request is self._current:
+            self._expects = False  # it sent its body without being told to
         self._in_head, self._head = False, 0
         if self._current is None and not self._deaf:
             # What was left of a body whose answer went out before it had come.
@@ -209,11 +276,16 @@ class Connection(asyncio.Protocol):
 
     def break_off(self) -> None:
         self._last()
-        self._close()
+        if self._old:
+            self._transport.abort()  # a mere close would be the end of a whole answer
+        else:
+            self._close()
 
     # The answer.
 
     def whole(self, response: Response, headers: Headers) -> None:
+        if self._lost:
+            raise Gone
         headers.append((b"content-length", b"%d" % len(response.body)))
         head = self._head_of(response, headers)
         body = response.body
@@ -225,8 +297,11 @@ class Connection(asyncio.Protocol):
             self._transport.writelines((head, body))
 
     def begin(self, response: Response, headers: Headers) -> None:
-        self._chunked = not self._is_head()
-        headers.append((b"transfer-encoding", b"chunked"))
+        if self._lost:
+            raise Gone
+        if not self._old:
+            self._chunked = not self._is_head()
+            headers.append((b"transfer-encoding", b"chunked"))
         self._transport.write(self._head_of(response, headers))
 
     async def piece(self, data: bytes) -> None:
@@ -237,9 +312,11 @@ class Connection(asyncio.Protocol):
             raise Gone
         if data and self._chunked:
             self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        elif not self._is_head():
+            self._transport.write(data)
 
     def end(self) -> None:
-        if self._chunked:
+        if self._chunked and not self._lost:
             self._transport.write(b"0\r\n\r\n")
 
     def _head_of(self, response: Response, headers: Headers) -> bytes:
@@ -249,20 +326,29 @@ class Connection(asyncio.Protocol):
             self._keep_alive = False
         if not self._keep_alive:
             headers.append((b"connection", b"close"))
+        status = _STATUS[response.status]
+        if self._probed:
+            status = self._rest_of(status)
         return b"%b%bcontent-type: %b\r\n%b\r\n" % (
-            _STATUS[response.status], self._server.date(), response.content_type,
+            status, self._server.date(), response.content_type,
             b"".join([b"%b: %b\r\n" % one for one in headers]),
         )  # fmt: skip
+
+    def _rest_of(self, status: bytes) -> bytes:
+        """The line of a status without what has gone out of it."""
+        self._probed = False
+        return status[len(_VERSION) :]
 
     def _is_head(self) -> bool:
         return self._current is not None and self._current.method == "HEAD"
 
     # One request after the other.
 
-    def _start(self, request: Request, keep_alive: bool, expects: bool) -> None:
+    def _start(self, request: Request, keep_alive: bool, expects: bool, old: bool) -> None:
         self._current = request
-        self._keep_alive = keep_alive
+        self._keep_alive = keep_alive and not (self._ended and not self._early)
         self._expects = expects
+        self._old = old
         self._begun = self._chunked = False
         self._deadline = math.inf
         self._task = self._loop.create_task(self._answer(request))
@@ -279,6 +365,7 @@ class Connection(asyncio.Protocol):
                 self._transport.write(self._plain(503, b"The server is stopping."))
         except Exception as error:  # noqa: BLE001 (ours; the app answers its own)
             sys.excepthook(type(error), error, error.__traceback__)
+            self._last()
             self._transport.abort()
         self._task = None
         self._answered()
@@ -287,11 +374,11 @@ class Connection(asyncio.Protocol):
         self._current = None
         if self._lost:
             self._server.left(self)
-        elif not self._keep_alive:
+        elif self._keep_alive:
+            self._next()
+        elif not self._lingers:
             self._last()
             self._close()
-        else:
-            self._next()
 
     def _next(self) -> None:
         """The next request, but from a client that does not read its answers."""
@@ -329,17 +416,19 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, status: int, text: bytes) -> None:
         """Ends the connection over what is no request; after the answer that is under way, whose
-        client would take this one for it."""
+        client would take this one for it, and without one to a request that has its answer."""
         self._last()
         if self._current is None:
-            self._transport.write(self._plain(status, text))
+            if self._incoming is None:
+                self._transport.write(self._plain(status, text))
             self._close()
         elif self._current is self._incoming:
             self._current.spoil(text.decode())
 
     def _plain(self, status: int, text: bytes) -> bytes:
+        line = self._rest_of(_STATUS[status]) if self._probed else _STATUS[status]
         return b"%b%bcontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n" % (
-            _STATUS[status], self._server.date(), len(text),
+            line, self._server.date(), len(text),
         ) + b"connection: close\r\n\r\n" + text  # fmt: skip
 
     def _close(self) -> None:
@@ -364,9 +453,11 @@ class Connection(asyncio.Protocol):
         self._write_deadline = self._loop.time() + self._server.app.limits.write_timeout
 
     def _reads(self) -> bool:
-        """Whether the client has read anything since it was asked last."""
+        """Whether the client has read anything since it was asked last. Of what waits below TLS
+        its transport does not tell; the kernel tells what has arrived."""
         before, self._unread = self._unread, self._transport.get_write_buffer_size()
-        return self._unread < before
+        acked, self._acked = self._acked, _acked(self._transport)
+        return self._unread < before or self._acked > acked
 
     def _pause(self) -> None:
         if not self._paused and not self._lost:
@@ -421,10 +512,15 @@ class Server:
 
     async def start(self) -> None:
         """Takes connections from now on."""
+        handshake, shutdown = None, None
+        if self._tls is not None:
+            # A connection asks itself whether its client still reads what is left of an answer.
+            handshake, shutdown = HEAD_TIMEOUT, _A_DAY
         for sock in self._sockets:
             made = await self.loop.create_server(
-                lambda: Connection(self), sock=sock, ssl=self._tls, backlog=2048
-            )
+                lambda: Connection(self), sock=sock, backlog=2048, ssl=self._tls,
+                ssl_handshake_timeout=handshake, ssl_shutdown_timeout=shutdown,
+            )  # fmt: skip
             self._listening.append(made)
 
     async def stop(self, patience: float) -> None:
@@ -463,6 +559,18 @@ class Server:
             self._date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
             self._date_until = now + 1.0
         return self._date
+
+
+def _acked(transport: asyncio.Transport) -> int:
+    """How many bytes the client's machine has taken; 0 where the system does not tell."""
+    if sys.platform != "linux":
+        return 0
+    sock = transport.get_extra_info("socket")
+    try:
+        told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED + 8)
+    except OSError:  # closed, or no socket of TCP
+        return 0
+    return int.from_bytes(told[_ACKED:], sys.byteorder)
 
 
 def tls_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:

@@ -24,7 +24,6 @@ from cloudai.errors import CloudAIError
 from cloudai.server.engines import Engine, Options, make_engine
 from cloudai.server.wire import (
     Buffer,
-    Cancel,
     Chunk,
     Done,
     Failed,
@@ -50,6 +49,7 @@ class Worker:
         self._buffer = Buffer()
         self._work: deque[Work] = deque()
         self._cancelled: set[int] = set()
+        self._answered = 0  # the last batch; their numbers rise
 
     def run(self, options: Options) -> None:
         """Loads the model, then answers until the front is gone."""
@@ -83,6 +83,7 @@ class Worker:
                 traceback.print_exc()
                 text = f"{type(error).__name__}: {error}"
                 results = [Result(500, error=text, error_type="ServerError") for _ in work.items]
+        self._answered = work.id
         self._send(Done(work.id, results, time.perf_counter() - started))
 
     def _stream(self, engine: Engine, work: Work) -> Result:
@@ -114,10 +115,10 @@ class Worker:
             os._exit(0)
         for body in self._buffer.feed(data):
             message = to_worker.decode(body)
-            if isinstance(message, Cancel):
-                self._cancelled.add(message.id)
-            else:
+            if isinstance(message, Work):
                 self._work.append(message)
+            elif message.id > self._answered:
+                self._cancelled.add(message.id)
 
     def _watch(self) -> None:
         """Ends the process with the front: nobody waits for what is being computed. The other

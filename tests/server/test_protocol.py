@@ -7,7 +7,12 @@ import asyncio
 import contextlib
 import re
 import socket
+import ssl
+import subprocess
+import sys
+import tracemalloc
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +21,7 @@ import pytest
 from cloudai.server import asgi, protocol
 from cloudai.server.config import Limits
 from cloudai.server.http import HTTPError, Reply, Request, Response
+from cloudai.server.protocol import Connection
 
 LARGE = 64 << 20  # more than the kernel's buffers of a connection hold
 
@@ -29,10 +35,12 @@ class Parrot:
         self.go = asyncio.Event()
         self.closed = asyncio.Event()
         self.asked: list[str] = []
+        self.requests: list[Request] = []
         self.left: list[str] = []
 
     async def serve(self, request: Request, reply: Reply) -> None:
         self.asked.append(request.path)
+        self.requests.append(request)
         if request.path in ("/pieces", "/endless"):
             reply.begin(Response(content_type=b"text/plain"), [])
             try:
@@ -104,12 +112,15 @@ class Client:
 class Place:
     """A server of the parrot, and clients of it."""
 
-    def __init__(self, server: protocol.Server, parrot: Parrot, port: int) -> None:
+    def __init__(
+        self, server: protocol.Server, parrot: Parrot, port: int, tls: Path | None
+    ) -> None:
         self.server, self.parrot, self.port = server, parrot, port
+        self._tls = tls and ssl.create_default_context(cafile=str(tls / "cert.pem"))
         self._clients: list[Client] = []
 
     async def client(self) -> Client:
-        made = Client(*await asyncio.open_connection("127.0.0.1", self.port))
+        made = Client(*await asyncio.open_connection("127.0.0.1", self.port, ssl=self._tls))
         self._clients.append(made)
         return made
 
@@ -124,11 +135,12 @@ class Place:
 
 
 @contextlib.asynccontextmanager
-async def place(**limits: Any) -> AsyncGenerator[Place]:
+async def place(tls: Path | None = None, **limits: Any) -> AsyncGenerator[Place]:
     sock = socket.create_server(("127.0.0.1", 0))
     parrot = Parrot(Limits(**limits))
-    server = protocol.Server(parrot, [sock])
-    made = Place(server, parrot, sock.getsockname()[1])
+    context = protocol.tls_context(str(tls / "cert.pem"), str(tls / "key.pem")) if tls else None
+    server = protocol.Server(parrot, [sock], context)
+    made = Place(server, parrot, sock.getsockname()[1], tls)
     await server.start()
     try:
         yield made
@@ -138,9 +150,9 @@ async def place(**limits: Any) -> AsyncGenerator[Place]:
         await server.stop(10)
 
 
-def run(test: Callable[[Place], Awaitable[None]], **limits: Any) -> None:
+def run(test: Callable[[Place], Awaitable[None]], tls: Path | None = None, **limits: Any) -> None:
     async def main() -> None:
-        async with place(**limits) as here:
+        async with place(tls, **limits) as here:
             await test(here)
 
     with asyncio.Runner(loop_factory=protocol.new_loop) as runner:
@@ -150,6 +162,9 @@ def run(test: Callable[[Place], Awaitable[None]], **limits: Any) -> None:
 def post(path: str, body: bytes, *headers: str) -> bytes:
     lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+CHUNKED = b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def get(path: str, *headers: str) -> bytes:
@@ -222,7 +237,8 @@ def test_a_client_that_waits_to_send_a_body_that_nobody_wants() -> None:
         (get("/a"), False),
         (get("/a", "Connection: close"), True),
         (b"GET /a HTTP/1.0\r\nHost: x\r\n\r\n", True),
-        (get("/a", "Connection: Upgrade", "Upgrade: h2c"), True),
+        (get("/a", "Connection: Upgrade", "Upgrade: h2c"), False),
+        (get("/a", "Connection: Upgrade, close", "Upgrade: h2c"), True),
         (get("/a", "Connection: Upgrade", "Upgrade: websocket") + b"\x81\x05hello", True),
     ],
 )
@@ -238,6 +254,135 @@ def test_which_connections_stay_open(request_: bytes, closes: bool) -> None:
         else:
             client.say(get("/again"))
             assert (await client.answer())[2] == b"/again"
+
+    run(test)
+
+
+def test_a_client_that_would_rather_speak_http_2() -> None:
+    """Java's and curl's ask so with their first request, and send its body at once."""
+    wish = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+
+    async def test(here: Place) -> None:
+        client = await here.client()
+        whole = post("/body", b"abcdef", *wish)
+        client.say(whole[:-3])
+        await here.until(lambda: here.parrot.asked)
+        client.say(whole[-3:], post("/body", b"two", *wish), get("/three", *wish), get("/four"))
+        answers = [await client.answer() for _ in range(4)]
+        assert [body for _, _, body in answers] == [b"abcdef", b"two", b"/three", b"/four"]
+        assert here.parrot.requests[0].headers[b"http2-settings"] == b"AAMAAABk"
+        client.say(
+            b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+            b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n5\r\nafter\r\n0\r\n\r\n"
+        )
+        assert (await client.answer())[2] == b"after"
+
+    run(test)
+
+
+def test_trailers_are_no_headers() -> None:
+    async def test(here: Place) -> None:
+        client = await here.client()
+        trailers = b"Content-Encoding: br\r\nX-Cloudai-Timeout: none\r\n"
+        client.say(CHUNKED, b"3\r\none\r\n0\r\n", trailers, b"\r\n", get("/next"))
+        assert (await client.answer())[::2] == (200, b"one")
+        assert (await client.answer())[::2] == (200, b"/next")
+        (one, two) = here.parrot.requests
+        assert set(one.headers) == {b"host", b"transfer-encoding"}
+        assert set(two.headers) == {b"host"}
+
+    run(test)
+
+
+@pytest.mark.parametrize("before", [b"3;a=", b"3\r\none\r\n0;", b"3\r\none\r\n0\r\nX: "])
+def test_extensions_of_chunks_and_trailers_are_bounded(before: bytes) -> None:
+    async def test(here: Place) -> None:
+        client = await here.client()
+        client.say(CHUNKED, before)
+        await here.until(lambda: here.parrot.asked)
+        for _ in range(20):
+            client.say(b"x" * 5000)
+            await client.writer.drain()
+        status, headers, body = await client.answer()
+        assert (status, headers["connection"]) == (400, "close")
+        assert body == b"The request has more than 65536 bytes beside its body."
+        assert await client.rest() == b""
+
+    run(test)
+
+
+def test_a_body_in_tiny_pieces_takes_little_more_than_its_size() -> None:
+    async def test(here: Place) -> None:
+        request = Request("POST", "/", {}, Connection(here.server), here.parrot.limits, 0.0)
+        tracemalloc.start()
+        for number in range(200_000):
+            request.feed(b"%06d" % number)
+        request.end()
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert taken < 3_000_000
+        assert await request.body() == b"".join(b"%06d" % number for number in range(200_000))
+
+    run(test)
+
+
+def test_garbage_in_a_body_that_nobody_wants_is_not_answered() -> None:
+    async def test(here: Place) -> None:
+        client = await here.client()
+        client.say(CHUNKED.replace(b"/body", b"/head"), b"3\r\none\r\n")
+        assert (await client.answer())[2] == b"/head"
+        client.say(b"no size\r\n")
+        assert await client.rest() == b""  # a pooled client would take it for its next answer
+
+    run(test)
+
+
+def test_who_closes_its_side_gets_its_answers() -> None:
+    async def test(here: Place) -> None:
+        clients = [await here.client() for _ in range(4)]
+        one, several, cut, stream = clients
+        one.say(get("/wait"))
+        several.say(get("/wait"), post("/body", b"two"), get("/three"))
+        cut.say(get("/wait"), get("/two"), post("/body", b"three")[:-1])
+        stream.say(get("/pieces"))
+        for client in clients:
+            client.writer.write_eof()
+        await here.until(lambda: len(here.parrot.asked) == 4)
+        await asyncio.sleep(0.1)
+        here.parrot.go.set()
+        status, headers, body = await one.answer()
+        assert (status, headers["connection"], body) == (200, "close", b"/wait")
+        assert [(await several.answer())[2] for _ in range(3)] == [b"/wait", b"two", b"/three"]
+        assert [(await cut.answer())[2] for _ in range(2)] == [b"/wait", b"/two"]
+        assert (await stream.answer())[2] == b"0;1;2;"
+        for client in clients:
+            assert await client.rest() == b""
+        await here.until(lambda: not here.server.connections)
+
+    run(test)
+
+
+def test_who_leaves_is_told_from_who_closes_its_side() -> None:
+    async def test(here: Place) -> None:
+        client = await here.client()
+        client.say(get("/wait"))
+        await here.until(lambda: here.parrot.asked)
+        client.writer.close()
+        await here.until(lambda: here.parrot.requests[0].gone)
+        here.parrot.go.set()
+        await here.until(lambda: not here.server.connections)
+        assert here.parrot.left == ["/wait"]  # the answer went nowhere, and said so
+
+    run(test)
+
+
+def test_a_client_of_http_1_0_gets_no_chunks() -> None:
+    async def test(here: Place) -> None:
+        client = await here.client()
+        client.say(b"GET /pieces HTTP/1.0\r\n\r\n")
+        _, headers, _ = await client.answer(head_only=True)
+        assert "transfer-encoding" not in headers
+        assert await client.rest() == b"0;1;2;"
 
     run(test)
 
@@ -367,6 +512,65 @@ def test_a_client_that_reads_slowly_gets_all() -> None:
         assert got == LARGE
 
     run(test, write_timeout=1.0)
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a certificate of this machine and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+        capture_output=True, check=False, cwd=folder,
+    )  # fmt: skip
+    if made.returncode:
+        pytest.skip("openssl is not installed")
+    return folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system does not tell")
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_client_that_reads_slowly_over_tls_gets_all(tls: Path, closes: bool) -> None:
+    async def test(here: Place) -> None:
+        client = await here.client()
+        client.say(get("/large", *["Connection: close"] * closes))
+        await client.reader.readuntil(b"\r\n\r\n")
+        got = 0
+        until = asyncio.get_running_loop().time() + 2.0
+        while got < LARGE and (piece := await client.reader.read(8 << 20)):
+            got += len(piece)
+            if asyncio.get_running_loop().time() < until:  # four times the time to read nothing
+                await asyncio.sleep(0.05)
+        assert got == LARGE
+
+    run(test, tls, write_timeout=0.5)
+
+
+def test_a_client_over_tls_that_does_not_read_is_let_go(tls: Path) -> None:
+    async def test(here: Place) -> None:
+        for path in ("/large", "/endless"):
+            client = await here.client()
+            client.say(get(path, "Connection: close"))
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await here.until(lambda path=path: path in here.parrot.asked)
+            await here.until(lambda: not here.server.connections)
+        assert here.parrot.left == ["/endless"]
+
+    run(test, tls, write_timeout=0.3)
+
+
+def test_over_tls_an_answer_reaches_a_client_that_still_sends(tls: Path) -> None:
+    async def test(here: Place) -> None:
+        for headers in ([], ["Connection: close"]):
+            client = await here.client()
+            client.say(post("/body", b"x" * (20 << 20), *headers))
+            assert (await client.answer())[0] == 413
+            await client.writer.drain()
+            if headers:
+                assert await client.rest() == b""
+
+    run(test, tls, body=50)
 
 
 def test_who_does_not_read_gets_no_more_answers() -> None:
