@@ -258,6 +258,23 @@ def jsonable(value: Any, path: str = "value") -> JSON:
 
     Raises InvalidRequest naming the inner path of what JSON cannot hold, NaN and infinity too.
     """
+    # Nearly all outputs are plain already: they need neither a copy nor the paths to name.
+    return value if _plain(value) else _jsonable(value, path)
+
+
+def _plain(value: Any) -> bool:
+    """Whether JSON holds the value as it is."""
+    kind = type(value)
+    if kind is dict:
+        return all(type(key) is str for key in value) and all(map(_plain, value.values()))
+    if kind is list:
+        return all(map(_plain, value))
+    return kind is str or kind is int or kind is bool or value is None or (
+        kind is float and math.isfinite(value)
+    )  # fmt: skip
+
+
+def _jsonable(value: Any, path: str) -> JSON:
     kind = type(value)
     if value is None or kind is str or kind is int or kind is bool:
         return value
@@ -269,21 +286,21 @@ def jsonable(value: Any, path: str = "value") -> JSON:
         made: dict[str, JSON] = {}
         for key, inner in value.items():
             if not isinstance(key, str):
-                key = jsonable(key, path)
+                key = _jsonable(key, path)
                 if not isinstance(key, (str, int)):
                     raise invalid(path, key, "is a key that JSON cannot hold")
                 key = str(key)
-            made[key] = jsonable(inner, f"{path}.{key}")
+            made[key] = _jsonable(inner, f"{path}.{key}")
         return made
     if isinstance(value, (list, tuple)):
-        return [jsonable(inner, f"{path}[{index}]") for index, inner in enumerate(value)]
+        return [_jsonable(inner, f"{path}[{index}]") for index, inner in enumerate(value)]
     array = _array(value)
     if array is not None:
         return _array_json(array, path)
     if isinstance(value, (str, bool, int)):  # subclasses, such as enums of text
         return getattr(value, "value", value)
     if isinstance(value, float):
-        return jsonable(float(value), path)
+        return _jsonable(float(value), path)
     raise invalid(path, value, f"is a {kind.__name__}, which JSON cannot hold")
 
 

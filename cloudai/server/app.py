@@ -235,9 +235,10 @@ class App:
             self.metrics.errors.add(0 if status == "ok" else count, count, *who)
             if request is not None:
                 request.items += count
-            for value in result.confidences:
-                self.metrics.confidence.observe(value, *who)
-                low += value < config.low_confidence
+            if result.confidences:
+                self.metrics.confidence.observe_all(result.confidences, *who)
+                if min(result.confidences) < config.low_confidence:
+                    low += sum(value < config.low_confidence for value in result.confidences)
             long += result.long
             if result.tokens:
                 self.metrics.tokens.add(result.tokens, *who, "input")

@@ -37,7 +37,9 @@ KINDS: Final[dict[str, ItemKind]] = {
 """What is read, by media type; anything else is answered with 415."""
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_PLAIN_STRINGS = re.compile(rb'"[^"]*"')
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_NO_BRACKETS_OR_QUOTES = bytes(set(range(256)) - set(b'[]{}"'))
 
 
 class Body(msgspec.Struct):
@@ -54,6 +56,14 @@ class Body(msgspec.Struct):
     params: Raw | msgspec.UnsetType = UNSET
     parameters: Raw | msgspec.UnsetType = UNSET
     stream: Raw | msgspec.UnsetType = UNSET
+
+
+class Lists(Body):
+    """The same where ``inputs`` or ``instances`` is a list, as nearly always: its items are found
+    in the one pass over the body."""
+
+    inputs: list[Raw] | msgspec.UnsetType = UNSET  # pyright: ignore[reportIncompatibleVariableOverride]
+    instances: list[Raw] | msgspec.UnsetType = UNSET  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class Table(msgspec.Struct):
@@ -83,6 +93,7 @@ class Parsed(msgspec.Struct):
 
 
 _body = msgspec.json.Decoder(Body)
+_lists = msgspec.json.Decoder(Lists)
 _list = msgspec.json.Decoder(list[Raw])
 _table = msgspec.json.Decoder(Table)
 _object = msgspec.json.Decoder(dict[str, Raw])
@@ -103,7 +114,10 @@ def check_depth(body: bytes, limit: int) -> None:
     then each round takes the innermost pairs of brackets away."""
     if body.count(b"[") + body.count(b"{") <= limit:
         return
-    left = _STRINGS.sub(b"", body).translate(None, _BRACKETS)
+    if b"\\" in body:
+        left = _STRINGS.sub(b"", body).translate(None, _NO_BRACKETS)
+    else:
+        left = _PLAIN_STRINGS.sub(b"", body.translate(None, _NO_BRACKETS_OR_QUOTES))
     for _ in range(limit):
         left = left.replace(b"[]", b"").replace(b"{}", b"")
         if not left:
@@ -119,7 +133,11 @@ def parse_object(body: bytes, limits: Limits, keys: Sequence[str], single: bool 
     single: takes one input that is no list too, as Hugging Face's containers do.
     """
     check_depth(body, limits.depth)
-    found: Body = decode(_body, body)
+    found: Body
+    try:
+        found = _lists.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        found = decode(_body, body)
     for key in keys:
         raw = getattr(found, key)
         if raw is UNSET:
@@ -131,7 +149,10 @@ def parse_object(body: bytes, limits: Limits, keys: Sequence[str], single: bool 
             if bytes(raw)[:1] != b'"':
                 raise HTTPError(400, "text is not a text")
             return Parsed([raw], checked, "prediction", single=True, stream=streams)
-        values = _table_rows(raw) if key == "input_data" else _values(raw, key, single)
+        if type(raw) is list:
+            values = raw
+        else:
+            values = _table_rows(raw) if key == "input_data" else _values(raw, key, single)
         if len(values) > limits.items:
             raise _too_many(len(values), limits)
         return Parsed(values, checked, _ANSWERS.get(key), stream=streams)

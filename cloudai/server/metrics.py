@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 LATENCY_BUCKETS: Final = (
@@ -77,11 +77,16 @@ class Histogram:
         self.values: dict[tuple[str, ...], tuple[list[int], list[float]]] = {}
 
     def observe(self, value: float, *labels: str) -> None:
+        self.observe_all((value,), *labels)
+
+    def observe_all(self, values: Sequence[float], *labels: str) -> None:
         found = self.values.get(labels)
         if found is None:
             found = self.values[labels] = ([0] * (len(self.bounds) + 1), [0.0])
-        found[0][bisect_left(self.bounds, value)] += 1
-        found[1][0] += value
+        counts, bounds = found[0], self.bounds
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        found[1][0] += sum(values)
 
     def lines(self) -> Iterator[str]:
         for labels, (counts, total) in self.values.items():
