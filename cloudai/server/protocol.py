@@ -347,7 +347,7 @@ class Connection(asyncio.Protocol):
     def _start(self, request: Request, keep_alive: bool, expects: bool, old: bool) -> None:
         self._current = request
         self._keep_alive = keep_alive and not (self._ended and not self._early)
-        self._expects = expects
+        self._expects = expects and not request.ended
         self._old = old
         self._begun = self._chunked = False
         self._deadline = math.inf

@@ -219,6 +219,19 @@ def test_a_body_that_nobody_wants_is_thrown_away() -> None:
     run(test)
 
 
+def test_a_body_that_comes_early_without_being_told_to_ends_nothing() -> None:
+    async def test(here: Place) -> None:
+        client = await here.client()
+        whole = post("/body", b"12345", "Expect: 100-continue")
+        client.say(get("/wait"), whole, whole, get("/after"))
+        await here.until(lambda: here.parrot.asked)
+        here.parrot.go.set()
+        answers = [await client.answer() for _ in range(4)]
+        assert [body for _, _, body in answers] == [b"/wait", b"12345", b"12345", b"/after"]
+
+    run(test)
+
+
 def test_a_client_that_waits_to_send_a_body_that_nobody_wants() -> None:
     async def test(here: Place) -> None:
         client = await here.client()
