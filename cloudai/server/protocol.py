@@ -136,10 +136,12 @@ class Connection(asyncio.Protocol):
         (RFC 9110, 7.8). Its parser takes no body of it: a new one is told the same head without
         the wish."""
         while True:
-            headers = self._headers
+            method, headers = self._parser.get_method(), self._headers
+            if method == b"CONNECT":
+                return self._last()  # answered as any other; what follows is for somebody else
             headers.pop(b"upgrade", None)
             head = b"%b %b HTTP/%b\r\n%b\r\n" % (
-                self._parser.get_method(), self._url, self._parser.get_http_version().encode(),
+                method, self._url, self._parser.get_http_version().encode(),
                 b"".join([b"%b: %b\r\n" % one for one in headers.items()]),
             )  # fmt: skip
             self._parser = httptools.HttpRequestParser(self)

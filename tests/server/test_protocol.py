@@ -251,6 +251,7 @@ def test_a_client_that_waits_to_send_a_body_that_nobody_wants() -> None:
         (get("/a", "Connection: close"), True),
         (b"GET /a HTTP/1.0\r\nHost: x\r\n\r\n", True),
         (get("/a", "Connection: Upgrade", "Upgrade: h2c"), False),
+        (get("/a").replace(b"GET", b"CONNECT"), True),
         (get("/a", "Connection: Upgrade, close", "Upgrade: h2c"), True),
         (get("/a", "Connection: Upgrade", "Upgrade: websocket") + b"\x81\x05hello", True),
     ],
