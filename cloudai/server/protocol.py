@@ -386,7 +386,7 @@ class Connection(asyncio.Protocol):
         """The next request, but from a client that does not read its answers."""
         if self._writable is not None:
             self._pause()
-        elif self._early:
+        elif self._early and not self._transport.is_closing():
             self._start(*self._early.popleft())
         else:
             self._resume()
