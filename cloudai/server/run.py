@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from cloudai.errors import CloudAIError, ConfigError
-from cloudai.server import protocol
+from cloudai.server import listener
 from cloudai.server.app import App, log
 from cloudai.server.config import ServerConfig
 from cloudai.server.tracing import Tracing
@@ -57,14 +57,14 @@ class Server:
         self._reloading = asyncio.Lock()
         self._reload_error: str | None = None
         self._failure: BaseException | None = None
-        self._tls = protocol.tls_context(config.tls_cert, config.tls_key)
+        self._tls = listener.tls_context(config.tls_cert, config.tls_key)
         self._stopped = asyncio.Event()
 
     def run(self) -> int:
         """Serves until SIGTERM or SIGINT. Gives the exit code: 0, or 1 when a model cannot be
         loaded, whose error then stands in the log and in the status."""
         try:
-            with asyncio.Runner(loop_factory=protocol.new_loop) as runner:
+            with asyncio.Runner(loop_factory=listener.new_loop) as runner:
                 runner.run(self._main())
         except KeyboardInterrupt:
             return 130
@@ -80,10 +80,10 @@ class Server:
         self._write_status("STARTING")
         control = await self._listen_for_control()
         loading = asyncio.ensure_future(self._load())
-        listener = protocol.Server(self.app, self.sockets, self._tls)
-        await listener.start()
+        serving = listener.Server(self.app, self.sockets, self._tls)
+        await serving.start()
         await self._stopped.wait()
-        await listener.stop(self.config.limits.drain + 1)
+        await serving.stop(self.config.limits.drain + 1)
         loading.cancel()
         if control is not None:
             control.close()

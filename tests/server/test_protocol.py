@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cloudai.server import asgi, protocol
+from cloudai.server import asgi, listener, protocol
 from cloudai.server.config import Limits
 from cloudai.server.http import HTTPError, Reply, Request, Response
 from cloudai.server.protocol import Connection
@@ -113,7 +113,7 @@ class Place:
     """A server of the parrot, and clients of it."""
 
     def __init__(
-        self, server: protocol.Server, parrot: Parrot, port: int, tls: Path | None
+        self, server: listener.Server, parrot: Parrot, port: int, tls: Path | None
     ) -> None:
         self.server, self.parrot, self.port = server, parrot, port
         self._tls = tls and ssl.create_default_context(cafile=str(tls / "cert.pem"))
@@ -138,8 +138,8 @@ class Place:
 async def place(tls: Path | None = None, **limits: Any) -> AsyncGenerator[Place]:
     sock = socket.create_server(("127.0.0.1", 0))
     parrot = Parrot(Limits(**limits))
-    context = protocol.tls_context(str(tls / "cert.pem"), str(tls / "key.pem")) if tls else None
-    server = protocol.Server(parrot, [sock], context)
+    context = listener.tls_context(str(tls / "cert.pem"), str(tls / "key.pem")) if tls else None
+    server = listener.Server(parrot, [sock], context)
     made = Place(server, parrot, sock.getsockname()[1], tls)
     await server.start()
     try:
@@ -155,7 +155,7 @@ def run(test: Callable[[Place], Awaitable[None]], tls: Path | None = None, **lim
         async with place(tls, **limits) as here:
             await test(here)
 
-    with asyncio.Runner(loop_factory=protocol.new_loop) as runner:
+    with asyncio.Runner(loop_factory=listener.new_loop) as runner:
         runner.run(main())
 
 
