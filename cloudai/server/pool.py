@@ -1,7 +1,7 @@
 """The worker processes of one variant, and the queue before them.
 
-A worker that becomes idle gets at once whatever waits, up to the limits of a batch: there is no
-timer, since a wait only adds latency to a queue that fills by itself under load. When several are
+A worker that becomes idle gets at once whatever has arrived, up to the limits of a batch: there is
+no timer, since a wait only adds latency to a queue that fills by itself under load. When several are
 idle they share what waits. All of it runs in the event loop, so there are no locks.
 
 Longer than other modules: queue, workers and their deaths are one state machine.
@@ -47,6 +47,12 @@ RESTART_PAUSE: Final = 0.5
 
 HANGING: Final = 2.0
 """A worker that has not answered for so many times the timeout is killed and started again."""
+
+
+QUIET_TURNS: Final = 2
+"""Turns of the loop without a further request: one reads a request, the next one answers it."""
+
+MOST_TURNS: Final = 16
 
 
 class DeadlinePassed(CloudAIError):
@@ -249,10 +255,20 @@ class Group:
             await asyncio.wait(futures)
 
     def _pump_soon(self) -> None:
-        # Once for all requests that came in the same turn of the loop.
         if not self._pumping:
             self._pumping = True
-            self._loop.call_soon(self._pump)
+            self._loop.call_soon(self._settle, self.waiting, 0, 0)
+
+    def _settle(self, before: int, quiet: int, turns: int) -> None:
+        """Sends what waits once the requests that have arrived already are all read, which takes
+        the loop some turns: a first one by itself would make the others wait for its whole
+        forward. This is no timer: two turns without a further request end it, which are some
+        microseconds."""
+        quiet = quiet + 1 if self.waiting == before else 0
+        if quiet >= QUIET_TURNS or turns >= MOST_TURNS or self.waiting >= self.batch:
+            self._pump()
+        else:
+            self._loop.call_soon(self._settle, self.waiting, quiet, turns + 1)
 
     def _pump(self) -> None:
         self._pumping = False
@@ -323,9 +339,11 @@ class Group:
             batch = worker.batch.pop(message.id, [])
             if worker.timer is not None:
                 worker.timer.cancel()
-            # The next batch goes out before this one's answers are written.
-            self._pump()
             items = sum(job.item.count for job in batch)
+            if self.waiting >= items:
+                self._pump()  # the next batch goes out before this one's answers are written
+            else:
+                self._pump_soon()
             if items:
                 each = message.seconds / items
                 self._per_item = 0.8 * self._per_item + 0.2 * each if self._per_item else each
