@@ -1,8 +1,8 @@
 """The worker processes of one variant, and the queue before them.
 
 A worker that becomes idle gets at once whatever has arrived, up to the limits of a batch: there is
-no timer, since a wait only adds latency to a queue that fills by itself under load. When several are
-idle they share what waits. All of it runs in the event loop, so there are no locks.
+no timer, since a wait only adds latency to a queue that fills by itself under load. When several
+are idle they share what waits. All of it runs in the event loop, so there are no locks.
 
 Longer than other modules: queue, workers and their deaths are one state machine.
 """
