@@ -256,8 +256,8 @@ class EndpointsConformance(Conformance):
         api.do(endpoint.delete())
 
     def test_throttled_calls_go_through(self, api: Api) -> None:
-        faults = api.faults()  # before anything is made: a harness without faults skips here
+        # Before anything is made: a harness without such faults skips here.
+        api.faults().throttle("endpoints.predict", times=2, retry_after=0.02)
         endpoint = self._deploy(api)
-        faults.throttle("endpoints.predict", times=2, retry_after=0.02)
         assert api.do(endpoint.predict([1])) == [2]
         api.do(endpoint.delete())
