@@ -19,6 +19,12 @@ from cloudai.types._base import check_positive, invalid
 
 DEFAULT_PORT: Final = PORT
 DEFAULT_BATCH: Final = 64
+
+QUICK_BATCH: Final = 256
+"""Items of one ``predict`` call where so many take a handler less than ``QUICK_SECONDS``: a front
+that shares its cores with the models spends half as much on requests that it answers together."""
+
+QUICK_SECONDS: Final = 0.025
 TOKEN_VARIABLE: Final = "CLOUDAI_SERVER_TOKEN"  # noqa: S105 (a variable's name)
 TOKEN_FILE_VARIABLE: Final = "CLOUDAI_SERVER_TOKEN_FILE"  # noqa: S105 (a variable's name)
 
@@ -87,9 +93,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         read 2026-11). body_timeout: seconds until the whole request has come; then 408.
     write_timeout: seconds in which a client reads nothing of its answer; then its connection is
         closed.
-    batch: items of one ``predict`` call; None: 64, or what the engine takes best (1024 texts
-        for embeddings on a GPU). batch_bytes: bytes of one. queue: items that wait; beyond it
-        429.
+    batch: items of one ``predict`` call; None: 64, for a handler up to 256 while so many take
+        less than 25 ms, or what the engine takes best (1024 texts for embeddings on a GPU).
+        batch_bytes: bytes of one. queue: items that wait; beyond it 429.
     drain: seconds for the requests under way when the server is told to stop.
     """
 

@@ -15,7 +15,7 @@ import msgspec
 
 from cloudai._core.handler import model_digest
 from cloudai.errors import CloudAIError, NotFound, ServiceUnavailable
-from cloudai.server.config import DEFAULT_BATCH, ModelConfig, ServerConfig, VariantConfig, cores
+from cloudai.server.config import QUICK_BATCH, ModelConfig, ServerConfig, VariantConfig, cores
 from cloudai.server.engines import Options
 from cloudai.server.pool import Group, worker_env
 from cloudai.types._base import invalid
@@ -186,7 +186,7 @@ class Models:
                 handler=variant.handler,
                 engine=variant.engine,
                 dtype=config.dtype,
-                max_batch=limits.batch or DEFAULT_BATCH,
+                max_batch=limits.batch or QUICK_BATCH,
                 long_input=config.long_input,
             ),
             count,

@@ -34,6 +34,14 @@ def test_waiting_requests_become_one_call(start: Start, tmp_path: Path) -> None:
     assert server.metric("cloudai_batch_items_count") == 2
 
 
+def test_a_quick_handler_gets_more_inputs_in_one_call(start: Start) -> None:
+    server = start()
+    slow = server.predict(*range(500), sleep=0.05, count=True).json()["outputs"]
+    assert max(slow) == 64
+    quick = (server.predict(*range(1000), count=True).json()["outputs"] for _ in range(50))
+    assert any(max(outputs) == 256 for outputs in quick)
+
+
 def test_one_bad_request_does_not_fail_its_neighbours(start: Start, tmp_path: Path) -> None:
     server = start()
     blocker = Blocker(server, tmp_path, 1)
