@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 
 from cloudai.errors import CapacityError, ConfigError, ContextOverflow
 from cloudai.providers.local import _device
+from cloudai.providers.local._linear import ACTIVATIONS, ROWS, Linear, lays_out
 from cloudai.providers.local._load import unreadable
 from cloudai.providers.local._sentence import SentenceConfig, read
 
@@ -34,12 +35,6 @@ GPU_TOKENS: Final = 65536
 """Tokens of one forward pass on a GPU."""
 
 FAMILY: Final = ("bert", "roberta", "xlm-roberta", "camembert")
-_ACTIVATIONS: Final[dict[str, Callable[[Any], Any]]] = {
-    "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-}
 
 
 def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -92,7 +87,7 @@ class PackedEncoder:
         self._heads = int(model["num_attention_heads"])
         self._layers = int(model["num_hidden_layers"])
         self._eps = float(model["layer_norm_eps"])
-        self._act = _ACTIVATIONS[model["hidden_act"]]
+        self._half = lays_out(device, self._dtype)
         self.dim = int(model["hidden_size"])
         # RoBERTa's positions begin behind its padding token.
         self._first = 0 if model["model_type"] == "bert" else int(model["pad_token_id"]) + 1
@@ -102,6 +97,7 @@ class PackedEncoder:
         self._varlen = varlen(device, self._dtype, self.dim // self._heads)
         try:
             self._weights = self._load()
+            self._linears = self._linear_layers()
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:
             unreadable(path, "model", error)
 
@@ -128,6 +124,21 @@ class PackedEncoder:
         kind = kept.pop("embeddings.token_type_embeddings.weight")[0]
         kept["positions"] = kept.pop("embeddings.position_embeddings.weight") + kind
         return kept
+
+    def _linear_layers(self) -> dict[str, Linear]:
+        """All linear layers; their weights are kept nowhere else."""
+        made: dict[str, Linear] = {}
+        for layer in range(self._layers):
+            own = f"encoder.layer.{layer}."
+            for name, activation in (
+                (f"qkv.{layer}", ""),
+                (f"{own}attention.output.dense", ""),
+                (f"{own}intermediate.dense", self.config.model["hidden_act"]),
+                (f"{own}output.dense", ""),
+            ):
+                weight, bias = (self._weights.pop(f"{name}.{part}") for part in ("weight", "bias"))
+                made[name] = Linear(weight, bias, activation, self._half)
+        return made
 
     def tokenize(self, texts: Sequence[str], *, truncate: bool = False) -> list[list[int]]:
         """Each text's tokens, special ones included. Releases the GIL, so it may run beside an
@@ -181,6 +192,8 @@ class PackedEncoder:
         starts = np.repeat(ends - lengths, lengths)
         tokens = np.concatenate([np.asarray(one, np.int64) for one in group])
         places = np.arange(len(tokens)) - starts + self._first
+        if self._half and (more := -len(tokens) % ROWS):
+            tokens, places = (np.pad(one, (0, more)) for one in (tokens, places))
         ids, at = (torch.from_numpy(array).to(self.device) for array in (tokens, places))
         x = w["embeddings.word_embeddings.weight"][ids] + w["positions"][at]
         x = self._norm(x, "embeddings.LayerNorm")
@@ -190,13 +203,13 @@ class PackedEncoder:
             mixed = pack.attend(self._linear(x, f"qkv.{layer}"), self._heads)
             mixed = self._linear(mixed, f"{own}attention.output.dense")
             x = self._norm(x + mixed, f"{own}attention.output.LayerNorm")
-            wide = self._act(self._linear(x, f"{own}intermediate.dense"))
+            wide = self._linear(x, f"{own}intermediate.dense")
             x = self._norm(x + self._linear(wide, f"{own}output.dense"), f"{own}output.LayerNorm")
         pooled = pack.pool(x, self.config.pooling)
         return F.normalize(pooled, dim=1) if self.config.normalize else pooled
 
     def _linear(self, x: Any, name: str) -> Any:
-        return F.linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
+        return self._linears[name](x)
 
     def _norm(self, x: Any, name: str) -> Any:
         weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
@@ -291,6 +304,7 @@ class _Pack:
             mixed = F.scaled_dot_product_attention(q, k, v)
             out[start:end] = mixed.transpose(1, 2).reshape(size * count, -1)
             start = end
+        out[start:] = 0  # what the rows were filled up with
         return out
 
     def pool(self, x: Any, how: str) -> Any:
@@ -316,7 +330,7 @@ def supports(config: SentenceConfig) -> bool:
     model = config.model
     return (
         model.get("model_type") in FAMILY
-        and model.get("hidden_act") in _ACTIVATIONS
+        and model.get("hidden_act") in ACTIVATIONS
         and model.get("position_embedding_type", "absolute") == "absolute"
         and not model.get("is_decoder")
         and (config.folder / "tokenizer.json").is_file()
