@@ -17,8 +17,13 @@ from typing import Any
 
 
 def embedding(asked: dict[str, Any]) -> Callable[[list[Any]], object]:
-    """Texts to vectors, tokenising included (``forward``: without it)."""
+    """Texts to vectors, tokenising included (``forward``: without it; ``plain``: with PyTorch's own
+    linear layers)."""
+    from cloudai.providers.local import _linear
     from cloudai.providers.local._packed import PackedEncoder
+
+    if asked["plain"]:
+        setattr(_linear.Linear, "_try", lambda self, weight: None)  # noqa: B010 (the type checker)
 
     encoder = PackedEncoder(Path(asked["model"]), asked["device"], asked["dtype"])
     if not asked["forward"]:

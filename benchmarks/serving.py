@@ -354,7 +354,7 @@ def main() -> None:
         inputs = json.loads(Path(options.inputs).read_text())
     cores = len(os.sched_getaffinity(0))
     asked = {"model": model, "device": options.device, "dtype": options.dtype,
-             "handler": bool(options.inputs), "forward": False, "inputs": inputs,
+             "handler": bool(options.inputs), "forward": False, "plain": False, "inputs": inputs,
              "batch": options.batch or len(inputs), "alone": ALONE}  # fmt: skip
     workers = options.workers or (4 if cuda else cores)
     windows = Windows(options.seconds, options.foreign, options.tries)
@@ -368,6 +368,15 @@ def main() -> None:
             what = "forward alone" if "forward" in about else "tokenising and forward"
             print(f"{what}, {batch} a batch: {other.rate(options.seconds)[0]:.0f}/s", flush=True)
             other.stop()
+    elif options.dtype != "float32":
+        plain = Ceiling({**asked, "plain": True}, processes, threads)
+        rates = [[one.rate(options.seconds)[0] for one in (plain, ceiling)] for _ in range(3)]
+        told = (statistics.median(one) for one in zip(*rates, strict=True))
+        print(
+            "with PyTorch's own linear layers {:.0f}/s, with ours {:.0f}/s".format(*told),
+            flush=True,
+        )
+        plain.stop()
     concurrencies = options.concurrency or ("1,64,256" if cuda else "1,16,64")
     generators = options.generators or (4 if cuda else 1)
     extra = ["--dtype", options.dtype, "--workers", str(workers), "--device", options.device]
