@@ -29,6 +29,9 @@ MAX_HEAD: Final = 64 << 10
 """Bytes of a request's line and headers; of what stands between two pieces of a body, and after
 it, too (extensions of chunks, trailers)."""
 
+MAX_LIST: Final = 8 << 10
+"""Bytes of a header that is repeated: each repetition copies what came before it."""
+
 HEAD_TIMEOUT: Final = 30.0
 """Seconds for them to come."""
 
@@ -47,6 +50,15 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _ACKED: Final = 120
 """Where ``tcpi_bytes_acked`` stands in Linux' ``struct tcp_info`` (tcp.h; 4.1 and later)."""
+
+
+class _NotTakenError(Exception):
+    """A head that the parser takes and we do not."""
+
+    def __init__(self, status: int, text: bytes) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
 
 
 class Connection(asyncio.Protocol):
@@ -111,8 +123,8 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._stay(memoryview(data)[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self._refuse(400, b"This is no request in HTTP/1.1.")
+        except httptools.HttpParserError as error:
+            self._wrong(error)
         # Whether a head has ended, or a body came, this very data may have told.
         if self._head > MAX_HEAD and not self._deaf:
             self._refuse(431, b"The request has more than %d bytes beside its body." % MAX_HEAD)
@@ -136,10 +148,17 @@ class Connection(asyncio.Protocol):
                 self._parser.feed_data(rest)
             except httptools.HttpParserUpgrade as upgrade:
                 rest = rest[upgrade.args[0] :]
-            except httptools.HttpParserError:
-                return self._refuse(400, b"This is no request in HTTP/1.1.")
+            except httptools.HttpParserError as error:
+                return self._wrong(error)
             else:
                 return None
+
+    def _wrong(self, error: httptools.HttpParserError) -> None:
+        ours = error.__context__
+        if isinstance(ours, _NotTakenError):
+            self._refuse(ours.status, ours.text)
+        else:
+            self._refuse(400, b"This is no request in HTTP/1.1.")
 
     def eof_received(self) -> bool:
         """The client has closed its side; or all of it, which TCP does not tell apart. A request
@@ -207,12 +226,23 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.lower()] = value
+        name = name.lower()
+        headers = self._headers
+        if name in headers:
+            if name == b"host":  # RFC 9112, 3.2
+                raise _NotTakenError(400, b"The request has two Host headers.")
+            value = b"%b, %b" % (headers[name], value)  # RFC 9110, 5.3
+            if len(value) > MAX_LIST:
+                raise _NotTakenError(431, b"A header that is repeated is too large.")
+        headers[name] = value
 
     def on_headers_complete(self) -> None:
         parser, url, headers = self._parser, self._url, self._headers
         if parser.should_upgrade() and parser.get_method() != b"CONNECT":
             return  # once more, by another parser
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None and coding.strip().lower() != b"chunked":  # RFC 9112, 6.1
+            raise _NotTakenError(501, b"The only transfer coding that is taken is chunked.")
         self._in_head, self._head, self._headers = False, 0, {}
         if url[:1] != b"/" or b"?" in url or b"#" in url:
             url = httptools.parse_url(url).path or b"/"

@@ -14,6 +14,7 @@ import tracemalloc
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import httpx
 import pytest
@@ -449,6 +450,42 @@ def test_what_is_no_request(data: bytes) -> None:
         assert headers["connection"] == "close"
         assert b"no request in HTTP/1.1" in body
         assert await client.rest() == b""
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        (["Host: x", "Host: y"], 400),
+        (["Host: x", "Transfer-Encoding: gzip, chunked"], 501),
+        (["Host: x", *["A: 1"] * 4000], 431),
+        (["Host: x", "Transfer-Encoding: gzip", "Transfer-Encoding: chunked"], 501),
+        (["Host: x", "Transfer-Encoding: Chunked"], 200),
+    ],
+)
+def test_heads_that_are_not_taken(headers: list[str], expected: int) -> None:
+    async def test(here: Place) -> None:
+        client = await here.client()
+        head = "\r\n".join(["POST /body HTTP/1.1", *headers])
+        client.say(head.encode() + b"\r\n\r\n3\r\none\r\n0\r\n\r\n")
+        if expected == 200:
+            assert await client.answer() == (200, ANY, b"one")
+            return
+        status, found, _ = await client.answer()
+        assert (status, found["connection"]) == (expected, "close")
+        assert await client.rest() == b""
+        assert not here.parrot.asked
+
+    run(test)
+
+
+def test_a_header_that_is_repeated_is_one_list() -> None:
+    async def test(here: Place) -> None:
+        client = await here.client()
+        client.say(get("/a", "Accept: text/csv", "X-A: 1", "Accept: application/json"))
+        await client.answer()
+        assert here.parrot.requests[0].headers[b"accept"] == b"text/csv, application/json"
 
     run(test)
 
