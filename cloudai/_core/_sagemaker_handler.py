@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from cloudai._core.jsonable import jsonable
 from cloudai.types._base import invalid
 
 JSON_TYPE, CSV_TYPE, NPY_TYPE = "application/json", "text/csv", "application/x-npy"
@@ -41,8 +42,6 @@ class Transform:
     ) -> Generator[bytes, None, None]:
         """The pieces that a generator ``transform_fn`` or ``predict_fn`` gives, as they go out:
         bytes and texts as they are, other values as a line of JSON each."""
-        from cloudai._core.handler import jsonable
-
         data, plain = self._data(body, content_type)
         if self._whole is not None:
             pieces = self._whole(model, data, plain, accept)
@@ -78,8 +77,6 @@ class Transform:
         if isinstance(answer, str):
             answer = answer.encode()
         elif not isinstance(answer, (bytes, bytearray)):
-            from cloudai._core.handler import jsonable
-
             answer, kind = msgspec.json.encode(jsonable(answer, "output_fn")), JSON_TYPE
         return bytes(answer), kind
 
@@ -119,8 +116,6 @@ def default_predict_fn(data: Any, model: Any) -> Any:
 
 def default_output_fn(prediction: Any, accept: str) -> tuple[bytes, str]:
     """JSON, CSV or NumPy's format, as the caller accepts; JSON when it does not say."""
-    from cloudai._core.handler import jsonable
-
     kind = accept.partition(",")[0].partition(";")[0].strip().lower()
     if kind == NPY_TYPE:
         import numpy as np

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from cloudai._core.batch_io import Raw, Source
-from cloudai._core.handler import jsonable
+from cloudai._core.jsonable import jsonable
 from cloudai._core.spool import Chunk
 from cloudai.errors import CloudAIError, ContentFiltered, HandlerError, InvalidRequest
 from cloudai.types import BatchTransform

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloudai._core.handler import find_handler, jsonable, load_handler, model_digest
+from cloudai._core.handler import find_handler, load_handler, model_digest
+from cloudai._core.jsonable import jsonable
 from cloudai.errors import HandlerError, InvalidRequest
 
 GOOD = """
