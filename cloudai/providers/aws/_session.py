@@ -11,7 +11,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -22,6 +22,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
 from botocore.config import Config
 from botocore.credentials import DeferredRefreshableCredentials
+from botocore.loaders import Loader, create_loader
 from botocore.utils import get_environ_proxies
 
 from cloudai._core.config import Profile
@@ -41,6 +42,13 @@ _SIGNING: Final = {
     "sagemaker-runtime": "sagemaker",
 }
 """The names that the services sign under, where they differ from the clients'."""
+
+
+@cache
+def _loader(data_path: str | None) -> Loader:
+    """What reads the services' descriptions. It keeps them: all sessions have one, since reading
+    those of SageMaker and S3 anew takes each client 0.2 s."""
+    return create_loader(data_path)
 
 
 class AwsSession(Settings):
@@ -63,6 +71,7 @@ class AwsSession(Settings):
             raise unknown(
                 "profile in the AWS configuration", name, source.available_profiles
             ) from None
+        source.register_component("data_loader", _loader(source.get_config_variable("data_path")))
         self._source = source
         self.region = self._find_region()
         self.endpoint_url: str | None = self.profile.get("endpoint_url")
@@ -74,6 +83,7 @@ class AwsSession(Settings):
         if role is not None:
             check_role("assume_role", role)
             signed = botocore.session.Session(profile=name)
+            signed.register_component("data_loader", source.get_component("data_loader"))
             # The setter that boto3.Session itself uses is for fixed keys only.
             signed._credentials = DeferredRefreshableCredentials(  # type: ignore[attr-defined]
                 refresh_using=partial(self._assume, role), method="assume-role"
