@@ -157,8 +157,11 @@ def test_metrics_logs_and_cost(aws: AwsEmulator, client: Client, source: str) ->
 
 
 @pytest.mark.slow
-def test_lost_replies_make_no_second_job(aws: AwsEmulator, keys: Any, source: str) -> None:
+def test_lost_replies_make_no_second_job(
+    aws: AwsEmulator, keys: Any, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The connection breaks after SageMaker took the job: 100 of 100 jobs exist once."""
+    monkeypatch.setattr("cloudai._core.retry.BASE", 0.001)
     client = Client(**keys, retries=6)
     for number in range(100):
         aws.faults.add("lose_reply", r"CreateTrainingJob$", times=1 + number % 2)
