@@ -45,9 +45,10 @@ demo: $(VENV)/.demo
 parity: $(VENV)/.all
 	$(BIN)/python examples/parity/parity.py
 
-# Two workers: many tests wait for a process or a server, and do not fill a core.
+# Three workers: many tests wait for a process or a server, and do not fill a core; of two cores
+# two workers leave a fifth idle, three a tenth.
 test: $(VENV)/.all
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
 lint: $(VENV)/.all
 	$(BIN)/ruff format --check .

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -9,11 +12,34 @@ import pytest
 
 from cloudai.testing import block_network
 
+# Several tests run at a time, and torch's threads of one spin on the cores that the others need.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The tests start some thousand processes, which would compile cloudai's source each.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long tests begin first, so that at the end no worker is left alone with one."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
 
 @pytest.fixture(autouse=True, scope="session")
-def _offline() -> Generator[None]:
-    """Nothing here reaches another machine."""
-    with block_network():
+def _offline(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
+    """Nothing here reaches another machine. So no authority but the emulators' own has to be
+    trusted: one stands for the usual 140, which requests reads anew, for 30 ms, with each
+    connection."""
+    end = "-----END CERTIFICATE-----\n"
+    with block_network(), pytest.MonkeyPatch.context() as patch:
+        if importlib.util.find_spec("certifi"):
+            import certifi
+
+            bundle = tmp_path_factory.mktemp("authorities") / "bundle.pem"
+            bundle.write_text(Path(certifi.where()).read_text().partition(end)[0] + end)
+            for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+                patch.setenv(name, str(bundle))
         yield
 
 
@@ -21,8 +47,6 @@ def _offline() -> Generator[None]:
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Ledger, jobs and models of a test lie in a folder of its own, and no cloudai setting of
     whoever runs the tests counts."""
-    import os
-
     for name in [name for name in os.environ if name.startswith("CLOUDAI_")]:
         monkeypatch.delenv(name)
     home = tmp_path_factory.mktemp("home")
