@@ -184,7 +184,7 @@ def test_a_worker_that_was_killed_goes_on(aws: AwsEmulator, client: Client, tmp_
     import signal
     import time
 
-    aws.faults.add("slow", r"/converse$", times=None, seconds=1.0)
+    slow = aws.faults.add("slow", r"/converse$", times=1000, seconds=1.0)
     spec = BatchTransform(
         chat=CHAT, input=lines(tmp_path, 30), output=str(tmp_path / "out.jsonl"), name="slow",
         concurrency=2, native={"aws": {"service": "client"}},
@@ -199,6 +199,10 @@ def test_a_worker_that_was_killed_goes_on(aws: AwsEmulator, client: Client, tmp_
     lost = handle.wait(60, check=False)
     assert lost.state is State.FAILED
     assert "submit the batch again" in (lost.reason or "")
+    # What was under way is with the service still, and would else arrive in the next test.
+    while len(aws.sent("/converse")) < 1000 - (slow.times or 0):
+        assert time.monotonic() < end
+        time.sleep(0.05)
     aws.faults.clear()
     again = client.batch.submit(spec)
     assert again.wait(30).state is State.SUCCEEDED
