@@ -126,7 +126,7 @@ class App:
         except (Gone, asyncio.CancelledError):
             if not request.gone:
                 raise
-            self._finish(request, route, 499, time.perf_counter() - begun)
+            self._finish(request, route, 499, begun)
             return
         except Exception as error:  # noqa: BLE001 (every error is an answer; ours are logged)
             response = _error_response(request, error)
@@ -152,7 +152,7 @@ class App:
             status = 500
         except Gone:
             status = 499
-        self._finish(request, route, status, time.perf_counter() - begun)
+        self._finish(request, route, status, begun)
 
     async def infer(
         self, request: Request, model: ServedModel, items: Sequence[Item]
@@ -183,7 +183,7 @@ class App:
                 future.cancel()
             if marks and self.tracing is not None:
                 self.tracing.parts(request, submitted, marks)
-        self.count(model, variant, items, results, request)
+        loop.call_soon(self.count, model, variant, items, results, request)
         for result in results:
             if result.status != 200:
                 raise self.error_of(result, request)
@@ -292,7 +292,13 @@ class App:
         self.metrics.batch_size.observe(items, model, variant)
         self.metrics.batch_seconds.observe(seconds, model, variant)
 
-    def _finish(self, request: Request, route: str, status: int, seconds: float) -> None:
+    def _finish(self, request: Request, route: str, status: int, begun: float) -> None:
+        """Counts and logs, once the answer is on its way and before anything more is read: what
+        is written goes out at the end of the loop's turn, what is called soon comes in the next."""
+        seconds = time.perf_counter() - begun
+        asyncio.get_running_loop().call_soon(self._tell, request, route, status, seconds)
+
+    def _tell(self, request: Request, route: str, status: int, seconds: float) -> None:
         self.metrics.requests.add(1, route, str(status))
         if request.model:
             self.metrics.latency.observe(seconds, request.model, request.variant)

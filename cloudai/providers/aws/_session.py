@@ -92,6 +92,9 @@ class AwsSession(Settings):
         else:
             self._botocore = source
         self._boto3 = boto3.Session(botocore_session=self._botocore, region_name=self.region)
+        paths: list[str] = source.get_component("data_loader").search_paths
+        if paths.count(paths[-1]) > 1:  # boto3 adds its own folder once a session
+            paths.pop()
         self._emitter = self._botocore.get_component("event_emitter")
 
     def _find_region(self) -> str:

@@ -28,6 +28,7 @@ from cloudai.errors import (
 )
 from cloudai.protocols import Call
 from cloudai.providers.aws import SPEC
+from cloudai.providers.aws._session import AwsSession
 from cloudai.providers.aws.secrets import AwsSecrets
 from cloudai.testing.emulators.aws import (
     ROLE,
@@ -195,6 +196,16 @@ def test_a_profile_of_the_aws_configuration(
     assert client.chat.create("Hi", model=CLAUDE).text == "Hi"
     (sent,) = aws.sent("/converse")
     assert "/ap-south-1/" in sent.headers["authorization"]
+
+
+def test_sessions_share_what_reads_the_descriptions(aws: AwsEmulator, keys: Any) -> None:
+    settings = {key: value for key, value in keys.items() if key != "provider"}
+    made = [AwsSession(Profile("aws", SPEC, {**settings, **role}))
+            for role in ({}, {}, {"assume_role": ROLE})]  # fmt: skip
+    readers = {id(one._botocore.get_component("data_loader")): one for one in made}
+    assert len(readers) == 1
+    paths = made[0]._botocore.get_component("data_loader").search_paths
+    assert len(paths) == len(set(paths))
 
 
 def test_secrets(aws: AwsEmulator, keys: Any) -> None:
