@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class EmulatorServer:
-    """Serves an application on loopback, HTTP/1.1 with keep-alive, one thread a connection.
+    """Serves an application on loopback: HTTP/1.1, a thread and a connection for each request
+    (werkzeug closes it after the answer).
 
     Parameters
     ----------
