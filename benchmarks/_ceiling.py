@@ -19,13 +19,11 @@ from typing import Any
 def embedding(asked: dict[str, Any]) -> Callable[[list[Any]], object]:
     """Texts to vectors, tokenising included (``forward``: without it; ``plain``: with PyTorch's own
     linear layers)."""
-    from cloudai.providers.local import _linear
-    from cloudai.providers.local._packed import PackedEncoder
+    from cloudai.providers.local import _packed
 
     if asked["plain"]:
-        setattr(_linear.Linear, "_try", lambda self, weight: None)  # noqa: B010 (the type checker)
-
-    encoder = PackedEncoder(Path(asked["model"]), asked["device"], asked["dtype"])
+        _packed.lays_out = lambda device, dtype: False
+    encoder = _packed.PackedEncoder(Path(asked["model"]), asked["device"], asked["dtype"])
     if not asked["forward"]:
         return lambda inputs: encoder.encode_ids(encoder.tokenize(inputs))
     known: dict[int, list[list[int]]] = {}

@@ -368,7 +368,7 @@ def main() -> None:
             what = "forward alone" if "forward" in about else "tokenising and forward"
             print(f"{what}, {batch} a batch: {other.rate(options.seconds)[0]:.0f}/s", flush=True)
             other.stop()
-    elif options.dtype != "float32":
+    elif options.dtype != "float32" and not options.inputs:
         plain = Ceiling({**asked, "plain": True}, processes, threads)
         rates = [[one.rate(options.seconds)[0] for one in (plain, ceiling)] for _ in range(3)]
         told = (statistics.median(one) for one in zip(*rates, strict=True))

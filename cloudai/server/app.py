@@ -183,6 +183,7 @@ class App:
                 future.cancel()
             if marks and self.tracing is not None:
                 self.tracing.parts(request, submitted, marks)
+        # Not before the answer: see ``_finish``.
         loop.call_soon(self.count, model, variant, items, results, request)
         for result in results:
             if result.status != 200:

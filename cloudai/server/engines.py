@@ -91,6 +91,7 @@ class HandlerEngine:
         module = self._handler.module
         return {
             "engine": "handler",
+            "quick_batch": self._max_batch,
             "raw": self._handler.raw,
             "streams": self._handler.streams,
             "name": str(getattr(module, "NAME", "")),

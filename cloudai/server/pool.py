@@ -25,7 +25,7 @@ import msgspec
 
 from cloudai._core import spin
 from cloudai.errors import CloudAIError, EndpointError, RateLimited, ServiceUnavailable
-from cloudai.server.config import DEFAULT_BATCH, QUICK_BATCH, QUICK_SECONDS
+from cloudai.server.config import DEFAULT_BATCH, QUICK_SECONDS
 from cloudai.server.engines import Options
 from cloudai.server.tracing import Mark
 from cloudai.server.wire import (
@@ -163,7 +163,6 @@ class Group:
         self.limit = queue
         self.batch = batch or DEFAULT_BATCH
         self._batch_from_engine = batch is None
-        self._grows = False
         self.batch_bytes = batch_bytes
         self.devices = devices
         self.info: dict[str, Any] = {}
@@ -348,9 +347,10 @@ class Group:
             if items:
                 each = message.seconds / items
                 self._per_item = 0.8 * self._per_item + 0.2 * each if self._per_item else each
-                if self._grows:
+                most = self.info.get("quick_batch")
+                if most is not None and self._batch_from_engine:
                     quick = int(QUICK_SECONDS / self._per_item)
-                    self.batch = min(QUICK_BATCH, max(DEFAULT_BATCH, quick))
+                    self.batch = min(most, max(DEFAULT_BATCH, quick))
                 self._on_batch(items, message.seconds)
             for job, result in zip(batch, message.results, strict=True):
                 if not job.future.done():
@@ -366,7 +366,6 @@ class Group:
             self.error = None
             self.info = message.info
             if self._batch_from_engine:
-                self._grows = self.info.get("engine") == "handler"
                 self.batch = self.info.get("batch", DEFAULT_BATCH)
             self._pause = RESTART_PAUSE
             self._log("worker_ready", worker=worker.number)

@@ -8,6 +8,7 @@ place where they are missing or the CPU has no units for the type.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -17,20 +18,16 @@ ROWS: Final = 32
 """Inputs are filled up to a multiple of so many rows: oneDNN compiles a kernel for each number of
 rows that it meets, which takes longer than the product, and keeps 1024 of them."""
 
-_FUSED: Final[dict[str, tuple[str, str]]] = {
-    "": ("none", ""),
-    "gelu": ("gelu", "none"),
-    "gelu_new": ("gelu", "tanh"),
-    "gelu_pytorch_tanh": ("gelu", "tanh"),
-    "relu": ("relu", ""),
+_GELU_TANH: Final = (partial(F.gelu, approximate="tanh"), "gelu", "tanh")
+_ACTIVATIONS: Final[dict[str, tuple[Any, str, str]]] = {
+    "": (lambda x: x, "none", ""),
+    "gelu": (F.gelu, "gelu", "none"),
+    "gelu_new": _GELU_TANH,
+    "gelu_pytorch_tanh": _GELU_TANH,
+    "relu": (F.relu, "relu", ""),
 }
-_ACTIVATIONS: Final[dict[str, Any]] = {
-    "": lambda x: x,
-    "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-}
+"""By the name in a model's config.json: PyTorch's own, and the operator's two words for it."""
+
 ACTIVATIONS: Final = frozenset(_ACTIVATIONS) - {""}
 
 
@@ -50,8 +47,7 @@ class Linear:
 
     def __init__(self, weight: Any, bias: Any, activation: str = "", lay_out: bool = False) -> None:
         self._bias = bias
-        self._activation = _ACTIVATIONS[activation]
-        self._fused = _FUSED[activation]
+        self._activation, *self._fused = _ACTIVATIONS[activation]
         self._laid_out = self._try(weight) if lay_out else None
         self._weight: Any = weight if self._laid_out is None else None
 
@@ -66,7 +62,8 @@ class Linear:
         return operator(x, laid_out, self._bias, name, [], how)
 
     def _try(self, weight: Any) -> Any:
-        x = torch.randn(ROWS, weight.shape[1]).to(weight.dtype)
+        made = torch.Generator().manual_seed(0)  # the program's own random numbers stay as they are
+        x = torch.randn(ROWS, weight.shape[1], generator=made).to(weight.dtype)
         try:
             with torch.no_grad():
                 laid_out: Any = torch.ops.mkldnn._reorder_linear_weight(weight, 1024)

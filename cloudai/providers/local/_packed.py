@@ -186,7 +186,7 @@ class PackedEncoder:
         return out
 
     def _forward(self, group: Sequence[Sequence[int]]) -> Any:
-        w = self._weights
+        w, linear = self._weights, self._linears
         lengths = np.fromiter((len(one) for one in group), np.int64, len(group))
         ends = lengths.cumsum()
         starts = np.repeat(ends - lengths, lengths)
@@ -200,16 +200,13 @@ class PackedEncoder:
         pack = _Pack(lengths, ends, self.device, self._varlen)
         for layer in range(self._layers):
             own = f"encoder.layer.{layer}."
-            mixed = pack.attend(self._linear(x, f"qkv.{layer}"), self._heads)
-            mixed = self._linear(mixed, f"{own}attention.output.dense")
+            mixed = pack.attend(linear[f"qkv.{layer}"](x), self._heads)
+            mixed = linear[f"{own}attention.output.dense"](mixed)
             x = self._norm(x + mixed, f"{own}attention.output.LayerNorm")
-            wide = self._linear(x, f"{own}intermediate.dense")
-            x = self._norm(x + self._linear(wide, f"{own}output.dense"), f"{own}output.LayerNorm")
+            wide = linear[f"{own}intermediate.dense"](x)
+            x = self._norm(x + linear[f"{own}output.dense"](wide), f"{own}output.LayerNorm")
         pooled = pack.pool(x, self.config.pooling)
         return F.normalize(pooled, dim=1) if self.config.normalize else pooled
-
-    def _linear(self, x: Any, name: str) -> Any:
-        return self._linears[name](x)
 
     def _norm(self, x: Any, name: str) -> Any:
         weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
