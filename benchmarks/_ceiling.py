@@ -19,11 +19,11 @@ from typing import Any
 def embedding(asked: dict[str, Any]) -> Callable[[list[Any]], object]:
     """Texts to vectors, tokenising included (``forward``: without it; ``plain``: with PyTorch's own
     linear layers)."""
-    from cloudai.providers.local import _packed
+    from cloudai.engine import packed
 
     if asked["plain"]:
-        _packed.lays_out = lambda device, dtype: False
-    encoder = _packed.PackedEncoder(Path(asked["model"]), asked["device"], asked["dtype"])
+        packed.lays_out = lambda device, dtype: False
+    encoder = packed.PackedEncoder(Path(asked["model"]), asked["device"], asked["dtype"])
     if not asked["forward"]:
         return lambda inputs: encoder.encode_ids(encoder.tokenize(inputs))
     known: dict[int, list[list[int]]] = {}
@@ -37,7 +37,7 @@ def embedding(asked: dict[str, Any]) -> Callable[[list[Any]], object]:
 
 
 def handler(asked: dict[str, Any]) -> Callable[[list[Any]], object]:
-    from cloudai._core.handler import load_handler
+    from cloudai._core.handlers.handler import load_handler
 
     return load_handler(Path(asked["model"])).predict
 

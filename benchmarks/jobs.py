@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cloudai._core.config import Config
-from cloudai._core.runner import run_batch
+from cloudai._core.batches.runner import run_batch
+from cloudai._core.profiles.config import Config
 from cloudai.protocols import Call
 from cloudai.providers.local.training import LocalTraining
 from cloudai.types import BatchTransform, TrainingJob
@@ -107,7 +107,7 @@ def jobs(folder: Path) -> dict[str, float]:
 
 def supervisor(folder: Path) -> dict[str, float]:
     """Seconds until a supervisor is through its imports, over the bare interpreter's."""
-    code = "import cloudai.providers.local._supervisor"
+    code = "import cloudai.providers.local.jobs.supervisor"
     both = {"supervisor_import_s": code, "interpreter_s": "pass"}
     return {
         name: statistics.median(

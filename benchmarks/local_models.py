@@ -18,9 +18,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cloudai._core.home import default_home
+from cloudai._core.profiles.home import default_home
+from cloudai.engine import catalog
+from cloudai.engine import device as _device
 from cloudai.protocols import Call
-from cloudai.providers.local import _device, _models
 
 TOKENS = 48
 TEXTS = 400
@@ -50,10 +51,10 @@ def best(
 def chat(rounds: int, device: str, clock: Callable[[], float]) -> float:
     import torch
 
-    from cloudai.providers.local._generate import ChatModel, Sampling
+    from cloudai.engine.generation import ChatModel, Sampling
 
     kind = _device.chat_dtype(device)
-    folder = _models.chat_folder(_models.find("chat", "", home=default_home()), default_home())
+    folder = catalog.chat_folder(catalog.find("chat", "", home=default_home()), default_home())
     began = time.perf_counter()
     model = ChatModel(folder, device, kind)
     print(f"chat: {device}, {kind}, loaded in {time.perf_counter() - began:.1f} s")
@@ -82,10 +83,10 @@ def chat(rounds: int, device: str, clock: Callable[[], float]) -> float:
 
 
 def embeddings(rounds: int, device: str, clock: Callable[[], float]) -> float:
-    from cloudai.providers.local._packed import PackedEncoder
-    from cloudai.providers.local._padded import PaddedEncoder
+    from cloudai.engine.packed import PackedEncoder
+    from cloudai.engine.padded import PaddedEncoder
 
-    path = _models.find("embedding", "", home=default_home()).path
+    path = catalog.find("embedding", "", home=default_home()).path
     began = time.perf_counter()
     packed = PackedEncoder(path, device)
     print(f"embeddings: {device}, float32, loaded in {time.perf_counter() - began:.1f} s")

@@ -59,9 +59,9 @@ def texts(count: int, seed: int = 7) -> list[str]:
 
 def minilm() -> str:
     """The embedded MiniLM's folder."""
-    from cloudai.providers.local import _models
+    from cloudai.engine import catalog
 
-    return str(_models.find("embedding", "", home=Path("/nonexistent")).path)
+    return str(catalog.find("embedding", "", home=Path("/nonexistent")).path)
 
 
 ALONE = 200

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from cloudai._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from cloudai._core.config import Profile as Profile
-    from cloudai._core.registry import CAPABILITIES as CAPABILITIES
-    from cloudai._core.registry import Key as Key
-    from cloudai._core.registry import ProviderSpec as ProviderSpec
-    from cloudai._core.secrets import Secret as Secret
-    from cloudai._core.telemetry import instrument as instrument
+    from cloudai._core.calls.telemetry import instrument as instrument
+    from cloudai._core.profiles.config import Profile as Profile
+    from cloudai._core.profiles.registry import CAPABILITIES as CAPABILITIES
+    from cloudai._core.profiles.registry import Key as Key
+    from cloudai._core.profiles.registry import ProviderSpec as ProviderSpec
+    from cloudai._core.profiles.secrets import Secret as Secret
     from cloudai.client import AsyncClient as AsyncClient
     from cloudai.client import Client as Client
     from cloudai.client._messages import tool as tool
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from cloudai.types import *  # noqa: F403
 
 _HOMES = {
-    "Profile": "cloudai._core.config",
-    "CAPABILITIES": "cloudai._core.registry",
-    "Key": "cloudai._core.registry",
-    "ProviderSpec": "cloudai._core.registry",
-    "Secret": "cloudai._core.secrets",
-    "instrument": "cloudai._core.telemetry",
+    "Profile": "cloudai._core.profiles.config",
+    "CAPABILITIES": "cloudai._core.profiles.registry",
+    "Key": "cloudai._core.profiles.registry",
+    "ProviderSpec": "cloudai._core.profiles.registry",
+    "Secret": "cloudai._core.profiles.secrets",
+    "instrument": "cloudai._core.calls.telemetry",
     "AsyncClient": "cloudai.client",
     "Client": "cloudai.client",
     "tool": "cloudai.client._messages",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudai._core import registry
+from cloudai._core.profiles import registry
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {
@@ -53,7 +53,7 @@ def test_a_client_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("name", registry.BUILT_IN)
 def test_a_provider_is_described_without_its_sdk(name: str) -> None:
-    code = f"from cloudai._core import registry; registry.spec({name!r})"
+    code = f"from cloudai._core.profiles import registry; registry.spec({name!r})"
     assert not loaded(code) & HEAVY
 
 

@@ -52,7 +52,7 @@ def test_every_link_between_pages_leads_somewhere() -> None:
 
 
 def test_the_capability_matrix_is_the_registrys() -> None:
-    from cloudai._core import registry
+    from cloudai._core.profiles import registry
     from cloudai.cli import about
 
     text = (ROOT / "README.md").read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from cloudai.providers.local._packed import PackedEncoder
+from cloudai.engine.packed import PackedEncoder
 
 
 class Encoder:

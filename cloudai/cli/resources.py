@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cloudai._core.ledger import Entry
+from cloudai._core.state.ledger import Entry
 from cloudai.cli.exits import OK, USAGE
 from cloudai.cli.session import Session, command
 from cloudai.cli.terminal import ago, table

@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from cloudai.cli.session import Session, command
+from cloudai.engine import catalog, gguf
 from cloudai.errors import ConfigError
-from cloudai.providers.local import _convert, _models
 from cloudai.server.targets import NAMES
 from cloudai.types._base import invalid
 
@@ -127,13 +127,13 @@ def _model(session: Session, field: str, given: str) -> tuple[str, str]:
     profile = session.client.profile
     wanted = profile.models.get(given, given) if profile.provider == "local" else given
     try:
-        found = _models.find(None, wanted, home=profile.home)
+        found = catalog.find(None, wanted, home=profile.home)
     except ConfigError as error:
         raise invalid(field, given, f"is not a directory, and {error}") from error
     models = profile.home / "models"
-    if found.gguf and not _convert.place(found.key, models).is_dir():
+    if found.gguf and not gguf.place(found.key, models).is_dir():
         session.note(f"{found.name}: converting to safetensors, once (less than a minute) ...")
-    folder = _models.chat_folder(found, profile.home)
+    folder = catalog.chat_folder(found, profile.home)
     name = Path(found.name if wanted == given else given).name.removesuffix(".gguf")
     return re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]", "-", name).strip("-"), str(folder)
 
@@ -170,7 +170,7 @@ def package(
     target = Path(output)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise invalid("--output", output, "is not an empty folder", "Name a new one.")
-    from cloudai._core.container import is_folder
+    from cloudai._core.handlers.container import is_folder
     from cloudai.server.package import Package, files
 
     spec = Package(

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai._core import threads
-from cloudai._core.config import Profile
-from cloudai._core.ledger import Entry, Ledger
+from cloudai._core.calls import threads
+from cloudai._core.profiles.config import Profile
+from cloudai._core.state.ledger import Entry, Ledger
 from cloudai.client._engine import Engine
 from cloudai.client.chat import AsyncChat, Chat
 from cloudai.client.collections import AsyncBatch, AsyncTraining, Batch, Training

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from cloudai._core.ledger import Entry
+from cloudai._core.state.ledger import Entry
 from cloudai.client._engine import Bound, Engine
 from cloudai.errors import CloudAIError, Conflict, InvalidRequest
 from cloudai.protocols import Call

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from cloudai._core import registry
-from cloudai._core.call import Caller
-from cloudai._core.config import Config, Profile
-from cloudai._core.ledger import Ledger
-from cloudai._core.registry import Capability, unknown
-from cloudai._core.retry import Budget, RetryPolicy
+from cloudai._core.calls.call import Caller
+from cloudai._core.calls.retry import Budget, RetryPolicy
+from cloudai._core.profiles import registry
+from cloudai._core.profiles.config import Config, Profile
+from cloudai._core.profiles.registry import Capability, unknown
+from cloudai._core.state.ledger import Ledger
 from cloudai.errors import InvalidRequest
 
 KINDS: dict[str, Capability] = {

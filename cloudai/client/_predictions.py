@@ -7,7 +7,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from cloudai._core import threads
+from cloudai._core.calls import threads
 from cloudai.client._engine import Bound
 from cloudai.errors import StreamTruncated, TransientError
 from cloudai.protocols import Call

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
-from cloudai._core import threads
-from cloudai._core.registry import Capability
+from cloudai._core.calls import threads
+from cloudai._core.profiles.registry import Capability
 from cloudai.client._create import checked, create, named
 from cloudai.client._engine import Bound, Engine
 from cloudai.client.jobs import AsyncBatchJob, AsyncJob, BatchJob, Job, check_kind

@@ -10,8 +10,8 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from cloudai._core import registry
-from cloudai._core.config import Config
+from cloudai._core.profiles import registry
+from cloudai._core.profiles.config import Config
 from cloudai.client import Client
 from cloudai.errors import AuthenticationError, ConfigError, InvalidRequest, MissingExtra
 from cloudai.types import BatchTransform, CostRange, Deployment, Plan, TrainingJob, Violation

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from cloudai._core import threads
+from cloudai._core.calls import threads
 from cloudai.client._engine import Bound, Engine
 from cloudai.client._fallback import aask, ask
 from cloudai.types import EmbeddingReply, EmbeddingRequest, EmbeddingTask

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-from cloudai._core import threads, wait
+from cloudai._core.calls import threads, wait
 from cloudai.client import _predictions
 from cloudai.client._create import checked, named
 from cloudai.client._engine import Bound, Engine

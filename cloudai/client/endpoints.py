@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from cloudai._core import threads
+from cloudai._core.calls import threads
 from cloudai.client._create import checked, create, named
 from cloudai.client._engine import Bound, Engine
 from cloudai.client.endpoint import AsyncEndpoint, Deployable, Endpoint, deployment

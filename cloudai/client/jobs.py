@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from cloudai._core import threads, wait
+from cloudai._core.calls import threads, wait
 from cloudai.client._engine import Bound, Engine
 from cloudai.errors import (
     ConfigError,

@@ -132,7 +132,7 @@ class ChatEngine:
     """A chat model. Requests are answered one after the other; each worker holds one model."""
 
     def __init__(self, folder: Path, options: Options) -> None:
-        from cloudai._core.config import Config
+        from cloudai._core.profiles.config import Config
         from cloudai.providers.local.chat import LocalChat
 
         keys: dict[str, Any] = {"chat_model": str(folder)}

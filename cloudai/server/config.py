@@ -11,8 +11,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from cloudai._core.container import MODEL_DIR, PORT
-from cloudai._core.handler import PLACES
+from cloudai._core.handlers.container import MODEL_DIR, PORT
+from cloudai._core.handlers.handler import PLACES
 from cloudai.errors import ConfigError, InvalidRequest
 from cloudai.server.targets import TARGETS, TargetName, filled
 from cloudai.types._base import check_positive, invalid

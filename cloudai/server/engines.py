@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from cloudai._core.handler import PLACES, Handler, load_handler
-from cloudai._core.jsonable import jsonable
+from cloudai._core.handlers.handler import PLACES, Handler, load_handler
+from cloudai._core.handlers.jsonable import jsonable
 from cloudai.errors import CloudAIError, HandlerError, InvalidRequest
 from cloudai.server.wire import Item, Result
 from cloudai.types._base import invalid

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai._core.handler import model_digest
+from cloudai._core.handlers.handler import model_digest
 from cloudai.errors import CloudAIError, NotFound, ServiceUnavailable
 from cloudai.server.config import QUICK_BATCH, ModelConfig, ServerConfig, VariantConfig, cores
 from cloudai.server.engines import Options

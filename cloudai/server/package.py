@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai import _version
-from cloudai._core import container
+from cloudai._core.handlers import container
 from cloudai.server.config import DEFAULT_PORT
 from cloudai.types._base import check_name, check_positive, invalid
 

@@ -23,7 +23,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from cloudai._core import spin
+from cloudai.engine import openmp
 from cloudai.errors import CloudAIError, EndpointError, RateLimited, ServiceUnavailable
 from cloudai.server.config import DEFAULT_BATCH, QUICK_SECONDS
 from cloudai.server.engines import Options
@@ -462,7 +462,7 @@ def worker_env(threads: int) -> dict[str, str]:
     # most that mallopt(3) takes.
     env.setdefault("MALLOC_TRIM_THRESHOLD_", str(128 << 20))
     env.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 << 20))
-    spin.short(env)
+    openmp.short(env)
     env.setdefault("PYTHONUNBUFFERED", "1")
     return env
 

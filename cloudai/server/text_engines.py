@@ -165,14 +165,15 @@ class EmbeddingEngine(_TextBatch):
 
     def __init__(self, folder: Path, options: Options) -> None:
         super().__init__(options.long_input)
-        from cloudai.providers.local import _device, _models
+        from cloudai.engine import catalog
+        from cloudai.engine import device as _device
         from cloudai.providers.local.embeddings import open_encoder
 
         dtype = "float32" if options.dtype == "auto" else options.dtype
         device = _device.pick(options.device)
         # Only GPUs gain from more; the encoder cuts what is too much for one forward.
         self._batch = GPU_BATCH if device.startswith("cuda") else DEFAULT_BATCH
-        self._encoder = open_encoder(_models.Found(name=folder.name, path=folder), device, dtype)
+        self._encoder = open_encoder(catalog.Found(name=folder.name, path=folder), device, dtype)
 
     def info(self) -> dict[str, Any]:
         return {
@@ -238,14 +239,15 @@ class ClassifierEngine(_TextBatch):
         import torch
         from transformers import AutoModelForSequenceClassification
 
-        from cloudai.providers.local import _device, _load
+        from cloudai.engine import device as _device
+        from cloudai.engine import loading
 
         self._torch = torch
         self._device = _device.pick(options.device)
         dtype = torch.float32 if options.dtype == "auto" else _device.dtype(options.dtype)
-        self._tokenizer: Any = _load.tokenizer(folder)
+        self._tokenizer: Any = loading.tokenizer(folder)
         try:
-            with _load.quiet():
+            with loading.quiet():
                 model: Any = AutoModelForSequenceClassification.from_pretrained(
                     str(folder),
                     local_files_only=True,
@@ -311,7 +313,7 @@ class ClassifierEngine(_TextBatch):
         return [result or Result(500, error="no result") for result in results]
 
     def _probabilities(self, ids: list[list[int]]) -> list[list[float]]:
-        from cloudai.providers.local._packed import CPU_TOKENS, GPU_TOKENS, batches
+        from cloudai.engine.packed import CPU_TOKENS, GPU_TOKENS, batches
 
         torch = self._torch
         rows: list[list[float]] = [[] for _ in ids]

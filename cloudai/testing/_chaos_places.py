@@ -19,8 +19,8 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
-from cloudai._core.ledger import Entry, Ledger
-from cloudai._core.retry import RetryPolicy
+from cloudai._core.calls.retry import RetryPolicy
+from cloudai._core.state.ledger import Entry, Ledger
 from cloudai.client import AsyncClient, Client
 from cloudai.errors import CloudAIError
 from cloudai.types import BatchTransform, TrainingJob

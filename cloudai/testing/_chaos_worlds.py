@@ -222,7 +222,7 @@ class LocalPlace(Place):
         jobs = self.folder / "home" / "jobs"
         names = [one.name for one in jobs.iterdir()] if jobs.is_dir() else []
         kinds = {"training": "training", "batch": "batch"}
-        from cloudai.providers.local._store import Store
+        from cloudai.providers.local.jobs.store import Store
 
         store = Store(self.folder / "home")
         return {f"{kinds[store.row(name)['kind']]}/{name}" for name in names}

@@ -21,10 +21,11 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.state import processes
 from cloudai.client import Client, Job
 from cloudai.errors import CloudAIError, InvalidRequest, WaitTimeout
-from cloudai.providers.local import _logs, _processes
-from cloudai.providers.local._store import Store
+from cloudai.providers.local.jobs import logs
+from cloudai.providers.local.jobs.store import Store
 from cloudai.types import JobStatus, Outputs, Resources, Retry, Spot, State, TrainingJob
 from cloudai.types._base import invalid
 
@@ -357,18 +358,18 @@ class _Run:
         store = Store(self.home)
         token = str(store.row(job.native_id)["token"])
         while True:
-            _processes.send(_processes.marked(token), signal.SIGKILL)
+            processes.send(processes.marked(token), signal.SIGKILL)
             # The supervisor waits a tenth of a second before it starts the job anew.
             marks = {file: file.stat().st_size for file in self._logs(job)}
             if job.state.done or job.status.restarts >= count:
                 break
             time.sleep(_LOOK)
-        main = self._folder(job) / _logs.MAIN
+        main = self._folder(job) / logs.MAIN
         begin = main.read_bytes().rfind(b"[cloudai] restart ")
         return {**marks, main: begin} if begin >= 0 else marks
 
     def _logs(self, job: Job) -> list[Path]:
-        return [file for file in _logs.files(self._folder(job)) if file.exists()]
+        return [file for file in logs.files(self._folder(job)) if file.exists()]
 
     def _checkpoints(self, job: Job) -> list[Path]:
         found: list[Path] = []

@@ -30,7 +30,7 @@ def test_version(run: Run) -> None:
 
 
 def test_providers(run: Run) -> None:
-    from cloudai._core import registry
+    from cloudai._core.profiles import registry
 
     found = {one["name"]: one for one in run("providers", "--json").json}
     assert set(found) >= set(registry.BUILT_IN)

@@ -18,8 +18,8 @@ import pytest
 from command_line import COMMAND, Run
 from platformdirs import user_data_path
 
+from cloudai.engine import catalog, gguf
 from cloudai.errors import ConfigError
-from cloudai.providers.local import _convert, _models
 
 HANDLER = "def load(d): return 2\ndef predict(m, inputs, params): return [m * x for x in inputs]\n"
 
@@ -63,13 +63,13 @@ def ask(url: str, body: Any = None) -> Any:
 def test_the_embedded_models_by_name(work: Path) -> None:
     try:
         chat, _ = (
-            _models.find(None, name, home=work) for name in ("smollm2-135m", "all-minilm-l6-v2")
+            catalog.find(None, name, home=work) for name in ("smollm2-135m", "all-minilm-l6-v2")
         )
     except ConfigError as error:
         pytest.skip(str(error))
     # Where `cloudai local setup` has converted the chat model; else it is converted here.
     home = user_data_path("cloudai", appauthor=False)
-    if not _convert.ready(chat.key, home / "models"):
+    if not gguf.ready(chat.key, home / "models"):
         home = work / "home"
     given = ("all-minilm-l6-v2", "talk=SmolLM2-135m")
     with serving(work, *given, CLOUDAI_HOME=str(home)) as base:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudai._core import registry
+from cloudai._core.profiles import registry
 from cloudai.testing.conformance import Harness, suites
 
 PROVIDERS = Path(__file__).parent.parent / "providers"

@@ -114,7 +114,7 @@ FakeTraining.submit = again
     "endpoint-length": (
         "endpoints",
         """
-from cloudai._core.handler import Handler
+from cloudai._core.handlers.handler import Handler
 Handler._check = lambda self, outputs, count: outputs
 """,
         "predict_of_wrong_length",
@@ -195,7 +195,7 @@ THIRD_PARTY = """
 from cloudai.protocols import Call
 from cloudai.types import ChatReply, ChatChunk, Usage
 from cloudai import Key, ProviderSpec
-from cloudai._core import registry
+from cloudai._core.profiles import registry
 import sys, types
 
 class ParrotChat:

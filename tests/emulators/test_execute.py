@@ -33,16 +33,16 @@ pytestmark = [pytest.mark.cloudai_emulated(execute=True)]
 @pytest.fixture(scope="session", autouse=True)
 def models(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The embedded chat model, converted at most once."""
+    from cloudai.engine import catalog, gguf
     from cloudai.errors import ConfigError
-    from cloudai.providers.local import _convert, _models
-    from cloudai.testing.emulators._models import shared
+    from cloudai.testing.emulators.common.local_models import shared
 
     try:
-        found = _models.find("chat", "", home=Path("nowhere"))
+        found = catalog.find("chat", "", home=Path("nowhere"))
     except ConfigError as error:
         pytest.skip(str(error))
     local = shared()
-    if not _convert.ready(found.key, local._home / "models"):
+    if not gguf.ready(found.key, local._home / "models"):
         local._home = tmp_path_factory.mktemp("models")
 
 

@@ -13,7 +13,7 @@ import cloudai
 from cloudai.errors import CloudAIError, ConfigError, UnsupportedByProvider
 from cloudai.testing import EmulatedCloud
 from cloudai.testing.clouds import CLOUDS
-from cloudai.testing.emulators._fates import ENDS, KINDS, known
+from cloudai.testing.emulators.common.fates import ENDS, KINDS, known
 
 for name in ("moto", "openai", "google.genai", "azure.ai.ml"):
     pytest.importorskip(name)

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 import cloudai
-from cloudai.providers.local import _processes
+from cloudai._core.state import processes
 from cloudai.testing import EmulatedCloud, emulated
 
 for name in ("moto", "openai", "google.genai", "azure.ai.ml"):
     pytest.importorskip(name)
-if not _processes.LINUX:
+if not processes.LINUX:
     pytest.skip("the process table is read as Linux has it", allow_module_level=True)
 
 CLOUDS = ("aws", "azure", "vertex")
@@ -51,7 +51,7 @@ def predict(model, inputs, params):
 
 def alive(pids: Iterable[int]) -> list[int]:
     wanted = set(pids)
-    return [pid for pid, _, state in _processes._table() if pid in wanted and state not in "ZX"]
+    return [pid for pid, _, state in processes._table() if pid in wanted and state not in "ZX"]
 
 
 def notes(folder: Path, jobs: list[cloudai.JobHandle]) -> list[int]:
@@ -72,7 +72,7 @@ def gone(pids: Iterable[int]) -> None:
     deadline = time.monotonic() + 60
     while left := alive(pids):
         if time.monotonic() > deadline:
-            _processes.send(left, signal.SIGKILL)
+            processes.send(left, signal.SIGKILL)
             raise AssertionError(f"{left} were left")
         time.sleep(0.05)
 
@@ -113,7 +113,7 @@ def test_sigkill_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPat
                 endpoint = client.endpoints.deploy(str(model), name=f"killed-{cloud}")
                 served += endpoint.predict([0])[0]
             ran = notes(told, jobs)
-            others = _processes.descendants(emulator.pid)  # the keeper too
+            others = processes.descendants(emulator.pid)  # the keeper too
             # Six a cloud: a job with three children, a server and its worker.
             assert len(set(alive([*ran, *served]))) == 6 * len(CLOUDS)
         finally:
@@ -125,7 +125,7 @@ def test_sigkill_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 # open.
 FORKED = """
 import os, subprocess, sys, time
-from cloudai.testing.emulators._keeper import kept
+from cloudai.testing.emulators.common.keeper import kept
 
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"],
                          env=kept(os.environ))
@@ -190,6 +190,6 @@ def test_a_job_ends_with_its_cloud(tmp_path: Path) -> None:
             )
             pids = notes(told, [client.training.submit(spec)])
         gone(pids[:2])
-        _processes.send(pids, signal.SIGKILL)
+        processes.send(pids, signal.SIGKILL)
         for file in told.iterdir():
             file.unlink()

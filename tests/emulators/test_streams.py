@@ -59,11 +59,11 @@ def cloud(request: pytest.FixtureRequest) -> EmulatedCloud:
 
 @pytest.fixture
 def local() -> Any:
-    from cloudai.providers.local import _models
-    from cloudai.testing.emulators._models import shared
+    from cloudai.engine import catalog
+    from cloudai.testing.emulators.common.local_models import shared
 
     try:
-        _models.find("chat", "", home=Path("nowhere"))
+        catalog.find("chat", "", home=Path("nowhere"))
     except ConfigError as error:
         pytest.skip(str(error))
     return shared()
@@ -202,7 +202,7 @@ def test_sagemaker_s_streams(emulated_aws: EmulatedCloud, tmp_path: Path) -> Non
 
 
 def test_vertex_s_raw_streams(emulated_vertex: EmulatedCloud, tmp_path: Path) -> None:
-    from cloudai.providers.vertex.endpoints import raw_predict, stream_raw_predict
+    from cloudai.providers.vertex.endpoints.adapter import raw_predict, stream_raw_predict
 
     with cloudai.Client("vertex") as client:
         endpoint = client.endpoints.deploy(source(tmp_path, HANDLER), name="streams")

@@ -13,7 +13,7 @@ import pytest
 import cloudai
 from cloudai import TrainingJob
 from cloudai.testing import EmulatedCloud, clouds
-from cloudai.testing.emulators._models import LocalModels
+from cloudai.testing.emulators.common.local_models import LocalModels
 
 for name in ("torch", "transformers", "openai", "google.genai"):
     pytest.importorskip(name)

@@ -81,17 +81,17 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The embedded chat model, converted once: by `cloudai local setup`, or else here."""
     from platformdirs import user_data_path
 
+    from cloudai.engine import catalog, gguf
     from cloudai.errors import ConfigError
-    from cloudai.providers.local import _convert, _models
 
     try:
-        found = _models.find("chat", "", home=Path("nowhere"))
+        found = catalog.find("chat", "", home=Path("nowhere"))
     except ConfigError as error:
         pytest.skip(str(error))
     kept = user_data_path("cloudai", appauthor=False) / "models"
-    if _convert.ready(found.key, kept):
-        return str(_convert.place(found.key, kept))
-    return str(_convert.ensure(found.path, found.key, tmp_path_factory.mktemp("models")))
+    if gguf.ready(found.key, kept):
+        return str(gguf.place(found.key, kept))
+    return str(gguf.ensure(found.path, found.key, tmp_path_factory.mktemp("models")))
 
 
 @pytest.fixture
@@ -286,7 +286,7 @@ def test_the_service_on_this_machine(start: Start, chat_model: str) -> None:
 @pytest.mark.parametrize("profile", ["dev", "fake", "azure", "aws", "vertex"])
 def test_each_profile_of_the_service_names_its_models(profile: str) -> None:
     import cloudai
-    from cloudai._core import registry
+    from cloudai._core.profiles import registry
 
     if profile not in {"dev", *registry.BUILT_IN}:
         pytest.skip(f"the provider {profile} is not in this version")

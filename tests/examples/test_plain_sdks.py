@@ -56,11 +56,11 @@ def run(cloud: str, program: str, tmp_path: Path, *options: str) -> str:
 def models() -> None:
     """Skips where the local models are not."""
     pytest.importorskip("transformers")
+    from cloudai.engine import catalog
     from cloudai.errors import ConfigError
-    from cloudai.providers.local import _models
 
     try:
-        _models.find("chat", "", home=Path("nowhere"))
+        catalog.find("chat", "", home=Path("nowhere"))
     except ConfigError as error:
         pytest.skip(str(error))
 

@@ -132,7 +132,7 @@ def test_the_model_that_is_served(tmp_path: Path) -> None:
 
 
 def test_a_container_is_told_its_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cloudai._core.container import environment
+    from cloudai._core.handlers.container import environment
     from cloudai.errors import ConfigError
     from cloudai.server.__main__ import config_from, parser
     from cloudai.types import Deployment, Variant
@@ -165,7 +165,7 @@ def write(folder: Path, package: Package = GIVEN) -> Path:
 def test_the_adapters_read_what_package_wrote(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cloudai._core.container import platforms, settings
+    from cloudai._core.handlers.container import platforms, settings
 
     folder = write(tmp_path, msgspec.structs.replace(GIVEN, port=9000))
     assert settings(str(folder)) == settings(f"file://{folder}") == platforms(GIVEN.image, 9000)
@@ -192,7 +192,7 @@ def test_the_adapters_read_what_package_wrote(
     ],
 )
 def test_settings_that_are_none(tmp_path: Path, change: Any, words: str) -> None:
-    from cloudai._core.container import settings
+    from cloudai._core.handlers.container import settings
 
     file = write(tmp_path) / "platforms.json"
     if change is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cloudai import bootstrap
-from cloudai.providers.local import _environment
+from cloudai.providers.local.jobs import environment
 
 
 def files(content: dict[str, object]) -> bootstrap.ReadText:
@@ -159,7 +159,7 @@ def test_it_runs_alone_and_the_exit_code_is_the_scripts_own(tmp_path: Path) -> N
 @pytest.mark.parametrize("vendor", ["SM_", "AIP_"])
 def test_the_local_environment_agrees_with_it(tmp_path: Path, vendor: str) -> None:
     """What the local provider sets for a vendor's script leads back to what it sets itself."""
-    env = _environment.build(
+    env = environment.build(
         name="job",
         folder=tmp_path,
         cwd=tmp_path,

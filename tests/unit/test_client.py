@@ -258,7 +258,7 @@ def test_empty_texts_are_refused_by_index(script: FakeScript) -> None:
 def test_a_lost_reply_makes_no_second_job(
     script: FakeScript, job: TrainingJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cloudai._core.retry.BASE", 0.001)
+    monkeypatch.setattr("cloudai._core.calls.retry.BASE", 0.001)
     client = script.client()
     for _ in range(100):
         script.lose_reply("training.submit")
@@ -359,7 +359,7 @@ def test_what_is_not_there_is_told(script: FakeScript) -> None:
 
 
 def test_a_capability_that_a_provider_lacks_names_who_has_it() -> None:
-    from cloudai._core import registry
+    from cloudai._core.profiles import registry
 
     spec = registry.ProviderSpec(name="half", title="half")
     with pytest.raises(UnsupportedByProvider, match="local, fake"):
@@ -367,7 +367,7 @@ def test_a_capability_that_a_provider_lacks_names_who_has_it() -> None:
 
 
 def test_a_missing_package_names_the_pip_command() -> None:
-    from cloudai._core import registry
+    from cloudai._core.profiles import registry
 
     spec = registry.ProviderSpec(name="half", title="half", extras={"chat": "aws"})
     with pytest.raises(cloudai.MissingExtra, match=r"pip install 'cloudai\[aws\]'"):

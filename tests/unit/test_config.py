@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cloudai import Client, ConfigError, Secret
-from cloudai._core.config import Config, find
+from cloudai._core.profiles.config import Config, find
 
 TOML = """
 default = "dev"
@@ -125,7 +125,7 @@ def test_a_capability_may_live_elsewhere(file: Path) -> None:
 
 
 def test_a_secret_in_the_file_itself_is_refused_without_being_shown() -> None:
-    from cloudai._core.registry import Key, ProviderSpec
+    from cloudai._core.profiles.registry import Key, ProviderSpec
 
     config = Config()
     spec = ProviderSpec(

@@ -11,14 +11,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cloudai._core import detach
+from cloudai._core.state import detach
 from cloudai.errors import StateError
 
 STARTER = """
 import sys
 from pathlib import Path
 import psutil
-from cloudai._core import detach
+from cloudai._core.state import detach
 folder = Path(sys.argv[1])
 code = (
     "import os, sys; given = sys.stdin.read(); print('said', flush=True);"

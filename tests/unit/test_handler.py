@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloudai._core.handler import find_handler, load_handler, model_digest
-from cloudai._core.jsonable import jsonable
+from cloudai._core.handlers.handler import find_handler, load_handler, model_digest
+from cloudai._core.handlers.jsonable import jsonable
 from cloudai.errors import HandlerError, InvalidRequest
 
 GOOD = """
@@ -229,7 +229,7 @@ def test_digest_follows_names_and_bytes(tmp_path: Path) -> None:
 def test_a_torch_free_handler_loads_no_torch_or_numpy(tmp_path: Path) -> None:
     write(tmp_path, GOOD)
     code = (
-        "import sys, pathlib\nfrom cloudai._core.handler import load_handler\n"
+        "import sys, pathlib\nfrom cloudai._core.handlers.handler import load_handler\n"
         f"print(load_handler(pathlib.Path({str(tmp_path)!r})).predict([4]))\n"
         "assert not {'torch', 'numpy'} & set(sys.modules)"
     )

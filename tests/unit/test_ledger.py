@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cloudai import State, StateError
-from cloudai._core.ledger import Ledger
+from cloudai._core.state.ledger import Ledger
 
 
 def intend(ledger: Ledger, key: str) -> object:
@@ -53,7 +53,7 @@ def test_a_ledger_that_is_only_read_is_not_made(tmp_path: Path) -> None:
 
 def test_many_writers_at_once_lose_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from cloudai._core.ledger import Ledger\n"
+        "import sys; from pathlib import Path; from cloudai._core.state.ledger import Ledger\n"
         "l = Ledger(Path(sys.argv[1]))\n"
         "for n in range(25):\n"
         "    l.intend(profile='p', kind='training', key=f'{sys.argv[2]}-{n}', provider='f',"
@@ -78,7 +78,7 @@ def test_many_writers_at_once_lose_nothing(tmp_path: Path) -> None:
 
 def test_a_writer_that_is_killed_leaves_a_good_file(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from cloudai._core.ledger import Ledger\n"
+        "import sys; from pathlib import Path; from cloudai._core.state.ledger import Ledger\n"
         "l = Ledger(Path(sys.argv[1])); n = 0\n"
         "while True:\n"
         "    l.intend(profile='p', kind='training', key=str(n), provider='f', place='p', name='x',"
@@ -116,7 +116,7 @@ def test_a_full_disk_is_told_and_leaves_the_ledger_whole(tmp_path: Path) -> None
     intend(Ledger(tmp_path), "before")
     code = (
         "import resource, signal, sys; from pathlib import Path\n"
-        "from cloudai._core.ledger import Ledger\n"
+        "from cloudai._core.state.ledger import Ledger\n"
         "from cloudai import StateError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384))\n"

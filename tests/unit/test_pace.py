@@ -6,7 +6,7 @@ import heapq
 
 import pytest
 
-from cloudai._core.pace import FLOOR, Pace
+from cloudai._core.calls.pace import FLOOR, Pace
 
 
 class Clock:

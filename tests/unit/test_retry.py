@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from cloudai._core.call import Caller
-from cloudai._core.retry import CAP, Budget, RetryPolicy
+from cloudai._core.calls.call import Caller
+from cloudai._core.calls.retry import CAP, Budget, RetryPolicy
 from cloudai.errors import (
     CallTimeout,
     CloudAIError,

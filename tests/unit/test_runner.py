@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from cloudai._core import batch_transforms, spool
-from cloudai._core.batch_io import Source
-from cloudai._core.runner import BatchResult, run_batch
+from cloudai._core.batches import spool, transforms
+from cloudai._core.batches.formats import Source
+from cloudai._core.batches.runner import BatchResult, run_batch
 from cloudai.errors import (
     Conflict,
     HandlerError,
@@ -376,7 +376,7 @@ def limited(code: str, tmp_path: Path, limit: int) -> str:
     program = (
         "import resource, signal\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from cloudai._core.runner import run_batch\n"
+        "from cloudai._core.batches.runner import run_batch\n"
         "from cloudai.types import BatchTransform\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
         "try:\n"
@@ -420,7 +420,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path: Path) -> None:
 
 KILLED = """
 import os, sys, time
-from cloudai._core.runner import run_batch
+from cloudai._core.batches.runner import run_batch
 from cloudai.types import BatchTransform
 folder, count, concurrency = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 for number in range(count):
@@ -530,7 +530,7 @@ def test_chat_lines() -> None:
         usage = Usage(input_tokens=1, output_tokens=2)
         return ChatReply(text="hi", finish_reason="stop", usage=usage, model="m", provider="p")
 
-    made = batch_transforms.chat(create, "m", {"max_tokens": 5, "stop": ["x"]})
+    made = transforms.chat(create, "m", {"max_tokens": 5, "stop": ["x"]})
     said = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
     outputs = made(["text", {"prompt": "p"}, {"messages": said}])
     assert (
@@ -562,7 +562,7 @@ def test_chat_lines() -> None:
         with pytest.raises(InvalidRequest):
             made([record])
     with pytest.raises(InvalidRequest, match=r"params\.max_token=.*Did you mean 'max_tokens'"):
-        batch_transforms.chat(create, "m", {"max_token": 5})
+        transforms.chat(create, "m", {"max_token": 5})
 
 
 def test_embedding_lines() -> None:
@@ -573,7 +573,7 @@ def test_embedding_lines() -> None:
             data = b"".join(struct.pack("<2f", len(text), 0.5) for text in request.texts)
             return EmbeddingReply(data=data, dim=2, model="m", provider="p")
 
-    made = batch_transforms.embeddings(Adapter(), "m", {})
+    made = transforms.embeddings(Adapter(), "m", {})
     assert made(["ab", {"text": "c"}]) == [{"embedding": [2.0, 0.5]}, {"embedding": [1.0, 0.5]}]
     for record in (" ", {"texts": "a"}, 5):
         with pytest.raises(InvalidRequest):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cloudai import ConfigError, NotFound, Secret, SecretRef
-from cloudai._core.secrets import SecretCache, fetch_plain, parse_ref
+from cloudai._core.profiles.secrets import SecretCache, fetch_plain, parse_ref
 
 CANARY = "canary-7f3a"
 

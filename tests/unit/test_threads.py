@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cloudai._core import threads
+from cloudai._core.calls import threads
 
 
 async def test_a_fast_stream_keeps_its_order() -> None:

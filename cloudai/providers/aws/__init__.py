@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from cloudai._core.registry import Key, ProviderSpec
+from cloudai._core.profiles.registry import Key, ProviderSpec
 
 SPEC: Final = ProviderSpec(
     name="aws",
@@ -39,11 +39,11 @@ SPEC: Final = ProviderSpec(
         ),
     ),
     capabilities={
-        "training": "cloudai.providers.aws.training:AwsTraining",
-        "endpoints": "cloudai.providers.aws.endpoints:AwsEndpoints",
-        "batch": "cloudai.providers.aws.batch:AwsBatch",
-        "chat": "cloudai.providers.aws.chat:AwsChat",
-        "embeddings": "cloudai.providers.aws.embeddings:AwsEmbeddings",
+        "training": "cloudai.providers.aws.training.adapter:AwsTraining",
+        "endpoints": "cloudai.providers.aws.endpoints.adapter:AwsEndpoints",
+        "batch": "cloudai.providers.aws.batch.adapter:AwsBatch",
+        "chat": "cloudai.providers.aws.chat.adapter:AwsChat",
+        "embeddings": "cloudai.providers.aws.embeddings.adapter:AwsEmbeddings",
     },
     extras={"chat": "bedrock", "embeddings": "bedrock", "secrets": "bedrock"},
     secrets={

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from cloudai._core.config import Profile
+from cloudai._core.profiles.config import Profile
 from cloudai.errors import CloudAIError, NotFound
 from cloudai.protocols import Call
-from cloudai.providers.aws._session import session
+from cloudai.providers.aws.session import session
 from cloudai.types import SecretRef
 from cloudai.types._base import invalid
 

@@ -7,7 +7,7 @@ endpoints and batch are Azure Machine Learning's, for general PyTorch.
 
 from typing import Final
 
-from cloudai._core.registry import Key, ProviderSpec
+from cloudai._core.profiles.registry import Key, ProviderSpec
 
 _SUBSCRIPTION: Final = {
     "endpoint": "https://stand-in.openai.azure.com",
@@ -59,11 +59,11 @@ SPEC: Final = ProviderSpec(
         ),
     ),
     capabilities={
-        "training": "cloudai.providers.azure.training:training",
-        "endpoints": "cloudai.providers.azure.endpoints:endpoints",
-        "batch": "cloudai.providers.azure.batch:AzureBatch",
-        "chat": "cloudai.providers.azure.chat:AzureChat",
-        "embeddings": "cloudai.providers.azure.embeddings:AzureEmbeddings",
+        "training": "cloudai.providers.azure.openai.training:training",
+        "endpoints": "cloudai.providers.azure.openai.endpoints:endpoints",
+        "batch": "cloudai.providers.azure.openai.batch:AzureBatch",
+        "chat": "cloudai.providers.azure.openai.chat:AzureChat",
+        "embeddings": "cloudai.providers.azure.openai.embeddings:AzureEmbeddings",
     },
     extras={
         "training": "azure",

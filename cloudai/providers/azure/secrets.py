@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from cloudai._core.config import Profile
+from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     AuthenticationError,
     CallTimeout,
@@ -16,8 +16,8 @@ from cloudai.errors import (
     PermissionDenied,
 )
 from cloudai.protocols import Call
-from cloudai.providers.azure._errors import error_of
-from cloudai.providers.azure._session import checked_url, session, tried
+from cloudai.providers.azure.errors import error_of
+from cloudai.providers.azure.session import checked_url, session, tried
 from cloudai.types import SecretRef
 from cloudai.types._base import invalid
 

@@ -7,7 +7,7 @@ is a SQLite file under ``<home>/fake/``, so that another process finds its jobs 
 
 from typing import Final
 
-from cloudai._core.registry import Key, ProviderSpec
+from cloudai._core.profiles.registry import Key, ProviderSpec
 
 SPEC: Final = ProviderSpec(
     name="fake",

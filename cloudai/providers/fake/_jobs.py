@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
-from cloudai._core.config import Profile
+from cloudai._core.profiles.config import Profile
 from cloudai.errors import ConfigError, InvalidRequest, NotFound
 from cloudai.protocols import Call
 from cloudai.providers.fake._course import Course, course

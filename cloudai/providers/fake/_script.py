@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 
 from cloudai import errors
-from cloudai._core.registry import unknown
+from cloudai._core.profiles.registry import unknown
 from cloudai.errors import CloudAIError, ConfigError
 from cloudai.types import JSON, FinishReason, State
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai._core.config import Profile
+from cloudai._core.profiles.config import Profile
 from cloudai.errors import ConfigError, NotFound
 from cloudai.protocols import Call
 from cloudai.providers.fake import _script

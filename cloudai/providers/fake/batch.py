@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from cloudai._core import batch_transforms
-from cloudai._core.config import Profile
-from cloudai._core.home import ensure
-from cloudai._core.runner import Transform, check_paths, run_batch
+from cloudai._core.batches import transforms
+from cloudai._core.batches.runner import Transform, check_paths, run_batch
+from cloudai._core.profiles.config import Profile
+from cloudai._core.profiles.home import ensure
 from cloudai.errors import Conflict, HandlerError, InvalidRequest
 from cloudai.protocols import Call
 from cloudai.providers.fake._course import Course
@@ -61,9 +61,9 @@ class FakeBatch(FakeJobs[BatchTransform]):
             found.append(Violation(error.field or "input", error.message, error.hint or ""))
         try:
             if spec.chat is not None:
-                batch_transforms.chat_request(spec.chat, spec.params)
+                transforms.chat_request(spec.chat, spec.params)
             elif spec.embeddings is not None:
-                batch_transforms.embedding_request(spec.embeddings, spec.params)
+                transforms.embedding_request(spec.embeddings, spec.params)
         except InvalidRequest as error:
             found.append(Violation(error.field or "params", error.message, error.hint or ""))
         if spec.model is not None:
@@ -156,12 +156,12 @@ class FakeBatch(FakeJobs[BatchTransform]):
     def _transform(self, spec: BatchTransform) -> Transform:
         params = spec.params
         if spec.chat is not None:
-            return batch_transforms.chat(FakeChat(self._profile).create, spec.chat, params)
+            return transforms.chat(FakeChat(self._profile).create, spec.chat, params)
         if spec.embeddings is not None:
             adapter = FakeEmbeddings(self._profile)
-            return batch_transforms.embeddings(adapter, spec.embeddings, params)
+            return transforms.embeddings(adapter, spec.embeddings, params)
         if spec.endpoint is not None:
-            return batch_transforms.endpoint(FakeEndpoints(self._profile), spec.endpoint, params)
+            return transforms.endpoint(FakeEndpoints(self._profile), spec.endpoint, params)
         return _handler(spec)
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import msgspec
 from msgspec.structs import replace
 
-from cloudai._core.config import Profile
+from cloudai._core.profiles.config import Profile
 from cloudai.errors import ContextOverflow
 from cloudai.protocols import Call
 from cloudai.providers.fake import _text

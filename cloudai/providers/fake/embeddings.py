@@ -15,7 +15,7 @@ from array import array
 from functools import lru_cache
 from typing import Final
 
-from cloudai._core.config import Profile
+from cloudai._core.profiles.config import Profile
 from cloudai.errors import ContextOverflow
 from cloudai.protocols import Call
 from cloudai.providers.fake._world import World

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from cloudai._core.config import Profile
-from cloudai._core.handler import Handler, find_handler, load_handler, model_digest
+from cloudai._core.handlers.handler import Handler, find_handler, load_handler, model_digest
+from cloudai._core.profiles.config import Profile
 from cloudai.errors import CloudAIError, Conflict, HandlerError, InvalidRequest
 from cloudai.protocols import Call
 from cloudai.providers.fake._jobs import FREE, local_path

@@ -20,18 +20,19 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai._core import batch_transforms, spin, spool
-from cloudai._core.handler import find_handler
-from cloudai._core.runner import check_paths
+from cloudai._core.batches import spool, transforms
+from cloudai._core.batches.runner import check_paths
+from cloudai._core.handlers.handler import find_handler
+from cloudai.engine import openmp
 from cloudai.errors import CloudAIError, Conflict, InvalidRequest
-from cloudai.providers.local import _checks, _launch
-from cloudai.providers.local._checks import is_uri, local_path, no_uri
-from cloudai.providers.local._jobs import GRACE, LocalJobs, module_command
-from cloudai.providers.local._profile import describe
+from cloudai.providers.local.jobs import checks, launch
+from cloudai.providers.local.jobs.base import GRACE, LocalJobs, module_command
+from cloudai.providers.local.jobs.checks import is_uri, local_path, no_uri
+from cloudai.providers.local.profile import describe
 from cloudai.types import BatchTransform
 from cloudai.types._base import invalid
 
-_WORKER: Final = "cloudai.providers.local._batch_worker"
+_WORKER: Final = "cloudai.providers.local.jobs.batch_worker"
 _DOWNLOAD: Final = "Download it first and give its path."
 _UNFINISHED: Final = frozenset({"FAILED", "CANCELLED", "TIMED_OUT", "PREEMPTED"})
 
@@ -42,7 +43,7 @@ class LocalBatch(LocalJobs[BatchTransform]):
     kind = "batch"
 
     def _problems(self, spec: BatchTransform) -> list[CloudAIError]:
-        problems = _checks.platform(spec.image)
+        problems = checks.platform(spec.image)
         paths = _paths(spec)
         uris = [no_uri(field, value, _DOWNLOAD) for field, value in paths if is_uri(value)]
         problems += uris
@@ -59,19 +60,19 @@ class LocalBatch(LocalJobs[BatchTransform]):
             )
         try:
             if spec.chat is not None:
-                batch_transforms.chat_request(spec.chat, spec.params)
+                transforms.chat_request(spec.chat, spec.params)
             elif spec.embeddings is not None:
-                batch_transforms.embedding_request(spec.embeddings, spec.params)
+                transforms.embedding_request(spec.embeddings, spec.params)
         except InvalidRequest as error:
             problems.append(error)
         return [
             *problems,
-            *_checks.accelerator(spec.resources, self.device),
-            *_checks.secrets(spec.secrets),
+            *checks.accelerator(spec.resources, self.device),
+            *checks.secrets(spec.secrets),
         ]
 
     def _losses(self, spec: BatchTransform) -> list[str]:
-        losses = _checks.losses(spec)
+        losses = checks.losses(spec)
         if spec.shards > 1:
             losses.append(f"shards={spec.shards}: one process, which uses all cores")
         return losses
@@ -88,9 +89,9 @@ class LocalBatch(LocalJobs[BatchTransform]):
         return msgspec.structs.replace(spec, **changes)
 
     def _sheet(self, spec: BatchTransform, folder: Path) -> dict[str, Any]:
-        gpus = _checks.gpus_for(spec.resources, self.device)
+        gpus = checks.gpus_for(spec.resources, self.device)
         env = {"PYTHONUNBUFFERED": "1", "CLOUDAI_JOB_ID": folder.name}
-        spin.short(env)
+        openmp.short(env)
         if spec.resources.cpus is not None:
             env["OMP_NUM_THREADS"] = str(spec.resources.cpus)
         if gpus is not None:
@@ -113,7 +114,7 @@ class LocalBatch(LocalJobs[BatchTransform]):
         }
 
     def _command(self, sheet: dict[str, Any]) -> list[str]:
-        return _launch.command(sheet["python"], sheet["script"], sheet["nproc"])
+        return launch.command(sheet["python"], sheet["script"], sheet["nproc"])
 
     def _fill(self, spec: BatchTransform, folder: Path, final: Path) -> None:
         local_path(spec.output).parent.mkdir(parents=True, exist_ok=True)

@@ -29,15 +29,16 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai._core.config import Profile
-from cloudai._core.registry import unknown
+from cloudai._core.profiles.config import Profile
+from cloudai._core.profiles.registry import unknown
+from cloudai.engine import catalog, templates
+from cloudai.engine import device as _device
+from cloudai.engine.detokenizer import StopFilter, TextDecoder
+from cloudai.engine.generation import ChatModel, Sampling
+from cloudai.engine.grammar import Grammar
 from cloudai.errors import ContextOverflow, InvalidRequest, UnsupportedByProvider
 from cloudai.protocols import Call
-from cloudai.providers.local import _device, _models, _wire
-from cloudai.providers.local._generate import ChatModel, Sampling
-from cloudai.providers.local._grammar import Grammar
-from cloudai.providers.local._pool import Session
-from cloudai.providers.local._text import StopFilter, TextDecoder
+from cloudai.providers.local.pool import Session
 from cloudai.types import (
     ChatChunk,
     ChatReply,
@@ -112,7 +113,7 @@ class LocalChat:
 
     def _prepare(self, request: ChatRequest, call: Call) -> _Run:
         sampling = _sampling(request)
-        tools = _wire.chosen_tools(request)
+        tools = templates.chosen_tools(request)
         if request.reasoning not in (None, "none"):
             raise UnsupportedByProvider(
                 f"reasoning={request.reasoning!r}",
@@ -128,17 +129,17 @@ class LocalChat:
                 "Send one of the two.",
             )
         name = request.model or str(self._profile.get("chat_model", ""))
-        found = _models.find("chat", name, home=self._profile.home)
+        found = catalog.find("chat", name, home=self._profile.home)
         # Messages are checked before a model is loaded for them.
-        told = _wire.messages(request, tools=False)
+        told = templates.messages(request, tools=False)
         model = self._load(found, request.native.get("dtype"))
         if model.knows_tools:
-            told = _wire.messages(request, tools=True)
+            told = templates.messages(request, tools=True)
         prompt = _prompt(model, told, request, tools)
         limit = _room(model, found.name, len(prompt), request.max_tokens)
         grammar = None
         if tools:
-            grammar = model.grammar(_wire.call_schema(tools), "tools")
+            grammar = model.grammar(templates.call_schema(tools), "tools")
         elif request.response_schema:
             grammar = model.grammar(request.response_schema.schema, "response_schema")
         call.remaining()
@@ -153,14 +154,14 @@ class LocalChat:
             request=request,
         )
 
-    def _load(self, found: _models.Found, dtype: Any) -> ChatModel:
+    def _load(self, found: catalog.Found, dtype: Any) -> ChatModel:
         device = _device.pick(self._profile.get("device"))
         kind = str(dtype or _device.chat_dtype(device))
         _device.dtype(kind)
         home = self._profile.home
 
         def make() -> ChatModel:
-            return ChatModel(_models.chat_folder(found, home), device, kind)
+            return ChatModel(catalog.chat_folder(found, home), device, kind)
 
         key = ("chat", str(found.path), found.key, device, kind)
         return self._profile.shared(Session).get(key, make)
@@ -207,7 +208,7 @@ def _tool_chunk(text: str, finish: FinishReason, usage: Usage, name: str) -> Cha
     """The last chunk of a forced call; without the call where it was cut by ``max_tokens`` or a
     stop sequence."""
     try:
-        called = msgspec.json.decode(text, type=_wire.Called)
+        called = msgspec.json.decode(text, type=templates.Called)
     except msgspec.DecodeError:
         return ChatChunk(finish_reason=finish, usage=usage, cost=0.0, model=name)
     piece = ToolCallDelta(
@@ -224,8 +225,8 @@ def _tool_chunk(text: str, finish: FinishReason, usage: Usage, name: str) -> Cha
 def _prompt(
     model: ChatModel, told: list[dict[str, Any]], request: ChatRequest, tools: tuple[Any, ...]
 ) -> list[int]:
-    words = _wire.functions_in_words(tools) if tools and not model.knows_tools else ""
-    shown = _wire.functions(tools) if tools and model.knows_tools else []
+    words = templates.functions_in_words(tools) if tools and not model.knows_tools else ""
+    shown = templates.functions(tools) if tools and model.knows_tools else []
     if told[0]["role"] == "system":
         own = [told[0]["content"], words]
         rest = told[1:]

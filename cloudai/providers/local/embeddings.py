@@ -16,14 +16,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from cloudai._core.config import Profile
-from cloudai._core.registry import unknown
+from cloudai._core.profiles.config import Profile
+from cloudai._core.profiles.registry import unknown
+from cloudai.engine import catalog, sentence
+from cloudai.engine import device as _device
+from cloudai.engine.packed import PackedEncoder, overlong, supports
+from cloudai.engine.padded import PaddedEncoder
 from cloudai.errors import InvalidRequest, UnsupportedByProvider
 from cloudai.protocols import Call
-from cloudai.providers.local import _device, _models, _sentence
-from cloudai.providers.local._packed import PackedEncoder, overlong, supports
-from cloudai.providers.local._padded import PaddedEncoder
-from cloudai.providers.local._pool import Session
+from cloudai.providers.local.pool import Session
 from cloudai.types import EmbeddingReply, EmbeddingRequest, Usage
 from cloudai.types._base import invalid
 
@@ -51,7 +52,7 @@ class LocalEmbeddings:
         """
         _check(request)
         name = request.model or str(self._profile.get("embedding_model", ""))
-        found = _models.find("embedding", name, home=self._profile.home)
+        found = catalog.find("embedding", name, home=self._profile.home)
         encoder = self._load(found, request.native.get("dtype", "float32"))
         if request.dimensions not in (None, encoder.dim):
             raise UnsupportedByProvider(
@@ -80,7 +81,7 @@ class LocalEmbeddings:
             cost=0.0,
         )
 
-    def _load(self, found: _models.Found, dtype: str) -> PackedEncoder | PaddedEncoder:
+    def _load(self, found: catalog.Found, dtype: str) -> PackedEncoder | PaddedEncoder:
         if found.gguf:
             raise UnsupportedByProvider(
                 "a GGUF file as an embedding model",
@@ -98,9 +99,9 @@ class LocalEmbeddings:
         return self._profile.shared(Session).get(key, make)
 
 
-def open_encoder(found: _models.Found, device: str, dtype: str) -> PackedEncoder | PaddedEncoder:
+def open_encoder(found: catalog.Found, device: str, dtype: str) -> PackedEncoder | PaddedEncoder:
     """The fastest encoder that can run the folder's model."""
-    config = _sentence.read(found.path)
+    config = sentence.read(found.path)
     if supports(config):
         return PackedEncoder(found.path, device, dtype)
     return PaddedEncoder(found.path, device, dtype)

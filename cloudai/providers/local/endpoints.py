@@ -20,9 +20,9 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai._core.config import Profile
-from cloudai._core.disk import disk_errors
-from cloudai._core.home import ensure
+from cloudai._core.profiles.config import Profile
+from cloudai._core.profiles.home import ensure
+from cloudai._core.state.disk import disk_errors
 from cloudai.errors import (
     ConnectionFailed,
     EndpointError,
@@ -31,11 +31,11 @@ from cloudai.errors import (
     UnsupportedByProvider,
 )
 from cloudai.protocols import Call
-from cloudai.providers.local import _logs
-from cloudai.providers.local._endpoint_http import Connections, Place, control, error_of
-from cloudai.providers.local._endpoint_process import listen, short, stop, write
-from cloudai.providers.local._endpoint_spec import check, losses, server_config
-from cloudai.providers.local._endpoint_store import EndpointStore, Row, alive
+from cloudai.providers.local.jobs import logs as _logs
+from cloudai.providers.local.serving.http import Connections, Place, control, error_of
+from cloudai.providers.local.serving.process import listen, short, stop, write
+from cloudai.providers.local.serving.spec import check, losses, server_config
+from cloudai.providers.local.serving.store import EndpointStore, Row, alive
 from cloudai.types import (
     Deployment,
     EndpointStatus,

@@ -20,12 +20,13 @@ from typing import Any, Final
 import msgspec
 
 from cloudai.bootstrap import arguments
+from cloudai.engine import hardware
 from cloudai.errors import CloudAIError, UnsupportedByProvider
-from cloudai.providers.local import _checks, _environment, _finetune_spec, _hardware, _launch
-from cloudai.providers.local._checks import PROVIDER, is_uri, local_path, no_uri
-from cloudai.providers.local._jobs import GRACE, LocalJobs, module_command
-from cloudai.providers.local._profile import describe
-from cloudai.providers.local._source import snapshot
+from cloudai.providers.local.jobs import checks, environment, finetuning, launch
+from cloudai.providers.local.jobs.base import GRACE, LocalJobs, module_command
+from cloudai.providers.local.jobs.checks import PROVIDER, is_uri, local_path, no_uri
+from cloudai.providers.local.jobs.source import snapshot
+from cloudai.providers.local.profile import describe
 from cloudai.types import TrainingJob
 from cloudai.types._base import invalid
 
@@ -38,7 +39,7 @@ class LocalTraining(LocalJobs[TrainingJob]):
     kind = "training"
 
     def _problems(self, spec: TrainingJob) -> list[CloudAIError]:
-        problems = _checks.platform(spec.image if spec.kind != "container" else None)
+        problems = checks.platform(spec.image if spec.kind != "container" else None)
         if spec.kind == "container":
             problems.append(
                 UnsupportedByProvider(
@@ -51,7 +52,7 @@ class LocalTraining(LocalJobs[TrainingJob]):
                 )
             )
         elif spec.kind == "finetune":
-            problems += _finetune_spec.problems(spec, self.profile)
+            problems += finetuning.problems(spec, self.profile)
         else:
             problems += _script_problems(spec)
         if spec.resources.nodes > 1:
@@ -68,12 +69,12 @@ class LocalTraining(LocalJobs[TrainingJob]):
         problems += _path_problems(spec)
         return [
             *problems,
-            *_checks.accelerator(spec.resources, self.device),
-            *_checks.secrets(spec.secrets),
+            *checks.accelerator(spec.resources, self.device),
+            *checks.secrets(spec.secrets),
         ]
 
     def _losses(self, spec: TrainingJob) -> list[str]:
-        losses = _checks.losses(spec)
+        losses = checks.losses(spec)
         if spec.spot is not None:
             losses.append("spot: nothing is taken back here; a kill from outside counts as it")
         if spec.tags:
@@ -89,15 +90,15 @@ class LocalTraining(LocalJobs[TrainingJob]):
         hyperparameters = spec.hyperparameters
         given = list(spec.args)
         if finetune:
-            given += _finetune_spec.arguments(spec, self.profile)
+            given += finetuning.arguments(spec, self.profile)
         elif spec.hyperparameter_args:
             given += arguments(hyperparameters)
-        gpus = _checks.gpus_for(spec.resources, self.device)
+        gpus = checks.gpus_for(spec.resources, self.device)
         nproc = spec.resources.nproc or (
             len(gpus or ()) if spec.resources.accelerator is not None else 1
         )
         nproc = max(1, nproc)
-        env = _environment.build(
+        env = environment.build(
             name=folder.name,
             folder=folder,
             cwd=cwd,
@@ -111,14 +112,12 @@ class LocalTraining(LocalJobs[TrainingJob]):
             nproc=nproc,
             cpus=spec.resources.cpus,
             gpus=gpus,
-            gpus_here=len(_hardware.gpus(self.device)),
+            gpus_here=len(hardware.gpus(self.device)),
         )
         shell = entry.endswith(".sh")
         return {
             "python": "/bin/sh" if shell else sys.executable,
-            "script": [*module_command(_finetune_spec.MODULE), *given]
-            if finetune
-            else [entry, *given],
+            "script": [*module_command(finetuning.MODULE), *given] if finetune else [entry, *given],
             "nproc": nproc,
             "cwd": str(cwd),
             "env": {**env, **spec.env},
@@ -128,13 +127,13 @@ class LocalTraining(LocalJobs[TrainingJob]):
             "retry": {"max": spec.retry.max, "on": list(spec.retry.on)},
             "timeout": spec.timeout,
             "metrics": [[metric.name, metric.regex] for metric in spec.metrics]
-            + (_finetune_spec.METRICS if finetune else []),
+            + (finetuning.METRICS if finetune else []),
             "grace": GRACE,
             "spot": spec.spot is not None,
         }
 
     def _command(self, sheet: dict[str, Any]) -> list[str]:
-        return _launch.command(sheet["python"], sheet["script"], sheet["nproc"])
+        return launch.command(sheet["python"], sheet["script"], sheet["nproc"])
 
     def _fill(self, spec: TrainingJob, folder: Path, final: Path) -> None:
         if spec.kind == "script":
@@ -145,7 +144,7 @@ class LocalTraining(LocalJobs[TrainingJob]):
             ("output", spec.outputs.data),
         ):
             _output(given, folder / name).mkdir(parents=True, exist_ok=True)
-        _environment.link_channels(folder, _inputs(spec))
+        environment.link_channels(folder, _inputs(spec))
 
     def _outputs(self, row: sqlite3.Row) -> dict[str, str]:
         env = msgspec.json.decode(row["sheet"])["env"]

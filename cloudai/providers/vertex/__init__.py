@@ -7,7 +7,7 @@ google-cloud-storage.
 
 from typing import Final
 
-from cloudai._core.registry import Key, ProviderSpec
+from cloudai._core.profiles.registry import Key, ProviderSpec
 
 SPEC: Final = ProviderSpec(
     name="vertex",
@@ -50,11 +50,11 @@ SPEC: Final = ProviderSpec(
         ),
     ),
     capabilities={
-        "training": "cloudai.providers.vertex.training:VertexTraining",
-        "endpoints": "cloudai.providers.vertex.endpoints:VertexEndpoints",
-        "batch": "cloudai.providers.vertex.batch:VertexBatch",
-        "chat": "cloudai.providers.vertex.chat:VertexChat",
-        "embeddings": "cloudai.providers.vertex.embeddings:VertexEmbeddings",
+        "training": "cloudai.providers.vertex.training.adapter:VertexTraining",
+        "endpoints": "cloudai.providers.vertex.endpoints.adapter:VertexEndpoints",
+        "batch": "cloudai.providers.vertex.batch.adapter:VertexBatch",
+        "chat": "cloudai.providers.vertex.chat.adapter:VertexChat",
+        "embeddings": "cloudai.providers.vertex.embeddings.adapter:VertexEmbeddings",
     },
     secrets={"secretmanager": "cloudai.providers.vertex.secrets:SecretManager"},
     stand_ins=({"project": "stand-in", "location": "us-central1", "bucket": "stand-in"},),

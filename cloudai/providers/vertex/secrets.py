@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 
-from cloudai._core.config import Profile
+from cloudai._core.profiles.config import Profile
 from cloudai.errors import ProviderError
 from cloudai.protocols import Call
-from cloudai.providers.vertex._errors import PROVIDER
-from cloudai.providers.vertex._session import Session
+from cloudai.providers.vertex.errors import PROVIDER
+from cloudai.providers.vertex.session import Session
 from cloudai.types import SecretRef
 from cloudai.types._base import invalid
 

@@ -32,7 +32,7 @@ pytest.register_assert_rewrite(
     )
 )
 
-from cloudai._core import registry
+from cloudai._core.profiles import registry
 from cloudai.testing.conformance.base import Api, Conformance, feature
 from cloudai.testing.conformance.batch import BatchConformance
 from cloudai.testing.conformance.chat import ChatConformance

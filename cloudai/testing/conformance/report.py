@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from cloudai._core.registry import CAPABILITIES
+from cloudai._core.profiles.registry import CAPABILITIES
 
 BEGIN: Final = "<!-- conformance table: begin (made by `python -m cloudai.testing.conformance`) -->"
 END: Final = "<!-- conformance table: end -->"

@@ -122,7 +122,7 @@ def test_what_is_told_of_a_model_that_is_not_there(client: Client) -> None:
 
 
 def test_text_that_documents_are_cited_for() -> None:
-    from cloudai.providers.aws._wire import converse_reply
+    from cloudai.providers.aws.chat import converse_reply
 
     body = (
         b'{"output":{"message":{"role":"assistant","content":[{"text":"It says: "},'

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from cloudai import Client, Resources, TrainingJob
 from cloudai.errors import JobFailed
-from cloudai.providers.aws import _fabric
+from cloudai.providers.aws.training import efa
 from cloudai.testing.emulators.aws import BUCKET, AwsEmulator, LocalExecutor
 from cloudai.types import Metric, Outputs, SecretRef, Spot
 
@@ -182,11 +182,11 @@ def test_torchrun_over_two_machines(local: AwsEmulator, client: Client, tmp_path
 def test_the_network_of_several_machines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """EFA where the sagemaker SDK knows of it; what the job itself sets stays."""
     monkeypatch.setenv("CLOUDAI_ML_ROOT", str(tmp_path))
-    from cloudai.providers.aws._container import start
+    from cloudai.providers.aws.container import start
 
-    p4d = _fabric.variables("ml.p4d.24xlarge")
+    p4d = efa.variables("ml.p4d.24xlarge")
     assert (p4d["FI_PROVIDER"], p4d["FI_EFA_USE_DEVICE_RDMA"]) == ("efa", "1")
-    assert _fabric.variables("ml.m5.xlarge") == {}
+    assert efa.variables("ml.m5.xlarge") == {}
     job: Any = {"script": ["t.py"], "fabric": {"ml.p4d.24xlarge": p4d}}
     env = {
         "SM_HOSTS": '["algo-1", "algo-2"]', "SM_CURRENT_INSTANCE_TYPE": "ml.p4d.24xlarge",

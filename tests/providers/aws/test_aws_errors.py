@@ -19,7 +19,7 @@ from cloudai.errors import (
     RateLimited,
     ServiceUnavailable,
 )
-from cloudai.providers.aws import _errors, _transport
+from cloudai.providers.aws import errors, transport
 
 SERVICES = (
     "sagemaker", "sagemaker-runtime", "bedrock", "bedrock-runtime", "s3", "sts",
@@ -31,16 +31,16 @@ SERVICES = (
 @pytest.mark.parametrize("service", SERVICES)
 def test_every_code_is_mapped(service: str) -> None:
     model = botocore.session.Session().get_service_model(service)
-    codes = _errors.codes_of(model.error_shapes)
+    codes = errors.codes_of(model.error_shapes)
     assert codes
-    assert codes - set(_errors.CODES) == set()
+    assert codes - set(errors.CODES) == set()
 
 
 def test_the_codes_of_getting_a_parameter_are_mapped() -> None:
     model = botocore.session.Session().get_service_model("ssm")
-    codes = _errors.codes_of(model.operation_model("GetParameter").error_shapes)
+    codes = errors.codes_of(model.operation_model("GetParameter").error_shapes)
     assert codes
-    assert codes - set(_errors.CODES) == set()
+    assert codes - set(errors.CODES) == set()
 
 
 @pytest.mark.parametrize(
@@ -62,14 +62,14 @@ def test_the_codes_of_getting_a_parameter_are_mapped() -> None:
     ],
 )
 def test_what_a_code_means(code: str, message: str, status: int, kind: type[Exception]) -> None:
-    error = _errors.make(code, message, status=status, request_id="r-1", retry_after=2.0)
+    error = errors.make(code, message, status=status, request_id="r-1", retry_after=2.0)
     assert type(error) is kind
     assert (error.provider, error.request_id, error.retry_after) == ("aws", "r-1", 2.0)
     assert error.status == status
 
 
 def test_an_overflow_names_both_numbers() -> None:
-    error = _errors.make(
+    error = errors.make(
         "ValidationException", "prompt is too long: 215,000 tokens > 200000 maximum"
     )
     assert isinstance(error, ContextOverflow)
@@ -88,11 +88,11 @@ def test_an_overflow_names_both_numbers() -> None:
 def test_failures_of_the_transport(
     cause: Exception, kind: type[Exception], ambiguous: bool
 ) -> None:
-    error = _transport.failure(cause, "https://x")
+    error = transport.failure(cause, "https://x")
     assert type(error) is kind
     assert error.ambiguous is ambiguous
 
 
 def test_a_service_that_failed_may_have_done_it() -> None:
-    assert _errors.make("InternalServerException", "oops", status=500).ambiguous
-    assert not _errors.make("ThrottlingException", "slow", status=429).ambiguous
+    assert errors.make("InternalServerException", "oops", status=500).ambiguous
+    assert not errors.make("ThrottlingException", "slow", status=429).ambiguous

@@ -18,7 +18,7 @@ import pytest
 from msgspec.structs import replace
 
 from cloudai import BatchTransform, Client, Deployment, Resources, TrainingJob
-from cloudai._core.config import Profile
+from cloudai._core.profiles.config import Profile
 from cloudai.protocols import Call
 from cloudai.providers.aws import SPEC
 from cloudai.providers.aws.secrets import AwsSecrets

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from cloudai import BatchTransform, Client, Deployment
-from cloudai._core.container import platforms
+from cloudai._core.handlers.container import platforms
 from cloudai.testing.emulators.aws import AwsEmulator
 from cloudai.types import Variant
 

@@ -17,7 +17,7 @@ import boto3
 import pytest
 
 from cloudai import BatchTransform, Client, TrainingJob
-from cloudai._core.config import Config, Profile
+from cloudai._core.profiles.config import Config, Profile
 from cloudai.errors import (
     AuthenticationError,
     CloudAIError,
@@ -28,8 +28,8 @@ from cloudai.errors import (
 )
 from cloudai.protocols import Call
 from cloudai.providers.aws import SPEC
-from cloudai.providers.aws._session import AwsSession
 from cloudai.providers.aws.secrets import AwsSecrets
+from cloudai.providers.aws.session import AwsSession
 from cloudai.testing.emulators.aws import (
     ROLE,
     AwsEmulator,
@@ -323,12 +323,12 @@ def test_a_cut_stream_tells_what_came(aws: AwsEmulator, client: Client) -> None:
 
 def test_an_error_inside_a_stream(aws: AwsEmulator, client: Client) -> None:
     from cloudai.errors import RateLimited
-    from cloudai.providers.aws import _eventstream
-    from cloudai.providers.aws._wire import converse_reply
+    from cloudai.providers.aws import eventstream
+    from cloudai.providers.aws.chat import converse_reply
 
-    sent = _eventstream.event(
+    sent = eventstream.event(
         "contentBlockDelta", b'{"contentBlockIndex":0,"delta":{"text":"a"}}'
-    ) + _eventstream.exception("throttlingException", b'{"message":"too fast"}')
+    ) + eventstream.exception("throttlingException", b'{"message":"too fast"}')
     chunks = converse_reply.chunks([sent], CLAUDE, "r", None)
     assert next(chunks).text == "a"
     with pytest.raises(RateLimited, match="too fast"):

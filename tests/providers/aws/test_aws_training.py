@@ -161,7 +161,7 @@ def test_lost_replies_make_no_second_job(
     aws: AwsEmulator, keys: Any, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection breaks after SageMaker took the job: 100 of 100 jobs exist once."""
-    monkeypatch.setattr("cloudai._core.retry.BASE", 0.001)
+    monkeypatch.setattr("cloudai._core.calls.retry.BASE", 0.001)
     client = Client(**keys, retries=6)
     for number in range(100):
         aws.faults.add("lose_reply", r"CreateTrainingJob$", times=1 + number % 2)
@@ -351,7 +351,7 @@ def test_images_are_those_of_the_sagemaker_sdk() -> None:
     code = """
 import warnings; warnings.simplefilter("ignore")
 from sagemaker.core import image_uris
-from cloudai.providers.aws._images import image
+from cloudai.providers.aws.images import image
 for name, version in (("pytorch", "2.6"), ("pytorch", "2.6.0"), ("tensorflow", "2.19")):
     for scope in ("training", "inference"):
         for gpu, machine in ((False, "ml.m5.xlarge"), (True, "ml.g5.xlarge")):

@@ -12,8 +12,9 @@ import pytest
 from botocore.eventstream import EventStreamBuffer
 
 from cloudai.errors import ConnectionFailed, InvalidRequest, UnsupportedByProvider
-from cloudai.providers.aws import _eventstream, _limits
-from cloudai.providers.aws._wire import converse, converse_reply, embed, openai
+from cloudai.providers.aws import eventstream, limits
+from cloudai.providers.aws.chat import converse, converse_reply, openai
+from cloudai.providers.aws.embeddings import wire
 from cloudai.types import (
     CachePoint,
     ChatRequest,
@@ -98,7 +99,7 @@ def test_golden_converse(name: str) -> None:
     assert json.loads(body) == golden
     shape = botocore.session.Session().get_service_model("bedrock-runtime")
     given = {**golden, "modelId": request.model}
-    assert not list(_limits.check(shape.operation_model("Converse").input_shape, given))
+    assert not list(limits.check(shape.operation_model("Converse").input_shape, given))
 
 
 def test_golden_openai_format() -> None:
@@ -207,25 +208,25 @@ def test_every_stop_reason_of_the_model_is_known(reason: str) -> None:
 
 def test_event_streams_are_read_as_botocore_reads_them() -> None:
     written = b"".join(
-        _eventstream.event(f"kind{index}", b'{"n": %d}' % index) for index in range(50)
+        eventstream.event(f"kind{index}", b'{"n": %d}' % index) for index in range(50)
     )
     buffer = EventStreamBuffer()
     buffer.add_data(written)
     theirs = [(one.headers[":event-type"], one.payload) for one in buffer]
     for size in (1, 7, 64, len(written)):
         pieces = (written[at : at + size] for at in range(0, len(written), size))
-        ours = [(h[b":event-type"].decode(), data) for h, data in _eventstream.messages(pieces)]
+        ours = [(h[b":event-type"].decode(), data) for h, data in eventstream.messages(pieces)]
         assert ours == theirs
 
 
 def test_an_event_stream_that_breaks_off_ends_and_a_damaged_one_fails() -> None:
-    written = _eventstream.event("a", b"{}") * 2
-    assert len(list(_eventstream.messages([written[:-3]]))) == 1
+    written = eventstream.event("a", b"{}") * 2
+    assert len(list(eventstream.messages([written[:-3]]))) == 1
     for place in (2, len(written) // 2 - 6):
         damaged = bytearray(written)
         damaged[place] ^= 0xFF
         with pytest.raises(ConnectionFailed, match="damaged"):
-            list(_eventstream.messages([bytes(damaged)]))
+            list(eventstream.messages([bytes(damaged)]))
 
 
 def test_headers_of_other_kinds_are_passed_over() -> None:
@@ -242,7 +243,7 @@ def test_headers_of_other_kinds_are_passed_over() -> None:
     prelude = struct.pack("!II", 16 + len(headers) + 2, len(headers))
     whole = prelude + struct.pack("!I", zlib.crc32(prelude)) + headers + b"{}"
     whole += struct.pack("!I", zlib.crc32(whole))
-    ((found, payload),) = _eventstream.messages([whole])
+    ((found, payload),) = eventstream.messages([whole])
     assert (found, payload) == ({b":event-type": b"x"}, b"{}")
 
 
@@ -257,7 +258,7 @@ def test_headers_of_other_kinds_are_passed_over() -> None:
 )
 def test_embeddings_that_a_model_cannot_make(model: str, about: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
-        embed.check(EmbeddingRequest(model=model, texts=("a",), **about))
+        wire.check(EmbeddingRequest(model=model, texts=("a",), **about))
 
 
 def test_limits_of_a_service_model() -> None:
@@ -271,7 +272,7 @@ def test_limits_of_a_service_model() -> None:
         "ResourceConfig": {"InstanceType": "ml.nope", "InstanceCount": "1"},
         "Unknown": 1,
     }
-    problems = {problem.path: problem.text for problem in _limits.check(shape, body)}
+    problems = {problem.path: problem.text for problem in limits.check(shape, body)}
     assert set(problems) == {
         "TrainingJobName", "RoleArn", "OutputDataConfig.S3OutputPath", "HyperParameters",
         "ResourceConfig.InstanceType", "ResourceConfig.InstanceCount", "Unknown",

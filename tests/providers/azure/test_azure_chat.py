@@ -22,9 +22,9 @@ from cloudai.errors import (
     StreamTruncated,
     UnsupportedByProvider,
 )
-from cloudai.providers.azure._wire import chat as wire
-from cloudai.providers.azure._wire import chat_reply
-from cloudai.providers.azure._wire import embeddings as embeddings_wire
+from cloudai.providers.azure.openai.wire import chat as wire
+from cloudai.providers.azure.openai.wire import chat_reply
+from cloudai.providers.azure.openai.wire import embeddings as embeddings_wire
 from cloudai.testing.emulators.azure import AzureEmulator
 from cloudai.types import (
     ChatRequest,

@@ -18,7 +18,7 @@ from cloudai.errors import (
     PermissionDenied,
     QuotaExceeded,
 )
-from cloudai.providers.azure._wire import endpoints as wire
+from cloudai.providers.azure.openai.wire import endpoints as wire
 from cloudai.testing.emulators.azure import AzureEmulator
 from cloudai.types import Deployment, State, Variant
 
@@ -153,7 +153,7 @@ def test_bad_specs(
 def test_lost_replies_make_no_duplicate(
     azure: AzureEmulator, client: cloudai.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cloudai._core.retry.BASE", 0.001)
+    monkeypatch.setattr("cloudai._core.calls.retry.BASE", 0.001)
     azure.faults.add("lose_reply", "PUT /subscriptions/.*/deployments/")
     client.endpoints.deploy("gpt-4o", name="mine")
     assert len(azure.world.deployments) == 3

@@ -124,7 +124,7 @@ def test_another_process_goes_on(
     job = client.batch.submit(chat(tmp_path, *(f"n{n}" for n in range(10))))
     code = (
         "import sys, cloudai\n"
-        "from cloudai.providers.azure._service_batch import ServiceBatches\n"
+        "from cloudai.providers.azure.openai.service_batch import ServiceBatches\n"
         "ServiceBatches.quota_pause = 0.0\n"
         "job = cloudai.Client(provider='azure', api_key=sys.argv[2]).attach(sys.argv[1])\n"
         "print(job.wait(60).state, job.output)\n"
@@ -276,7 +276,7 @@ def test_lost_replies_make_no_duplicate(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("cloudai._core.retry.BASE", 0.001)
+    monkeypatch.setattr("cloudai._core.calls.retry.BASE", 0.001)
     for number in range(100):
         azure.faults.add("lose_reply", "POST /openai/v1/batches")
         folder = tmp_path / str(number)
@@ -367,7 +367,7 @@ def test_a_killed_worker_is_not_reported_as_running(
     import os
     import signal
 
-    from cloudai.providers.azure._client_batch import read
+    from cloudai.providers.azure.openai.client_batch import read
 
     azure.faults.add("slow", "POST /openai/.*/chat/completions", times=None, seconds=0.1)
     native = {"azure": {"runner": "client"}}

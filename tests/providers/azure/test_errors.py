@@ -10,10 +10,10 @@ from typing import Any, get_args
 import pytest
 
 from cloudai import errors
-from cloudai.providers.azure._catalog import price
-from cloudai.providers.azure._errors import CODES, error_of, retry_after
-from cloudai.providers.azure._wire import batch as batch_wire
-from cloudai.providers.azure._wire import training as training_wire
+from cloudai.providers.azure.catalog import price
+from cloudai.providers.azure.errors import CODES, error_of, retry_after
+from cloudai.providers.azure.openai.wire import batch as batch_wire
+from cloudai.providers.azure.openai.wire import training as training_wire
 
 
 @pytest.mark.parametrize("status", [*range(400, 452), 500, 502, 503, 504])

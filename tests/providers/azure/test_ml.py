@@ -17,9 +17,9 @@ import pytest
 
 import cloudai
 from cloudai.errors import CloudAIError, InvalidRequest, JobTimedOut, UnsupportedByProvider
-from cloudai.providers.azure.ml import _wire as wire
-from cloudai.providers.azure.ml import _workspace
-from cloudai.providers.azure.ml._machines import machine
+from cloudai.providers.azure.ml import job_wire as wire
+from cloudai.providers.azure.ml import workspace as _workspace
+from cloudai.providers.azure.ml.machines import machine
 from cloudai.testing.emulators.azure import AzureEmulator, LocalExecutor
 from cloudai.types import Deployment, Resources, Spot, State, TrainingJob, Variant
 
@@ -121,7 +121,7 @@ def test_a_timeout_is_no_failure(
 def test_lost_replies_make_no_duplicate(
     azure: AzureEmulator, client: cloudai.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cloudai._core.retry.BASE", 0.001)
+    monkeypatch.setattr("cloudai._core.calls.retry.BASE", 0.001)
     folder = source(tmp_path, "print('hello')")
     for number in range(10):
         azure.faults.add("lose_reply", "PUT /subscriptions/.*/jobs/")
@@ -214,7 +214,7 @@ def test_traffic_and_mirror(azure: AzureEmulator, client: cloudai.Client, tmp_pa
 def test_the_emulator_refuses_what_the_models_do_not_know(
     azure: AzureEmulator, client: cloudai.Client
 ) -> None:
-    from cloudai.providers.azure.ml._workspace import Workspace
+    from cloudai.providers.azure.ml.workspace import Workspace
 
     workspace = Workspace(client.profile)
     call = client.training._bound.caller.call()
@@ -255,7 +255,7 @@ def test_no_secret_gets_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Signed addresses of the storage, the endpoint's key and tokens stay where they belong."""
-    monkeypatch.setattr("cloudai._core.retry.BASE", 0.001)
+    monkeypatch.setattr("cloudai._core.calls.retry.BASE", 0.001)
     caplog.set_level(logging.DEBUG)
     for name in ("urllib3", "azure", "httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.DEBUG)

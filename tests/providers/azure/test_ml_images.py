@@ -116,7 +116,7 @@ def test_azure_ai_ml_reads_the_environment_of_an_image(
     """The SDK's own Environment, made of a package's settings, is the one that is sent."""
     from azure.ai.ml.entities import Environment
 
-    from cloudai._core.container import platforms
+    from cloudai._core.handlers.container import platforms
 
     told = json.loads(msgspec.json.encode(platforms("lab.azurecr.io/numbers:1").azureml))
     theirs = Environment(
@@ -134,7 +134,7 @@ def test_azure_ai_ml_reads_the_environment_of_an_image(
 def test_an_environment_by_name_runs_the_scoring_script(
     azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
 ) -> None:
-    from cloudai.providers.azure.ml._workspace import Workspace
+    from cloudai.providers.azure.ml.workspace import Workspace
 
     model = scale(tmp_path / "model")
     (model / "handler.py").write_text(HANDLER)
@@ -198,7 +198,7 @@ def test_a_package_is_no_image_for_a_batch(client: cloudai.Client, tmp_path: Pat
     ],
 )
 def test_what_a_model_s_container_answers(inner: str, kind: type[CloudAIError]) -> None:
-    from cloudai.providers.azure.ml._endpoint_wire import server_error
+    from cloudai.providers.azure.ml.endpoint_wire import server_error
 
     headers = {"ms-azureml-model-error-statuscode": inner} if inner else {}
     headers["retry-after"] = "3"

@@ -19,8 +19,8 @@ from openapi_schema_validator import OAS30Validator, OAS31Validator
 from test_azure_chat import GOLDEN, REQUESTS
 
 import cloudai
-from cloudai.providers.azure import training as azure_training
-from cloudai.providers.azure._wire import chat as wire
+from cloudai.providers.azure.openai import training as azure_training
+from cloudai.providers.azure.openai.wire import chat as wire
 from cloudai.testing.emulators.azure import AzureEmulator, Request
 from cloudai.testing.emulators.azure._arm import _checked
 from cloudai.testing.emulators.azure._http import Refused

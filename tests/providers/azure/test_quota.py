@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import cloudai
-from cloudai.providers.azure._errors import retry_after
-from cloudai.providers.azure._transport import Transport
+from cloudai.providers.azure.errors import retry_after
+from cloudai.providers.azure.openai.transport import Transport
 from cloudai.testing.emulators.azure import AzureEmulator
 
 

@@ -18,8 +18,8 @@ from cloudai.errors import (
     NotFound,
     UnsupportedByProvider,
 )
-from cloudai.providers.azure import training as azure_training
-from cloudai.providers.azure._wire import training as wire
+from cloudai.providers.azure.openai import training as azure_training
+from cloudai.providers.azure.openai.wire import training as wire
 from cloudai.testing.emulators.azure import AzureEmulator
 from cloudai.types import Spot, State, TrainingJob
 
@@ -276,7 +276,7 @@ def test_states(native: str | None, state: State) -> None:
 def test_lost_replies_make_no_duplicate(
     azure: AzureEmulator, client: cloudai.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cloudai._core.retry.BASE", 0.001)
+    monkeypatch.setattr("cloudai._core.calls.retry.BASE", 0.001)
     monkeypatch.setattr("cloudai.testing.emulators.azure._tuning._MAX_QUEUED", 1000)
     train = examples(tmp_path)
     for number in range(100):

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from cloudai._core.config import Config, Profile
+from cloudai._core.profiles.config import Config, Profile
+from cloudai.engine import catalog, gguf
 from cloudai.errors import ConfigError
-from cloudai.providers.local import _convert, _models
 from cloudai.types import ChatRequest, EmbeddingRequest, Message
 
 TEMPLATE = (
@@ -47,7 +47,7 @@ def embed(*texts: str, model: str | Path = "", **fields: Any) -> EmbeddingReques
 def installed(kind: Any) -> None:
     """Skips where the embedded model is not installed."""
     try:
-        _models.find(kind, "", home=Path("/nowhere"))
+        catalog.find(kind, "", home=Path("/nowhere"))
     except ConfigError as error:
         pytest.skip(str(error))
 
@@ -142,13 +142,13 @@ def real_home() -> Path:
     third was killed in the middle, beside what an earlier one left."""
     installed("chat")
     home = _folder()
-    found = _models.find("chat", "", home=home)
+    found = catalog.find("chat", "", home=home)
     folder = home / "models"
     left = folder / ".making-left"
     left.mkdir(parents=True)
     (left / "model.safetensors").write_bytes(b"half")
     code = (
-        "import sys; from pathlib import Path; from cloudai.providers.local import _convert\n"
+        "import sys; from pathlib import Path; from cloudai.engine import gguf as _convert\n"
         "print(_convert.ensure(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))"
     )
     command = [sys.executable, "-c", code, str(found.path), found.key, str(folder)]
@@ -163,12 +163,12 @@ def real_home() -> Path:
         time.sleep(0.05)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
-    assert not _convert.ready(found.key, folder)
+    assert not gguf.ready(found.key, folder)
     both = [start(), start()]
     for process in both:
         out, _ = process.communicate(timeout=240)
         assert process.returncode == 0
-        assert out.strip() == str(_convert.place(found.key, folder))
+        assert out.strip() == str(gguf.place(found.key, folder))
     return home
 
 

@@ -13,7 +13,7 @@ import pytest
 from platformdirs import user_data_path
 
 from cloudai import Client
-from cloudai._core import registry
+from cloudai._core.profiles import registry
 from cloudai.errors import ConfigError, ConnectionFailed
 from cloudai.testing.conformance import Harness
 
@@ -92,16 +92,16 @@ def _models() -> Client:
 def _chat_model() -> str:
     """The embedded chat model as a directory: the one that ``cloudai local setup`` made, or one
     made here, which takes some 12 seconds."""
-    from cloudai.providers.local import _convert
-    from cloudai.providers.local import _models as models
+    from cloudai.engine import catalog as models
+    from cloudai.engine import gguf
 
     found = models.find("chat", "", home=Path("/nowhere"))
     kept = user_data_path("cloudai", appauthor=False) / "models"
-    if _convert.ready(found.key, kept):
-        return str(_convert.place(found.key, kept))
+    if gguf.ready(found.key, kept):
+        return str(gguf.place(found.key, kept))
     made = Path(tempfile.mkdtemp(prefix="cloudai-models-"))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
-    return str(_convert.ensure(found.path, found.key, made))
+    return str(gguf.ensure(found.path, found.key, made))
 
 
 HARNESS = LocalHarness

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from cloudai._core.config import Config, Profile
+from cloudai._core.profiles.config import Config, Profile
 from cloudai.protocols import Call
 from cloudai.types import JobStatus, State, TrainingJob
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from jobtools import CALL, ended, profile, run, supervisor, text, until
 
-from cloudai._core import spool
+from cloudai._core.batches import spool
 from cloudai.errors import Conflict, InvalidRequest, UnsupportedByProvider
 from cloudai.providers.local.batch import LocalBatch
 from cloudai.providers.local.training import LocalTraining

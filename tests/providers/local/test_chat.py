@@ -18,12 +18,12 @@ from _models_fixtures import (
     scripted,
 )
 
+from cloudai.engine.detokenizer import StopFilter, TextDecoder
 from cloudai.errors import (
     CallTimeout,
     ContextOverflow,
 )
 from cloudai.protocols import Call
-from cloudai.providers.local._text import StopFilter, TextDecoder
 from cloudai.providers.local.chat import LocalChat
 from cloudai.types import (
     ChatReply,
@@ -189,7 +189,7 @@ def test_sampling_follows_the_probabilities():
     """The draws against the softmax itself, and top_p's set against its definition."""
     import torch
 
-    from cloudai.providers.local._generate import Sampler, Sampling
+    from cloudai.engine.generation import Sampler, Sampling
 
     logits = torch.log(torch.tensor([0.5, 0.1, 0.25, 0.15]))
     sampler = Sampler(Sampling(temperature=1.0, seed=1), [])
@@ -208,16 +208,16 @@ def test_the_loop_makes_what_transformers_generate_makes(chat: LocalChat):
     """Greedy, on random weights, with a prompt read in several pieces."""
     import torch
 
-    from cloudai.providers.local import _generate
+    from cloudai.engine import generation
 
-    model = _generate.ChatModel(random_llama(), "cpu", "float32")
+    model = generation.ChatModel(random_llama(), "cpu", "float32")
     prompt = model.render([{"role": "user", "content": "abc" * 60}])
-    old, _generate.PREFILL = _generate.PREFILL, 50
+    old, generation.PREFILL = generation.PREFILL, 50
     try:
-        steps = model.generate(prompt, limit=40, sampling=_generate.Sampling(), call=Call())
+        steps = model.generate(prompt, limit=40, sampling=generation.Sampling(), call=Call())
         mine = [token for step in steps for token in step]
     finally:
-        _generate.PREFILL = old
+        generation.PREFILL = old
     ids = torch.tensor([prompt])
     with torch.inference_mode():
         theirs = model.model.generate(
@@ -275,7 +275,7 @@ def test_two_streams_in_one_thread(chat: LocalChat):
 
 
 def test_threads_share_one_model_and_do_not_mix(tmp_path: Path):
-    from cloudai.providers.local._pool import POOL
+    from cloudai.providers.local.pool import POOL
 
     model = llama(tmp_path / "own")
     profiles = [profile(tmp_path), profile(tmp_path)]

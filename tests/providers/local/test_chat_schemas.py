@@ -148,8 +148,8 @@ def test_a_conversation_with_tools_goes_on(chat: LocalChat):
 
 
 def test_a_template_that_knows_tools_gets_them(tmp_path: Path):
-    from cloudai.providers.local import _wire
-    from cloudai.providers.local._generate import ChatModel
+    from cloudai.engine import templates
+    from cloudai.engine.generation import ChatModel
 
     template = (
         "{% if tools %}{{ tools[0].function.name }}|{% endif %}{% for m in messages %}"
@@ -163,6 +163,6 @@ def test_a_template_that_knows_tools_gets_them(tmp_path: Path):
         Message("assistant", (ToolCall(id="1", name="weather", arguments='{"city":"Rome"}'),)),
         Message("tool", (ToolResult(id="1", content="sun"),)),
     )
-    told = _wire.messages(ask(messages=messages), tools=True)
-    text = model.decode(model.render(told, _wire.functions([WEATHER])))
+    told = templates.messages(ask(messages=messages), tools=True)
+    text = model.decode(model.render(told, templates.functions([WEATHER])))
     assert text == "weather|assistant:[weather Rome];tool:sun;"

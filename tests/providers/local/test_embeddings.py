@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from _models_fixtures import _folder, embed, installed, profile
 
+from cloudai.engine.packed import PackedEncoder, batches
+from cloudai.engine.padded import PaddedEncoder
 from cloudai.errors import (
     CallTimeout,
     ConfigError,
@@ -24,8 +26,6 @@ from cloudai.errors import (
     UnsupportedByProvider,
 )
 from cloudai.protocols import Call
-from cloudai.providers.local._packed import PackedEncoder, batches
-from cloudai.providers.local._padded import PaddedEncoder
 from cloudai.providers.local.embeddings import LocalEmbeddings
 
 WORDS = [f"w{at}" for at in range(60)]
@@ -334,7 +334,7 @@ def test_the_embedded_model_needs_no_transformers(tmp_path: Path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from cloudai._core.config import Config\n"
+        "from cloudai._core.profiles.config import Config\n"
         "from cloudai.protocols import Call\n"
         "from cloudai.types import EmbeddingRequest\n"
         "from cloudai.providers.local.embeddings import LocalEmbeddings\n"

@@ -16,7 +16,7 @@ import httpx
 import msgspec
 import pytest
 
-from cloudai._core.config import Config
+from cloudai._core.profiles.config import Config
 from cloudai.errors import (
     AuthenticationError,
     Conflict,
@@ -27,8 +27,8 @@ from cloudai.errors import (
     UnsupportedByProvider,
 )
 from cloudai.protocols import Call
-from cloudai.providers.local._endpoint_store import alive, holder
 from cloudai.providers.local.endpoints import LocalEndpoints
+from cloudai.providers.local.serving.store import alive, holder
 from cloudai.types import (
     Deployment,
     EndpointStatus,
@@ -151,7 +151,7 @@ def test_the_server_outlives_the_process_that_deployed_it(home: Path, tmp_path: 
     folder = model(tmp_path / "m")
     code = (
         "import os, signal, sys\n"
-        "from cloudai._core.config import Config\n"
+        "from cloudai._core.profiles.config import Config\n"
         "from cloudai.protocols import Call\n"
         "from cloudai.providers.local.endpoints import LocalEndpoints\n"
         "from cloudai.types import Deployment, Variant\n"

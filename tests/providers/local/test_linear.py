@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from cloudai.providers.local._linear import ACTIVATIONS, Linear, lays_out  # noqa: E402
+from cloudai.engine.linear import ACTIVATIONS, Linear, lays_out  # noqa: E402
 
 
 def layer(dtype: str = "float32") -> tuple[object, object, object]:

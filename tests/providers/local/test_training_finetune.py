@@ -13,8 +13,8 @@ import pytest
 from _models_fixtures import llama, random_llama
 from jobtools import CALL, ended, profile, run, supervisor, text, until
 
+from cloudai.engine import finetuning
 from cloudai.errors import InvalidRequest, UnsupportedByProvider
-from cloudai.providers.local import _finetune
 from cloudai.providers.local.chat import LocalChat
 from cloudai.providers.local.training import LocalTraining
 from cloudai.types import ChatRequest, Message, Resources, Retry, State, TrainingJob
@@ -116,18 +116,18 @@ LINES = [
 def test_bad_examples(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "train.jsonl").write_text(line + "\n")
     with pytest.raises(InvalidRequest, match=message):
-        list(_finetune.read_examples(tmp_path))
+        list(finetuning.read_examples(tmp_path))
 
 
 def test_the_loss_counts_the_assistants_words_alone(tmp_path: Path) -> None:
-    from cloudai.providers.local import _load
+    from cloudai.engine import loading
 
-    tokenizer = _load.tokenizer(llama(tmp_path / "model"))
+    tokenizer = loading.tokenizer(llama(tmp_path / "model"))
     turns = [("user", "q1"), ("assistant", "a1"), ("user", "q2"), ("assistant", "a2")]
-    example = _finetune.Example(tuple(_finetune.Turn(*turn) for turn in turns))
-    ids, labels = _finetune.tokenise(tokenizer, "here", example, None)
-    learned = [label for label in labels if label != _finetune.IGNORED]
+    example = finetuning.Example(tuple(finetuning.Turn(*turn) for turn in turns))
+    ids, labels = finetuning.tokenise(tokenizer, "here", example, None)
+    learned = [label for label in labels if label != finetuning.IGNORED]
     assert tokenizer.decode(learned) == "a1<|im_end|>\na2<|im_end|>\n"
     assert tokenizer.decode(ids).count("<|im_start|>system") == 1
     with pytest.raises(InvalidRequest, match=f"here has {len(ids)} tokens, and the model takes 9"):
-        _finetune.tokenise(tokenizer, "here", example, 9)
+        finetuning.tokenise(tokenizer, "here", example, 9)

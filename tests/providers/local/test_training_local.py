@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from jobtools import CALL, ended, job, profile, run, script, text, until
 
+from cloudai.engine.hardware import Gpu, matching, parse
 from cloudai.errors import Conflict, InvalidRequest, NotFound, UnsupportedByProvider
-from cloudai.providers.local import _logs
-from cloudai.providers.local._hardware import Gpu, matching, parse
-from cloudai.providers.local._source import ignored
+from cloudai.providers.local.jobs import logs
+from cloudai.providers.local.jobs.source import ignored
 from cloudai.providers.local.training import LocalTraining
 from cloudai.types import (
     Accelerator,
@@ -183,12 +183,12 @@ def test_log_can_be_followed_while_it_runs(training: LocalTraining, tmp_path: Pa
 def test_log_page_is_bounded_and_bad_cursors_are_told(
     training: LocalTraining, tmp_path: Path
 ) -> None:
-    count = 3 * _logs.PAGE // 100
+    count = 3 * logs.PAGE // 100
     source = script(tmp_path / "src", f"print(('x' * 99 + '\\n') * {count}, end='')")
     run(training, job("long", source))
     cursor, lines, pages = None, 0, 0
     while (page := training.logs("long", cursor, CALL)).lines:
-        assert sum(len(line.text) + 1 for line in page.lines) <= _logs.PAGE
+        assert sum(len(line.text) + 1 for line in page.lines) <= logs.PAGE
         cursor, lines, pages = page.cursor, lines + len(page.lines), pages + 1
     assert (lines, pages >= 3) == (count, True)
     for bad in ("x", "[]", '{"log": "x"}'):

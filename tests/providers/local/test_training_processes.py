@@ -15,9 +15,9 @@ import psutil
 import pytest
 from jobtools import CALL, ended, gone, job, profile, run, script, supervisor, text, until
 
+from cloudai._core.state import processes as _processes
 from cloudai.errors import NotFound
-from cloudai.providers.local import _processes
-from cloudai.providers.local._store import ENDED
+from cloudai.providers.local.jobs.store import ENDED
 from cloudai.providers.local.training import LocalTraining
 from cloudai.types import Resources, Retry, Spot, State
 
@@ -64,7 +64,7 @@ def test_ended_states_are_those_of_the_type() -> None:
 CLIENTS = """
 import os, sys, time
 from pathlib import Path
-from cloudai._core.config import Config
+from cloudai._core.profiles.config import Config
 from cloudai.protocols import Call
 from cloudai.providers.local.training import LocalTraining
 from cloudai.types import TrainingJob
@@ -165,8 +165,8 @@ def test_a_job_without_supervisor_is_started_by_whoever_looks(
 def test_a_supervisor_that_cannot_start_fails_the_job(
     training: LocalTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cloudai.providers.local._jobs.SPAWN_SECONDS", 0.1)
-    monkeypatch.setattr("cloudai.providers.local._jobs._SUPERVISOR", "no_such_module")
+    monkeypatch.setattr("cloudai.providers.local.jobs.base.SPAWN_SECONDS", 0.1)
+    monkeypatch.setattr("cloudai.providers.local.jobs.base._SUPERVISOR", "no_such_module")
     training.submit(job("nostart", script(tmp_path / "src", "")), CALL)
     status = ended(training, "nostart")
     assert status.state is State.FAILED
@@ -240,7 +240,7 @@ def test_cancel_ends_the_tree(training: LocalTraining, tmp_path: Path, pids: Pat
 def test_cancel_lets_the_script_save_then_kills_it(
     training: LocalTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cloudai.providers.local._jobs.GRACE", 0.5)
+    monkeypatch.setattr("cloudai.providers.local.jobs.base.GRACE", 0.5)
     source = script(
         tmp_path / "src",
         """
@@ -380,7 +380,7 @@ def test_two_processes_by_torchrun(training: LocalTraining, tmp_path: Path) -> N
 def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     code = (
         "import subprocess, sys, os, time\n"
-        "from cloudai.providers.local import _processes as p\n"
+        "from cloudai._core.state import processes as p\n"
         "me = os.getpid()\n"
         "c = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'],"
         " preexec_fn=lambda: p.die_with(me))\n"

@@ -14,7 +14,7 @@ import pytest
 from jobtools import CALL, ended, job, profile, script, text, until
 
 from cloudai.errors import CloudAIError, Conflict, StateError
-from cloudai.providers.local._store import SCHEMA, Store
+from cloudai.providers.local.jobs.store import SCHEMA, Store
 from cloudai.providers.local.training import LocalTraining
 from cloudai.types import State
 
@@ -53,7 +53,7 @@ def test_many_clients_at_once(training: LocalTraining, tmp_path: Path) -> None:
     code = """
 import sys, threading
 from pathlib import Path
-from cloudai._core.config import Config
+from cloudai._core.profiles.config import Config
 from cloudai.protocols import Call
 from cloudai.providers.local.training import LocalTraining
 from cloudai.types import TrainingJob
@@ -125,7 +125,7 @@ def test_two_clients_with_one_name(training: LocalTraining, tmp_path: Path) -> N
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from cloudai._core.config import Config
+from cloudai._core.profiles.config import Config
 from cloudai.protocols import Call
 from cloudai.providers.local.training import LocalTraining
 from cloudai.types import TrainingJob

@@ -22,7 +22,7 @@ from cloudai.errors import (
     ServiceUnavailable,
     WaitTimeout,
 )
-from cloudai.providers.vertex._wire import batch as wire
+from cloudai.providers.vertex.batch import wire
 from cloudai.testing.conformance.harness import ASSETS
 from cloudai.testing.emulators.vertex import Fate, VertexEmulator
 from cloudai.types import BatchTransform, Resources, State

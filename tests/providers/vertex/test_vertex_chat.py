@@ -23,8 +23,8 @@ from cloudai.errors import (
     UnsupportedByProvider,
 )
 from cloudai.protocols import Call
-from cloudai.providers.vertex._wire import chat as wire
-from cloudai.providers.vertex.chat import count_tokens
+from cloudai.providers.vertex.chat import wire
+from cloudai.providers.vertex.chat.adapter import count_tokens
 from cloudai.testing.emulators.vertex import VertexEmulator
 from cloudai.types import (
     ChatRequest,

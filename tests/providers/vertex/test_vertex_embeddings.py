@@ -10,7 +10,7 @@ from vertextools import golden, sent
 
 from cloudai import AsyncClient, Client
 from cloudai.errors import ContextOverflow, InvalidRequest, NotFound, ProviderError
-from cloudai.providers.vertex._wire import embeddings as wire
+from cloudai.providers.vertex.embeddings import wire
 from cloudai.testing.emulators.vertex import VertexEmulator
 from cloudai.types import EmbeddingRequest
 

@@ -13,7 +13,7 @@ import pytest
 from vertextools import golden, sent
 
 from cloudai import Client
-from cloudai._core.config import Config
+from cloudai._core.profiles.config import Config
 from cloudai.errors import (
     Conflict,
     EndpointError,
@@ -23,11 +23,11 @@ from cloudai.errors import (
     UnsupportedByProvider,
 )
 from cloudai.protocols import Call
-from cloudai.providers.vertex import _rollout
-from cloudai.providers.vertex._openai import dedicated
-from cloudai.providers.vertex._session import Session
-from cloudai.providers.vertex._wire import endpoints as wire
-from cloudai.providers.vertex.endpoints import raw_predict, stream_raw_predict
+from cloudai.providers.vertex.chat.openai import dedicated
+from cloudai.providers.vertex.endpoints import rollout as _rollout
+from cloudai.providers.vertex.endpoints import wire
+from cloudai.providers.vertex.endpoints.adapter import raw_predict, stream_raw_predict
+from cloudai.providers.vertex.session import Session
 from cloudai.testing.conformance.harness import ASSETS
 from cloudai.testing.emulators.vertex import VertexEmulator
 from cloudai.types import (

@@ -20,21 +20,21 @@ from cloudai.errors import (
     RateLimited,
     ServiceUnavailable,
 )
-from cloudai.providers.vertex import _errors
+from cloudai.providers.vertex import errors
 
 
 def test_every_code_is_mapped_in_its_place() -> None:
     from google.rpc import code_pb2
 
     numbers = dict(code_pb2.Code.items())
-    assert {name: list(_errors.CODES).index(name) for name in _errors.CODES} == numbers
-    assert all(_errors.by_number(number) == name for name, number in numbers.items())
-    assert _errors.by_number(99) == "UNKNOWN"
+    assert {name: list(errors.CODES).index(name) for name in errors.CODES} == numbers
+    assert all(errors.by_number(number) == name for name, number in numbers.items())
+    assert errors.by_number(99) == "UNKNOWN"
 
 
 def answer(status_code: int, **error: Any) -> CloudAIError:
     body = json.dumps({"error": {"code": status_code, **error}}).encode()
-    return _errors.from_response(status_code, {"x-request-id": "r1"}, body)
+    return errors.from_response(status_code, {"x-request-id": "r1"}, body)
 
 
 @pytest.mark.parametrize(
@@ -121,11 +121,11 @@ def test_details() -> None:
 
 
 def test_answers_that_are_not_google_s() -> None:
-    page = _errors.from_response(502, {}, b"<html>Bad Gateway</html>")
+    page = errors.from_response(502, {}, b"<html>Bad Gateway</html>")
     assert isinstance(page, ServiceUnavailable)
     assert page.ambiguous
-    assert isinstance(_errors.from_response(404, {}, b""), CloudAIError)
-    listed = _errors.from_response(
+    assert isinstance(errors.from_response(404, {}, b""), CloudAIError)
+    listed = errors.from_response(
         429, {"retry-after": "2"}, b'[{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED"}}]'
     )
     assert isinstance(listed, RateLimited)
@@ -135,4 +135,4 @@ def test_answers_that_are_not_google_s() -> None:
 def test_tokens_are_taken_out_of_messages() -> None:
     found = answer(400, status="INVALID_ARGUMENT", message="header Bearer ya29.SECRET-abc is bad")
     assert "SECRET" not in str(found)
-    assert "SECRET" not in str(_errors.broken(OSError("ya29.SECRET"), sent=True))
+    assert "SECRET" not in str(errors.broken(OSError("ya29.SECRET"), sent=True))

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from cloudai import Client
-from cloudai._core.container import platforms
+from cloudai._core.handlers.container import platforms
 from cloudai.errors import InvalidRequest
 
 IMAGE = "europe-docker.pkg.dev/p/r/own:1"

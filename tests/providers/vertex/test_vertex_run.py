@@ -14,7 +14,7 @@ import pytest
 
 from cloudai import Client
 from cloudai.errors import JobFailed
-from cloudai.providers.vertex import _package
+from cloudai.providers.vertex.training import package
 from cloudai.testing.emulators.vertex import VertexEmulator
 from cloudai.types import Input, Resources, SecretRef, State, TrainingJob
 
@@ -158,16 +158,16 @@ def test_pip_installs_the_archive(tmp_path: Path) -> None:
     folder = Path(source(tmp_path / "src", "import sys; print('ran', sys.argv[1:])\n"))
     (folder / "data with space.txt").write_text("x")
     spec = TrainingJob(source=str(folder), entry="train.py")
-    archive = tmp_path / _package.ARCHIVE
-    archive.write_bytes(_package.build(spec))
+    archive = tmp_path / package.ARCHIVE
+    archive.write_bytes(package.build(spec))
     target = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
     pip += ["--no-build-isolation", "--disable-pip-version-check", "--target", str(target)]
     subprocess.run([*pip, str(archive)], check=True, capture_output=True, timeout=120)
-    assert (target / _package.PACKAGE / "source" / "data with space.txt").exists()
+    assert (target / package.PACKAGE / "source" / "data with space.txt").exists()
     env = {"PYTHONPATH": str(target), "TMPDIR": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-m", _package.MODULE, "train.py", "--epochs", "3"],
+        [sys.executable, "-m", package.MODULE, "train.py", "--epochs", "3"],
         env={**env, "AIP_MODEL_DIR": str(tmp_path / "model")},
         capture_output=True,
         text=True,

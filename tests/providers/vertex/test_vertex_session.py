@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from cloudai import AsyncClient, Client
-from cloudai._core.config import Config
+from cloudai._core.profiles.config import Config
 from cloudai.errors import AuthenticationError, ConfigError, NotFound
 from cloudai.protocols import Call
-from cloudai.providers.vertex._session import Session
-from cloudai.providers.vertex._tokens import Tokens
+from cloudai.providers.vertex.session import Session
+from cloudai.providers.vertex.tokens import Tokens
 from cloudai.testing.emulators.vertex import VertexEmulator
 from cloudai.types import SecretRef
 

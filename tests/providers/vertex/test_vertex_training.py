@@ -24,9 +24,8 @@ from cloudai.errors import (
     JobTimedOut,
     WaitTimeout,
 )
-from cloudai.providers.vertex import _package
-from cloudai.providers.vertex._wire import common
-from cloudai.providers.vertex._wire import training as wire
+from cloudai.providers.vertex import common
+from cloudai.providers.vertex.training import package, wire
 from cloudai.testing.emulators.vertex import Fate, VertexEmulator
 from cloudai.types import (
     Input,
@@ -152,8 +151,8 @@ def test_plan_is_what_is_sent(client: Client, cloud: VertexEmulator, source: str
 
 def test_archive_is_the_same_each_time_and_holds_the_source(source: str) -> None:
     spec = job(source, ignore=("*.txt",))
-    data = _package.build(spec)
-    assert data == _package.build(spec)
+    data = package.build(spec)
+    assert data == package.build(spec)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         names = {name.removeprefix("cloudai_job-1.0/") for name in tar.getnames()}
     assert names == {
@@ -419,7 +418,7 @@ def test_the_job_fetches_secrets_and_copies_inputs(source: str, tmp_path: Path) 
     )
     data = tmp_path / "data.csv"
     data.write_text("1,2")
-    with tarfile.open(fileobj=io.BytesIO(_package.build(job(source)))) as tar:
+    with tarfile.open(fileobj=io.BytesIO(package.build(job(source)))) as tar:
         tar.extractall(tmp_path / "package", filter="data")
     with VertexEmulator() as cloud:
         cloud.secrets["token"] = "top-secret"

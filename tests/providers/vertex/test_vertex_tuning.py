@@ -22,8 +22,8 @@ from cloudai.errors import (
     UnsupportedByProvider,
     WaitTimeout,
 )
-from cloudai.providers.vertex import _examples
-from cloudai.providers.vertex._wire import tuning as wire
+from cloudai.providers.vertex.training import examples as _examples
+from cloudai.providers.vertex.training import tuning_wire as wire
 from cloudai.testing.emulators.vertex import Fate, VertexEmulator
 from cloudai.types import Metric, Resources, Spot, State, TrainingJob
 

@@ -95,7 +95,7 @@ def free_port() -> int:
 def azureml(environments: Path, source: str, name: str) -> int:
     """The scoring script that the azure provider deploys, in Azure ML's own server, and the same
     handler in ours: the same answers to the same requests."""
-    from cloudai.providers.azure.ml import _models, _score
+    from cloudai.providers.azure.ml import model_assets, score
 
     python = python_of(environments, "azureml")
     failures = 0
@@ -104,12 +104,13 @@ def azureml(environments: Path, source: str, name: str) -> int:
         served = model(folder / "m", source)
         code = folder / "code"
         code.mkdir()
-        shutil.copy(str(_score.__file__), code / _models.SCRIPT)
-        shutil.copy(served / "handler.py", code / _models.HANDLER)
+        shutil.copy(str(score.__file__), code / model_assets.SCRIPT)
+        shutil.copy(served / "handler.py", code / model_assets.HANDLER)
         port, health = free_port(), free_port()
         with (folder / "azureml.log").open("wb") as log:
             theirs = subprocess.Popen(
-                [str(python.parent / "azmlinfsrv"), "--entry_script", str(code / _models.SCRIPT),
+                [str(python.parent / "azmlinfsrv"), "--entry_script",
+                 str(code / model_assets.SCRIPT),
                  "--model_dir", str(served), "--port", str(port), "--health_port", str(health)],
                 stdout=log, stderr=log, cwd=code, env=clean_env(),
             )  # fmt: skip

@@ -19,8 +19,8 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from cloudai._core.config import Profile
-from cloudai._core.runner import check_paths
+from cloudai._core.batches.runner import check_paths
+from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     CallTimeout,
     CloudAIError,
@@ -31,11 +31,11 @@ from cloudai.errors import (
     ProviderError,
 )
 from cloudai.protocols import Call
-from cloudai.providers.azure import _arm
-from cloudai.providers.azure._assemble import Lookup, absolute, mark, publish, records
-from cloudai.providers.azure.ml import _models
-from cloudai.providers.azure.ml._wire import KEY, NAME, STATES
-from cloudai.providers.azure.ml._workspace import (
+from cloudai.providers.azure import arm
+from cloudai.providers.azure.assemble import Lookup, absolute, mark, publish, records
+from cloudai.providers.azure.ml import model_assets
+from cloudai.providers.azure.ml.job_wire import KEY, NAME, STATES
+from cloudai.providers.azure.ml.workspace import (
     API_VERSION,
     ARTIFACTS,
     DATA,
@@ -43,7 +43,7 @@ from cloudai.providers.azure.ml._workspace import (
     Workspace,
     datastore_uri,
 )
-from cloudai.providers.azure.training import refuse
+from cloudai.providers.azure.openai.training import refuse
 from cloudai.types import (
     BatchTransform,
     JobStatus,
@@ -73,7 +73,7 @@ class AzureMLBatch:
     # -- going out -----------------------------------------------------------------------
 
     def _check(self, spec: BatchTransform) -> None:
-        _models.check(str(spec.model_uri), spec.handler, "model")
+        model_assets.check(str(spec.model_uri), spec.handler, "model")
         _, output = check_paths(spec)
         if output.exists() and not spec.overwrite:
             raise Conflict(
@@ -88,7 +88,7 @@ class AzureMLBatch:
 
     def _violations(self, spec: BatchTransform) -> list[Violation]:
         native = spec.native.get("azure", {})
-        found = _models.image_violations(spec.image)
+        found = model_assets.image_violations(spec.image)
         if self._compute(spec) is None:
             mend = "Name a cluster: compute in the profile, or native.azure.compute."
             found.append(Violation("compute", "is needed by batch endpoints.", mend))
@@ -155,7 +155,7 @@ class AzureMLBatch:
             "location": location,
             "properties": {
                 "model": {"referenceType": "Id", "assetId": model},
-                "codeConfiguration": {"codeId": code, "scoringScript": _models.SCRIPT},
+                "codeConfiguration": {"codeId": code, "scoringScript": model_assets.SCRIPT},
                 "environmentId": environment,
                 "environmentVariables": {**spec.env, "CLOUDAI_BATCH": json.dumps(settings)},
                 "compute": self._workspace.id_of(f"computes/{compute}"),
@@ -175,12 +175,12 @@ class AzureMLBatch:
         refuse(self._violations(spec))
         spec = absolute(spec)
         workspace = self._workspace
-        with _models.scratch() as folder:
+        with model_assets.scratch() as folder:
             files, lines = _parts(spec, Path(folder))
             uri = workspace.upload("codes", files, call)[1]
-        model = _models.model(workspace, str(spec.model_uri), call)
-        code = _models.code(workspace, spec.handler, call)
-        environment = _models.environment(
+        model = model_assets.model(workspace, str(spec.model_uri), call)
+        code = model_assets.code(workspace, spec.handler, call)
+        environment = model_assets.environment(
             workspace, spec.image, spec.requirements, spec.resources, call
         )
         location = str(workspace.send("GET", "", call)["location"])
@@ -269,7 +269,7 @@ class AzureMLBatch:
         url = str(item["properties"]["scoringUri"])
         headers = {"azureml-model-deployment": _DEPLOYMENT}
         with suppress(Conflict):
-            _arm.send(self._workspace.session, "POST", url, "", call, body, headers=headers)
+            arm.send(self._workspace.session, "POST", url, "", call, body, headers=headers)
 
     def _snapshot(
         self,

@@ -19,18 +19,18 @@ from typing import Any
 import httpx2
 import msgspec
 
-from cloudai._core import container
-from cloudai._core.config import Profile
+from cloudai._core.handlers import container
+from cloudai._core.profiles.config import Profile
 from cloudai.errors import Conflict, HandlerError, InvalidRequest, NotFound, ProviderError
 from cloudai.protocols import Call
-from cloudai.providers.azure._errors import error_of, request_id, told
-from cloudai.providers.azure._transport import failure
-from cloudai.providers.azure.ml import _endpoint_wire as wire
-from cloudai.providers.azure.ml import _models
-from cloudai.providers.azure.ml._machines import machine
-from cloudai.providers.azure.ml._wire import KEY
-from cloudai.providers.azure.ml._workspace import API_VERSION, Workspace
-from cloudai.providers.azure.training import refuse
+from cloudai.providers.azure.errors import error_of, request_id, told
+from cloudai.providers.azure.ml import endpoint_wire as wire
+from cloudai.providers.azure.ml import model_assets
+from cloudai.providers.azure.ml.job_wire import KEY
+from cloudai.providers.azure.ml.machines import machine
+from cloudai.providers.azure.ml.workspace import API_VERSION, Workspace
+from cloudai.providers.azure.openai.training import refuse
+from cloudai.providers.azure.openai.transport import failure
 from cloudai.types import (
     Deployment,
     EndpointStatus,
@@ -66,7 +66,7 @@ class AzureMLEndpoints:
             try:
                 handler = variant.handler or spec.handler
                 own = spec.image is not None
-                _models.check(variant.uri, handler, "variants.model", image=own)
+                model_assets.check(variant.uri, handler, "variants.model", image=own)
                 machine(variant.resources)
             except InvalidRequest as error:
                 found.append(Violation(error.field or "variants", str(error)))
@@ -108,7 +108,7 @@ class AzureMLEndpoints:
             code: str | None = "<the code's id>"
             if spec.image is not None:
                 body = wire.environment(container.settings(spec.image).azureml)
-                environment, code = self._workspace.id_of(_models.environment_path(body)), None
+                environment, code = self._workspace.id_of(model_assets.environment_path(body)), None
                 operation = f"PUT {environment}?api-version={API_VERSION}"
                 requests.append(NativeRequest(operation=operation, body=body))
             requests.append(NativeRequest(operation=put.format(""), body=wire.endpoint(spec)))
@@ -147,10 +147,10 @@ class AzureMLEndpoints:
             handler = variant.handler or spec.handler
             code: str | None = None
             if spec.image is not None:
-                model = _models.model(workspace, variant.uri, call, handler)
+                model = model_assets.model(workspace, variant.uri, call, handler)
             else:
-                model = _models.model(workspace, variant.uri, call)
-                code = _models.code(workspace, handler, call)
+                model = model_assets.model(workspace, variant.uri, call)
+                code = model_assets.code(workspace, handler, call)
             environment = self._environment(spec, variant, call)
             body = wire.deployment(spec, variant, model, environment, code)
             body["location"] = location
@@ -160,11 +160,11 @@ class AzureMLEndpoints:
         workspace = self._workspace
         if spec.image is not None:
             body = wire.environment(container.settings(spec.image).azureml)
-            return _models.registered(workspace, body, call)
+            return model_assets.registered(workspace, body, call)
         named = spec.native.get("azure", {}).get("environment")
         if named is not None:
             return workspace.named("environments", str(named))
-        return _models.environment(workspace, None, spec.requirements, variant.resources, call)
+        return model_assets.environment(workspace, None, spec.requirements, variant.resources, call)
 
     def find(self, key: str, call: Call) -> str | None:
         for item in self._workspace.listed("onlineEndpoints", call):

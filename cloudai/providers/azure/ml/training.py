@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloudai import bootstrap
-from cloudai._core.config import Profile
+from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     CloudAIError,
     Conflict,
@@ -25,8 +25,8 @@ from cloudai.errors import (
     UnsupportedByProvider,
 )
 from cloudai.protocols import Call
-from cloudai.providers.azure.ml import _wire as wire
-from cloudai.providers.azure.ml._workspace import (
+from cloudai.providers.azure.ml import job_wire as wire
+from cloudai.providers.azure.ml.workspace import (
     API_VERSION,
     ARTIFACTS,
     DATA,
@@ -34,7 +34,7 @@ from cloudai.providers.azure.ml._workspace import (
     Workspace,
     asset_name,
 )
-from cloudai.providers.azure.training import refuse
+from cloudai.providers.azure.openai.training import refuse
 from cloudai.types import (
     JobStatus,
     LogLine,

@@ -26,9 +26,6 @@ from typing import Any, Final
 import msgspec
 
 from cloudai.errors import MissingExtra
-from cloudai.testing.emulators._fates import Fates
-from cloudai.testing.emulators._faults import Faults
-from cloudai.testing.emulators._server import EmulatorServer
 from cloudai.testing.emulators.aws._execute import LocalExecutor
 from cloudai.testing.emulators.aws._world import (
     ACCOUNT,
@@ -41,6 +38,9 @@ from cloudai.testing.emulators.aws._world import (
     Served,
     World,
 )
+from cloudai.testing.emulators.common.fates import Fates
+from cloudai.testing.emulators.common.faults import Faults
+from cloudai.testing.emulators.common.server import EmulatorServer
 
 __all__ = [
     "ACCOUNT",
@@ -317,20 +317,20 @@ def mock_aws(executor: Executor | None = None, *, region: str = "us-east-1") -> 
 
 @contextlib.contextmanager
 def _workers_in_threads() -> Generator[None]:
-    from cloudai.providers.aws import _batch_worker, _client_batch
+    from cloudai.providers.aws.batch import client_side, worker
 
     started: list[tuple[threading.Thread, Path]] = []
 
     def start(folder: Path) -> None:
-        thread = threading.Thread(target=_batch_worker.work, args=(folder, None), daemon=True)
+        thread = threading.Thread(target=worker.work, args=(folder, None), daemon=True)
         started.append((thread, folder))
         thread.start()
 
-    before, _client_batch.start = _client_batch.start, start
+    before, client_side.start = client_side.start, start
     try:
         yield
     finally:
-        _client_batch.start = before
+        client_side.start = before
         for thread, folder in started:
             if thread.is_alive():
                 (folder / "cancel").touch()

@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from cloudai.providers.aws._container import start
-from cloudai.testing.emulators import _keeper
-from cloudai.testing.emulators._models import LocalModels
+from cloudai.providers.aws.container import start
 from cloudai.testing.emulators.aws import _container, _stores, _toolkit
 from cloudai.testing.emulators.aws._served import ProcessServed
 from cloudai.testing.emulators.aws._world import Fate, Look, Run, ScriptedExecutor, Served, World
+from cloudai.testing.emulators.common import keeper
+from cloudai.testing.emulators.common.local_models import LocalModels
 
 # Ends a job of which only the image would know what to do.
 _NOTHING: Final = """
@@ -148,7 +148,7 @@ class ProcessRun:
             with (root / "log").open("wb") as log:
                 self._processes[host] = subprocess.Popen(
                     command, cwd=root / "code" if (root / "code").is_dir() else root,
-                    env=_keeper.kept(env),
+                    env=keeper.kept(env),
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 )  # fmt: skip
 

@@ -17,7 +17,7 @@ import msgspec
 from flask import has_request_context
 from moto.core.responses import ActionResult
 
-from cloudai.providers.aws import _limits
+from cloudai.providers.aws import limits
 from cloudai.testing.emulators.aws import (
     _bedrock,
     _endpoints,
@@ -43,7 +43,7 @@ def _snake(name: str) -> str:
 def refuse(service: str, operation: str, parameters: Mapping[str, Any]) -> None:
     """Raises AWS's ValidationException for a request that its service model does not allow."""
     shape = _session.get_service_model(service).operation_model(operation).input_shape
-    problems = list(_limits.check(shape, parameters))
+    problems = list(limits.check(shape, parameters))
     if problems:
         told = "; ".join(f"Value at '{where}' {text}" for where, text in problems)
         count = f"{len(problems)} validation error{'s' if len(problems) > 1 else ''} detected"

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from cloudai.errors import CloudAIError, ContextOverflow, InvalidRequest, UnsupportedByProvider
-from cloudai.providers.aws import _eventstream
-from cloudai.testing.emulators._models import LocalModels
+from cloudai.providers.aws import eventstream
 from cloudai.testing.emulators.aws._runtime import Answer, error
+from cloudai.testing.emulators.common.local_models import LocalModels
 from cloudai.types import ChatChunk, ChatReply, ChatRequest, Message, Usage
 
 
@@ -76,7 +76,7 @@ def _events(first: ChatChunk | None, rest: Iterator[ChatChunk]) -> Iterator[byte
             chunk = next(rest, None)
     except CloudAIError as failure:
         told = msgspec.json.encode({"message": str(failure)})
-        yield _eventstream.exception("modelStreamErrorException", told)
+        yield eventstream.exception("modelStreamErrorException", told)
         return
     if open_text:
         yield event("contentBlockStop", {"contentBlockIndex": block})
@@ -91,7 +91,7 @@ def delta(index: int, value: Any) -> bytes:
 
 def event(kind: str, value: dict[str, Any]) -> bytes:
     """An event of ConverseStream. The real service pads its events to hide their lengths."""
-    return _eventstream.event(kind, msgspec.json.encode({**value, "p": "abcdefgh"}))
+    return eventstream.event(kind, msgspec.json.encode({**value, "p": "abcdefgh"}))
 
 
 def refused(failure: CloudAIError) -> Answer:

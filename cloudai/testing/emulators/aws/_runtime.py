@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from cloudai.providers.aws import _eventstream
+from cloudai.providers.aws import eventstream
 from cloudai.testing.emulators.aws import _endpoints, _stores
 from cloudai.testing.emulators.aws._world import WORLD
 
@@ -115,10 +115,10 @@ def _frames(pieces: Iterator[bytes]) -> Iterator[bytes]:
         for piece in pieces:
             # Parts end where they like, as the real service has it.
             for at in range(0, len(piece), 61):
-                yield _eventstream.message(about, piece[at : at + 61])
+                yield eventstream.message(about, piece[at : at + 61])
     except ConnectionError as failure:
         told = {"Message": str(failure), "ErrorCode": "StreamBroken"}
-        yield _eventstream.exception("ModelStreamError", msgspec.json.encode(told))
+        yield eventstream.exception("ModelStreamError", msgspec.json.encode(told))
 
 
 def invoke_endpoint_async(

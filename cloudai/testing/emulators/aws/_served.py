@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cloudai._core.container import PORT
-from cloudai.testing.emulators._served import ServedModel
+from cloudai._core.handlers.container import PORT
 from cloudai.testing.emulators.aws import _stores
 from cloudai.testing.emulators.aws._world import Streamed
+from cloudai.testing.emulators.common.served import ServedModel
 
 
 class ProcessServed:

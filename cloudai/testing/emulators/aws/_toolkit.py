@@ -13,7 +13,7 @@ import subprocess
 import sys
 from typing import Any
 
-from cloudai.providers.aws._container import start
+from cloudai.providers.aws.container import start
 
 
 def main() -> None:

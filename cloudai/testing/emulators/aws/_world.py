@@ -12,8 +12,8 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
-from cloudai.testing.emulators._fates import Fates
-from cloudai.testing.emulators._models import LocalModels
+from cloudai.testing.emulators.common.fates import Fates
+from cloudai.testing.emulators.common.local_models import LocalModels
 
 NO_CAPACITY: Final = (
     "CapacityError: Unable to provision requested ML compute capacity due to "

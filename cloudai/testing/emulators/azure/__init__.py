@@ -21,9 +21,6 @@ from typing import Any
 
 import msgspec
 
-from cloudai.testing.emulators._fates import Fates
-from cloudai.testing.emulators._faults import Faults
-from cloudai.testing.emulators._server import EmulatorServer
 from cloudai.testing.emulators.azure import _tls
 from cloudai.testing.emulators.azure._arm import CLOUD, Cloud, Manager
 from cloudai.testing.emulators.azure._batches import Batches
@@ -49,6 +46,9 @@ from cloudai.testing.emulators.azure._world import (
     Vault,
     World,
 )
+from cloudai.testing.emulators.common.fates import Fates
+from cloudai.testing.emulators.common.faults import Faults
+from cloudai.testing.emulators.common.server import EmulatorServer
 
 __all__ = [
     "AzureEmulator",

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from cloudai.errors import CloudAIError, ContextOverflow, InvalidRequest, UnsupportedByProvider
-from cloudai.testing.emulators import _keeper
-from cloudai.testing.emulators._models import LocalModels
-from cloudai.testing.emulators._served import ServedModel
 from cloudai.testing.emulators.azure import _scoring
 from cloudai.testing.emulators.azure._http import Refused
 from cloudai.testing.emulators.azure._ml import ModelError, Running
 from cloudai.testing.emulators.azure._scripted import ScriptedExecutor
 from cloudai.testing.emulators.azure._world import GROUP, SUBSCRIPTION, WORKSPACE, Deployed
+from cloudai.testing.emulators.common import keeper
+from cloudai.testing.emulators.common.local_models import LocalModels
+from cloudai.testing.emulators.common.served import ServedModel
 from cloudai.types import ChatChunk, ChatRequest
 
 # Of the models' own vectors (Azure OpenAI models page, read 2025-08).
@@ -174,7 +174,7 @@ class LocalExecutor(ScriptedExecutor):
         with subprocess.Popen(
             ["bash", "-c", command],
             cwd=root / "code",
-            env=_keeper.kept(env),
+            env=keeper.kept(env),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

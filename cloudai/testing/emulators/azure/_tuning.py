@@ -7,12 +7,12 @@ import json
 import secrets
 from typing import Any, Final
 
-from cloudai.testing.emulators._models import LocalModels
-from cloudai.testing.emulators._tuned import Tuning as Tuned
 from cloudai.testing.emulators.azure._files import Files, paged
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
 from cloudai.testing.emulators.azure._validate import check
 from cloudai.testing.emulators.azure._world import World
+from cloudai.testing.emulators.common.local_models import LocalModels
+from cloudai.testing.emulators.common.tuned import Tuning as Tuned
 
 MODELS: Final = {
     "gpt-4o-2024-08-06",

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from cloudai.testing.emulators._fates import Fates
+from cloudai.testing.emulators.common.fates import Fates
 from cloudai.types import ChatChunk
 
 SUBSCRIPTION = "00000000-0000-0000-0000-00000000c10d"

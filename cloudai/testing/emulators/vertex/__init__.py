@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from cloudai.testing.emulators._fates import Fates
-from cloudai.testing.emulators._faults import Faults
-from cloudai.testing.emulators._models import LocalModels
-from cloudai.testing.emulators._server import EmulatorServer
+from cloudai.testing.emulators.common.fates import Fates
+from cloudai.testing.emulators.common.faults import Faults
+from cloudai.testing.emulators.common.local_models import LocalModels
+from cloudai.testing.emulators.common.server import EmulatorServer
 from cloudai.testing.emulators.vertex._batch import Batches
 from cloudai.testing.emulators.vertex._developer import BASE as DEVELOPER
 from cloudai.testing.emulators.vertex._developer import Developer
@@ -72,7 +72,7 @@ class VertexEmulator:
 
     Attributes
     ----------
-    clock: see ``Clock``. faults: see ``cloudai.testing.emulators._faults.Faults``.
+    clock: see ``Clock``. faults: see ``cloudai.testing.emulators.common.faults.Faults``.
     storage, gemini, developer, identity, secrets, logging, jobs, serving, batches, tunings,
         operations: the services.
     """

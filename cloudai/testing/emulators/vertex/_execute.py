@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cloudai._core.container import PORT
-from cloudai.testing.emulators import _keeper
-from cloudai.testing.emulators._served import ServedModel
+from cloudai._core.handlers.container import PORT
+from cloudai.testing.emulators.common import keeper
+from cloudai.testing.emulators.common.served import ServedModel
 from cloudai.testing.emulators.vertex._http import Refused
 from cloudai.testing.emulators.vertex._jobs import Execution
 from cloudai.testing.emulators.vertex._surroundings import Mounts, variables
@@ -124,7 +124,7 @@ class LocalExecutor:
         return {
             name: subprocess.Popen(
                 command,
-                env=_keeper.kept(env),
+                env=keeper.kept(env),
                 cwd=folder / name,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai.errors import CloudAIError
-from cloudai.testing.emulators._models import LocalModels
+from cloudai.testing.emulators.common.local_models import LocalModels
 from cloudai.testing.emulators.vertex import _local_models, _schema
 from cloudai.testing.emulators.vertex._answers import answer, check, text_of
 from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Router

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai.errors import CloudAIError, ContextOverflow, InvalidRequest, UnsupportedByProvider
-from cloudai.testing.emulators._models import LocalModels
+from cloudai.testing.emulators.common.local_models import LocalModels
 from cloudai.testing.emulators.vertex._http import Refused
 from cloudai.types import (
     ChatChunk,

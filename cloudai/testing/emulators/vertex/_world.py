@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from cloudai.testing.emulators._fates import Fates
+from cloudai.testing.emulators.common.fates import Fates
 from cloudai.testing.emulators.vertex._http import Refused, Request
 
 

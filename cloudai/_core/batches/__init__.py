@@ -1,0 +1,1 @@
+"""Batches that run on the client's side: the runner, its formats, its progress."""

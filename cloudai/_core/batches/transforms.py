@@ -1,0 +1,163 @@
+"""What a batch can be run through on the client's side: chat, embeddings, an endpoint. Made of
+an adapter of any provider, for ``runner.run_batch``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from cloudai._core.batches.chunk import Transform
+from cloudai._core.profiles.registry import unknown
+from cloudai.errors import HandlerError, InvalidRequest
+from cloudai.protocols import Call, Embeddings
+from cloudai.types import (
+    JSON,
+    ChatReply,
+    ChatRequest,
+    EmbeddingRequest,
+    Message,
+    Prediction,
+    PredictRequest,
+)
+from cloudai.types._base import invalid, shorten
+
+CHAT_PARAMS: Final = (
+    "temperature",
+    "top_p",
+    "seed",
+    "max_tokens",
+    "stop",
+    "tools",
+    "tool_choice",
+    "response_schema",
+    "reasoning",
+    "native",
+)
+EMBEDDING_PARAMS: Final = ("dimensions", "truncate", "task", "native")
+
+
+class Predicts(Protocol):
+    """The part of ``cloudai.protocols.Endpoints`` that a batch needs."""
+
+    def predict(self, id: str, request: PredictRequest, call: Call) -> Prediction: ...
+
+
+def chat_request(model: str, params: dict[str, JSON]) -> ChatRequest:
+    """The request that each line fills in. Raises InvalidRequest for a parameter that is not
+    one of chat's, or of another type."""
+    return _request(ChatRequest, {"model": model, "messages": []}, params, CHAT_PARAMS)
+
+
+def embedding_request(model: str, params: dict[str, JSON]) -> EmbeddingRequest:
+    """The request that the lines fill in. Raises InvalidRequest as ``chat_request`` does."""
+    return _request(EmbeddingRequest, {"model": model, "texts": []}, params, EMBEDDING_PARAMS)
+
+
+def _request(
+    kind: Any, fixed: dict[str, Any], params: dict[str, JSON], allowed: tuple[str, ...]
+) -> Any:
+    for name, value in params.items():
+        if name not in allowed:
+            known = unknown("parameter", name, allowed)
+            raise invalid(f"params.{name}", value, "is not known here", known.hint)
+    try:
+        return msgspec.convert({**fixed, **params}, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"params: {error}", field="params", value=params) from None
+
+
+def chat(
+    create: Callable[[ChatRequest, Call], ChatReply], model: str, params: dict[str, JSON]
+) -> Transform:
+    """Each line, text or an object with ``prompt`` or ``messages``, becomes
+    ``{"text", "finish_reason", "usage"}``, and ``tool_calls`` where the model made any.
+
+    Use it with ``batch_size=1``: a chunk is repeated as a whole when one of its lines fails.
+
+    Parameters
+    ----------
+    create: an adapter's ``create``, or that with retries around it.
+    """
+    request = chat_request(model, params)
+
+    def answer(record: Any) -> dict[str, Any]:
+        reply = create(msgspec.structs.replace(request, messages=messages(record)), Call())
+        made: dict[str, Any] = {
+            "text": reply.text,
+            "finish_reason": reply.finish_reason,
+            "usage": {
+                "input_tokens": reply.usage.input_tokens,
+                "output_tokens": reply.usage.output_tokens,
+            },
+        }
+        if reply.tool_calls:
+            made["tool_calls"] = [
+                {"id": call.id, "name": call.name, "arguments": call.arguments}
+                for call in reply.tool_calls
+            ]
+        return made
+
+    return lambda records: [answer(record) for record in records]
+
+
+def messages(record: Any) -> tuple[Message, ...]:
+    """The conversation that a line holds. Raises InvalidRequest for one that holds none."""
+    given: Any = record
+    if isinstance(record, dict):
+        if ("prompt" in record) == ("messages" in record):
+            raise invalid("line", record, 'needs exactly one of "prompt" and "messages"')
+        given = record["messages"] if "messages" in record else record["prompt"]
+    if isinstance(given, str):
+        if not given.strip():
+            raise invalid("line", given, "is empty", "Write a prompt.")
+        return (Message("user", given),)
+    try:
+        made = msgspec.convert(given, tuple[Message, ...])
+    except msgspec.ValidationError as error:
+        raise invalid(
+            "line", record, f"is no conversation ({error})", 'Such as {"prompt": "Why?"}.'
+        ) from None
+    if not made:
+        raise invalid("line", record, "has no messages")
+    return made
+
+
+def embeddings(adapter: Embeddings, model: str, params: dict[str, JSON]) -> Transform:
+    """Each line, text or an object with ``text``, becomes ``{"embedding": [...]}``."""
+    request = embedding_request(model, params)
+
+    def embed(records: list[Any]) -> list[Any]:
+        texts = tuple(_text(record) for record in records)
+        reply = adapter.embed(msgspec.structs.replace(request, texts=texts), Call())
+        if len(reply) != len(texts):
+            raise HandlerError(
+                f"the model gave {len(reply)} vectors for {len(texts)} texts", code="WrongLength"
+            )
+        return [{"embedding": vector} for vector in reply.vectors]
+
+    return embed
+
+
+def _text(record: Any) -> str:
+    text = record.get("text") if isinstance(record, dict) else record
+    if not isinstance(text, str):
+        raise InvalidRequest(
+            f'{shorten(record)} is neither text nor an object with a text in "text"',
+            field="line",
+            value=record,
+        )
+    if not text.strip():
+        raise invalid("line", text, "is empty", "Leave the line out, or write a text.")
+    return text
+
+
+def endpoint(adapter: Predicts, id: str, params: dict[str, JSON]) -> Transform:
+    """Each line becomes the endpoint's output for it."""
+
+    def predict(records: list[Any]) -> list[Any]:
+        request = PredictRequest(inputs=tuple(records), params=params)
+        return adapter.predict(id, request, Call()).outputs
+
+    return predict

@@ -1,0 +1,160 @@
+"""The one path of every call: span → pace → retry → adapter.
+
+``Caller.run`` and ``Caller.arun`` differ in nothing but how they wait; all that is decided is
+decided by ``RetryPolicy`` and ``Pace``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from cloudai._core.calls import telemetry
+from cloudai._core.calls.pace import Pace
+from cloudai._core.calls.retry import RetryPolicy
+from cloudai.errors import CallTimeout, CloudAIError, RateLimited
+from cloudai.protocols import Call
+
+T = TypeVar("T")
+
+
+@contextmanager
+def parts() -> Generator[None]:
+    """Around requests of one create of which each leaves something. A passing failure among
+    them is ambiguous: some parts may be there, so that the ledger keeps the intent, and whoever
+    destroys it has the adapter's ``discard`` remove them."""
+    try:
+        yield
+    except CloudAIError as error:
+        error.ambiguous = error.ambiguous or error.retryable
+        raise
+
+
+class Caller:
+    """Makes the calls of one profile.
+
+    Parameters
+    ----------
+    provider: named in spans and errors.
+    timeout: seconds for one call, retries included, where the call itself says nothing.
+    policy: when to try again.
+    """
+
+    def __init__(self, provider: str, timeout: float, policy: RetryPolicy) -> None:
+        self.provider = provider
+        self.timeout = timeout
+        self.policy = policy
+        # One a model; an operation without a model (of jobs, endpoints) has its own.
+        self._paces: dict[str, Pace] = {}
+
+    def call(self, timeout: float | None = None, key: str | None = None) -> Call:
+        """A call that begins now."""
+        return Call(time.monotonic() + (self.timeout if timeout is None else timeout), key)
+
+    def run(self, operation: str, function: Callable[[Call], T], call: Call, model: str = "") -> T:
+        """``function(call)``, tried again by the policy. Raises CloudAIError."""
+        if telemetry.hooks:
+            about = {"provider": self.provider, "model": model}
+            with telemetry.span(operation, about):
+                return self._run(function, call, model or operation)
+        return self._run(function, call, model or operation)
+
+    def _run(self, function: Callable[[Call], T], call: Call, quota: str) -> T:
+        attempt = 0
+        pace = self._paces.get(quota)
+        while True:
+            if pace is not None:
+                self._sleep(pace, call)
+            try:
+                result = function(call)
+            except CloudAIError as error:
+                pace = self._note(error, quota, pace)
+                wait = self._wait(error, attempt, call, pace)
+                time.sleep(wait)
+                if call.late():  # a busy machine overslept: the failure says more than "too late"
+                    raise
+                attempt += 1
+            else:
+                self._done(pace, attempt)
+                return result
+
+    async def arun(
+        self,
+        operation: str,
+        function: Callable[[Call], Awaitable[T]],
+        call: Call,
+        model: str = "",
+    ) -> T:
+        """The async twin of ``run``."""
+        if telemetry.hooks:
+            about = {"provider": self.provider, "model": model}
+            with telemetry.span(operation, about):
+                return await self._arun(function, call, model or operation)
+        return await self._arun(function, call, model or operation)
+
+    async def _arun(self, function: Callable[[Call], Awaitable[T]], call: Call, quota: str) -> T:
+        attempt = 0
+        pace = self._paces.get(quota)
+        while True:
+            if pace is not None:
+                wait = self._allowed(pace.reserve(), call)
+                while wait:
+                    await asyncio.sleep(wait)
+                    wait = self._allowed(pace.again(), call)
+            try:
+                result = await function(call)
+            except CloudAIError as error:
+                pace = self._note(error, quota, pace)
+                await asyncio.sleep(self._wait(error, attempt, call, pace))
+                if call.late():
+                    raise
+                attempt += 1
+            else:
+                self._done(pace, attempt)
+                return result
+
+    def _note(self, error: CloudAIError, quota: str, pace: Pace | None) -> Pace | None:
+        if error.provider is None:
+            error.provider = self.provider
+        if isinstance(error, RateLimited):
+            pace = self._paces.setdefault(quota, Pace())
+            pace.limited(error.retry_after)
+        return pace
+
+    def _wait(self, error: CloudAIError, attempt: int, call: Call, pace: Pace | None) -> float:
+        """Seconds before the next attempt; raises the error itself when there is none."""
+        wait = self.policy.delay(error, attempt, call.deadline)
+        if wait is None:
+            raise error
+        telemetry.logger.info(
+            "%s: %s; attempt %d in %.2f s", self.provider, type(error).__name__, attempt + 2, wait
+        )
+        # A pace that is closed until the vendor's time does the waiting itself.
+        return 0.0 if pace is not None and error.retry_after is not None else wait
+
+    def _done(self, pace: Pace | None, attempt: int) -> None:
+        self.policy.succeeded(retried=attempt > 0)
+        if pace is not None:
+            pace.admitted()
+
+    def _sleep(self, pace: Pace, call: Call) -> None:
+        wait = self._allowed(pace.reserve(), call)
+        while wait:
+            time.sleep(wait)
+            wait = self._allowed(pace.again(), call)
+
+    def _allowed(self, seconds: float, call: Call) -> float:
+        if call.deadline is not None and time.monotonic() + seconds >= call.deadline:
+            raise CallTimeout(
+                f"the rate limit lets this call through only in {seconds:.1f} s, "
+                "after its deadline",
+                provider=self.provider,
+                hint="Give it a longer timeout, or send fewer calls",
+            )
+        return seconds
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a client's call path does not pickle; make a client in each process")

@@ -1,0 +1,1 @@
+"""Profiles, the registry of providers, secrets, and the folder of state."""

@@ -1,0 +1,1 @@
+"""Models on this machine: chat, embeddings, fine-tuning. Knows no provider, profile or server."""

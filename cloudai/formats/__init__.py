@@ -1,0 +1,1 @@
+"""Formats that several rooms read and write."""

@@ -1,0 +1,1 @@
+"""Batch transforms: SageMaker's, Bedrock's, and on the client's side."""

@@ -1,0 +1,291 @@
+"""Batch transforms: SageMaker's transform jobs for models, Bedrock's model invocation jobs for
+chat and embeddings, and the core's runner in a process of ours where neither fits."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cloudai._core.calls import wait
+from cloudai._core.calls.call import parts
+from cloudai._core.profiles.config import Profile
+from cloudai.errors import (
+    CloudAIError,
+    Conflict,
+    NotFound,
+)
+from cloudai.protocols import Call
+from cloudai.providers.aws import common, s3, tags
+from cloudai.providers.aws import logs as _logs
+from cloudai.providers.aws.batch import staging, wire
+from cloudai.providers.aws.batch.client_side import PREFIX, ClientBatches
+from cloudai.providers.aws.batch.plan import Drafted, Planner, Service, records
+from cloudai.providers.aws.batch.status import GROUP, Snapshots
+from cloudai.providers.aws.endpoints import model_upload
+from cloudai.providers.aws.session import session
+from cloudai.types import (
+    BatchTransform,
+    JobStatus,
+    LogPage,
+    NativeRequest,
+    Plan,
+)
+
+
+class AwsBatch:
+    """Batch transforms. ``native={"aws": {"service": "client"}}`` keeps a chat or embedding batch
+    on the client's side, ``"bedrock"`` sends it to Bedrock; else Bedrock runs those of 100 lines
+    and more."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._session = session(profile)
+        self._store = s3.Store(self._session)
+        self._planner = Planner(self._session)
+        self._looks = Snapshots(self._session, self._store, self._planner)
+        self._client = ClientBatches(profile)
+        self._keys = tags.Keys(self._session, "transform", "describe_transform_job", "TransformJob")
+
+    # Planning.
+
+    def plan(self, spec: BatchTransform) -> Plan:
+        """The requests, what would be refused, what is lost."""
+        draft = common.Draft()
+        made = self._planner.draft(spec, draft, None)
+        requests: list[NativeRequest] = []
+        if made is not None and made.service == "client":
+            body = {"input": spec.input, "output": spec.output}
+            requests.append(NativeRequest(operation="cloudai:run_batch", body=body))
+        elif made is not None:
+            target = {"from": spec.input, "to": f"{made.base}/in/"}
+            requests.append(NativeRequest(operation="s3:PutObject", body=target))
+            if made.model:
+                requests.append(NativeRequest(operation="sagemaker:CreateModel", body=made.model))
+            operation = (
+                "sagemaker:CreateTransformJob"
+                if made.service == "transform"
+                else "bedrock:CreateModelInvocationJob"
+            )
+            requests.append(NativeRequest(operation=operation, body=made.job))
+        return Plan(
+            provider="aws",
+            capability="batch",
+            requests=tuple(requests),
+            violations=draft.violations,
+            losses=tuple(draft.losses),
+        )
+
+    # Doing.
+
+    def submit(self, spec: BatchTransform, call: Call) -> str:
+        """Prepares the lines, puts them into S3 and starts the job. Its id is a transform job's
+        name, a model invocation job's ARN, or ``client-…``."""
+        spec = _absolute(spec)
+        draft = common.Draft()
+        self._planner.draft(spec, draft, None if s3.local(spec.input) else 1)
+        draft.refuse()
+        self._check_remote(spec, call)
+        with tempfile.TemporaryDirectory(prefix="cloudai-") as name:
+            folder = Path(name)
+            path = staging.fetch(self._store, spec, folder, call)
+            lines = records(spec, path)
+            draft = common.Draft()
+            made = self._planner.draft(spec, draft, lines)
+            draft.refuse()
+            assert made is not None  # noqa: S101 - nothing was wrong
+            if made.service == "client":
+                return self._client.submit(spec)
+            prepared = staging.prepare(
+                spec, path, folder, _line_of(spec, made.service), _parts(spec, made.service)
+            )
+            with parts():
+                self._upload(spec, made, prepared, call)
+        with parts():
+            if made.service == "transform":
+                return self._start_transform(spec, made, call)
+            found = self._session.call("bedrock", "create_model_invocation_job", call, **made.job)
+        return found["jobArn"]
+
+    def discard(self, spec: BatchTransform, call: Call) -> None:
+        """Removes the objects and the model of a batch that was never started."""
+        name = str(spec.name)
+        try:
+            self._session.call("sagemaker", "describe_transform_job", call, TransformJobName=name)
+        except NotFound:
+            with suppress(NotFound):
+                manifest = self._looks.manifest(name, call)
+                if manifest.model is not None:
+                    self._forget_model(manifest.model, call)
+            self._store.delete_under(f"{self._planner.base(name)}/", call)
+
+    def _check_remote(self, spec: BatchTransform, call: Call) -> None:
+        for field in ("input", "output"):
+            uri = getattr(spec, field)
+            if s3.is_s3(uri):
+                self._store.check_bucket(s3.parse(uri, field)[0], field, call)
+        if s3.is_s3(spec.output) and not spec.overwrite and self._store.exists(spec.output, call):
+            raise Conflict(
+                f"the output {spec.output} exists",
+                provider="aws",
+                hint="Use overwrite=True to replace it, or name another output.",
+            )
+
+    def _upload(
+        self, spec: BatchTransform, made: Drafted, prepared: staging.Prepared, call: Call
+    ) -> None:
+        self._store.check_bucket(self._session.bucket(), "bucket", call)
+        original = f"{made.base}/original/{prepared.input.name}"
+        self._store.upload(prepared.input, original, call)
+        for part in prepared.parts:
+            self._store.upload(part, f"{made.base}/in/{part.name}", call)
+        manifest = wire.Manifest(
+            spec=spec,
+            name=made.job.get("TransformJobName") or made.job["jobName"],
+            original=original,
+            lines=prepared.lines,
+            bad=prepared.bad,
+            model=made.model.get("ModelName"),
+            created=time.time(),
+        )
+        self._store.put(f"{made.base}/batch.json", msgspec.json.encode(manifest), call)
+
+    def _start_transform(self, spec: BatchTransform, made: Drafted, call: Call) -> str:
+        assert made.source is not None  # noqa: S101 - _draft_transform made both
+        assert spec.name is not None  # noqa: S101
+        model_upload.upload(self._store, made.source, "model", call)
+        with suppress(Conflict):  # an earlier try made it: its name holds its digest
+            self._session.call("sagemaker", "create_model", call, **made.model)
+        self._keys.sending(spec.idempotency_key, spec.name)
+        try:
+            self._session.call("sagemaker", "create_transform_job", call, **made.job)
+        except Conflict as error:
+            return self._keys.adopt(error, spec.idempotency_key, spec.name, call)
+        except CloudAIError as error:
+            if not error.ambiguous and not error.retryable:
+                self._forget_model(made.model["ModelName"], call)
+            raise
+        return spec.name
+
+    def _forget_model(self, name: str, call: Call) -> None:
+        try:
+            self._session.call("sagemaker", "delete_model", call, ModelName=name)
+        except NotFound:
+            return
+
+    def find(self, key: str, call: Call) -> str | None:
+        """The batch that was submitted with a key."""
+        found = self._client.find(key) or self._keys.find(key, call)
+        if found is not None:
+            return found
+        digest = s3.digest(key)
+        rows = self._session.call(
+            "bedrock", "list_model_invocation_jobs", call, nameContains=digest
+        )
+        return next((row["jobArn"] for row in rows["invocationJobSummaries"]), None)
+
+    def status(self, id: str, call: Call) -> JobStatus:
+        """The snapshot. Whoever first sees that the job has ended puts its output together."""
+        if id.startswith(PREFIX):
+            return self._client.status(id)
+        return self._looks.status(id, call)
+
+    def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
+        """New lines; model invocation jobs write none."""
+        if id.startswith(PREFIX):
+            return self._client.logs(id, cursor)
+        if id.startswith("arn:"):
+            return LogPage(lines=(), cursor=cursor or "")
+        return _logs.page(self._session, GROUP, f"{id}/", cursor, call)
+
+    def cancel(self, id: str, call: Call) -> None:
+        """Stops the batch; harmless when it has ended."""
+        if id.startswith(PREFIX):
+            self._client.cancel(id)
+        else:
+            self._looks.stop(id, call)
+
+    def delete(self, id: str, call: Call) -> None:
+        """Stops the batch, and removes its model and its objects in S3; the output stays. AWS
+        keeps the records of ended transform and invocation jobs."""
+        if id.startswith(PREFIX):
+            self._client.delete(id)
+            return
+        try:
+            status = self.status(id, call)
+        except NotFound:
+            return
+        if not status.state.done:
+            self._looks.stop(id, call)
+            self._until_ended(id, call)
+        name = id
+        if id.startswith("arn:"):
+            found = self._session.call(
+                "bedrock", "get_model_invocation_job", call, jobIdentifier=id
+            )
+            name = found["jobName"]
+        manifest = self._looks.manifest(name, call)
+        if manifest.model is not None:
+            self._forget_model(manifest.model, call)
+        self._store.delete_under(f"{self._planner.base(name)}/", call)
+
+    def _until_ended(self, id: str, call: Call) -> None:
+        for pause in wait.intervals(remote=True, timeout=call.remaining()):
+            if self.status(id, call).state.done:
+                return
+            time.sleep(pause)
+        raise Conflict(
+            f"the batch {id!r} is still stopping", provider="aws", hint="Try again later"
+        )
+
+    def list(self, call: Call) -> Sequence[JobStatus]:
+        """The batches that cloudai made, those of this machine's workers among them."""
+        found = [*self._client.list()]
+        ids = self._keys.listed(call)
+        prefix = f"s3://{self._session.bucket()}/cloudai/"
+        token: dict[str, Any] = {}
+        while True:
+            page = self._session.call("bedrock", "list_model_invocation_jobs", call, **token)
+            ids += [
+                row["jobArn"]
+                for row in page["invocationJobSummaries"]
+                if row["outputDataConfig"]["s3OutputDataConfig"]["s3Uri"].startswith(prefix)
+            ]
+            if not page.get("nextToken"):
+                break
+            token = {"nextToken": page["nextToken"]}
+        for id in ids:
+            try:
+                found.append(self.status(id, call))
+            except NotFound:
+                continue  # deleted: its manifest is gone
+        return found
+
+
+def _absolute(spec: BatchTransform) -> BatchTransform:
+    """The spec with paths that mean the same to any process."""
+    changes: dict[str, str] = {}
+    for field in ("input", "output"):
+        path = s3.local(getattr(spec, field))
+        if path is not None:
+            changes[field] = str(path)
+    return msgspec.structs.replace(spec, **changes)
+
+
+def _parts(spec: BatchTransform, service: Service) -> int:
+    return spec.shards if service == "transform" else 1
+
+
+def _line_of(spec: BatchTransform, service: Service) -> Any:
+    """What a record becomes on its way to the job."""
+    if service == "transform":
+        return lambda number, record: record
+
+    def line(number: int, record: Any) -> dict[str, Any]:
+        return {"recordId": f"{number:011d}", "modelInput": wire.model_input(spec, record)}
+
+    return line

@@ -1,0 +1,1 @@
+"""Chat: Bedrock's Converse, and SageMaker endpoints in OpenAI's format."""

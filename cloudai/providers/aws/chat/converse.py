@@ -1,0 +1,329 @@
+"""Bedrock's Converse and ConverseStream: requests.
+
+The body is built by hand in the order of the API reference and encoded by msgspec, which writes
+bytes as base64, as the service wants them.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+
+from cloudai.errors import UnsupportedByProvider
+from cloudai.providers.aws import families
+from cloudai.types import (
+    CachePoint,
+    ChatRequest,
+    Document,
+    Image,
+    Message,
+    Part,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolResult,
+)
+from cloudai.types._base import invalid
+
+_IMAGES: Final = {
+    "image/png": "png",
+    "image/jpeg": "jpeg",
+    "image/gif": "gif",
+    "image/webp": "webp",
+}
+_DOCUMENTS: Final = {
+    "application/pdf": "pdf",
+    "text/csv": "csv",
+    "application/msword": "doc",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
+    "application/vnd.ms-excel": "xls",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
+    "text/html": "html",
+    "text/plain": "txt",
+    "text/markdown": "md",
+}
+
+_MERGED: Final = ("inferenceConfig", "additionalModelRequestFields", "toolConfig")
+"""Objects of ``native`` that go into ours; its other fields go before ours."""
+
+_TOOL_NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
+
+encode: Final = msgspec.json.Encoder().encode
+
+
+def path(model: str, *, stream: bool) -> str:
+    """The path of the operation. Model names hold colons and, as ARNs, slashes."""
+    return f"/model/{quote(model, safe='')}/{'converse-stream' if stream else 'converse'}"
+
+
+def schema_tool(request: ChatRequest) -> str | None:
+    """The name of the tool that carries the structured answer, where the model does not hold to
+    a schema itself."""
+    schema = request.response_schema
+    if schema is None or families.holds_schema(request.model):
+        return None
+    return re.sub(r"[^a-zA-Z0-9_-]", "_", schema.name)[:64] or "answer"
+
+
+def body(request: ChatRequest) -> dict[str, Any]:
+    """The request's body."""
+    made: dict[str, Any] = {}
+    system: list[dict[str, Any]] = []
+    messages = request.messages
+    if request.tool_choice == "none" and _speaks_of_tools(messages):
+        messages = tuple(_told(message) for message in messages)
+    made["messages"] = _messages(messages, system)
+    if system:
+        made["system"] = system
+    config = _inference(request)
+    if config:
+        made["inferenceConfig"] = config
+    tools = _tools(request)
+    if tools:
+        made["toolConfig"] = tools
+    if request.reasoning is not None:
+        fields = families.reasoning(request.model, request.reasoning)
+        budget = families.reasoning_budget(fields)
+        if budget and request.max_tokens is not None and request.max_tokens <= budget:
+            raise invalid(
+                "max_tokens",
+                request.max_tokens,
+                f"is not above the {budget} tokens that reasoning={request.reasoning!r} may take",
+                f"Give more than {budget}, or ask for less reasoning.",
+            )
+        if fields:
+            made["additionalModelRequestFields"] = fields
+        if "thinking" in fields and tools is not None:
+            _check_thinking(request, tools)
+    schema = request.response_schema
+    if schema is not None and families.holds_schema(request.model):
+        text = encode(schema.schema).decode()
+        made["outputConfig"] = {
+            "textFormat": {
+                "type": "json_schema",
+                "structure": {"jsonSchema": {"schema": text, "name": schema.name}},
+            }
+        }
+    for name, value in request.native.items():
+        if name in _MERGED and isinstance(value, dict) and name in made:
+            made[name] = {**made[name], **value}
+        else:
+            made[name] = value
+    return made
+
+
+def _check_thinking(request: ChatRequest, tools: dict[str, Any]) -> None:
+    """Claude calls no tool that it has to while it thinks (Anthropic's page on extended thinking
+    in the Bedrock user guide, read 2026-11)."""
+    if tools.get("toolChoice", {"auto": {}}).keys() <= {"auto"}:
+        return
+    if schema_tool(request) is not None:
+        raise UnsupportedByProvider(
+            f"a structured answer with reasoning={request.reasoning!r} from {request.model}",
+            provider="aws",
+            alternative="Leave reasoning out, or ask Claude 4.5 or later, which holds to a schema",
+            field="reasoning",
+        )
+    raise invalid(
+        "tool_choice",
+        request.tool_choice,
+        f"makes the model call a tool, which {request.model} does not do while it reasons",
+        'Use tool_choice="auto", or leave reasoning out.',
+    )
+
+
+def _inference(request: ChatRequest) -> dict[str, Any]:
+    if request.seed is not None:
+        raise UnsupportedByProvider(
+            "seed",
+            provider="aws",
+            alternative="Converse has none. Where the model has one, pass it in "
+            'native={"additionalModelRequestFields": {"seed": …}}; temperature=0 comes close.',
+        )
+    if request.temperature is not None and request.temperature > 1:
+        # InferenceConfiguration$temperature: 0 to 1 (Converse API reference, read 2026-11).
+        raise invalid(
+            "temperature", request.temperature, "is above 1, Bedrock's limit", "Use 0 to 1."
+        )
+    if request.top_p is not None and request.top_p <= 0:
+        raise invalid("top_p", request.top_p, "is not above 0", "Use a number above 0, to 1.")
+    found: dict[str, Any] = {}
+    if request.max_tokens is not None:
+        found["maxTokens"] = request.max_tokens
+    if request.temperature is not None:
+        found["temperature"] = request.temperature
+    if request.top_p is not None:
+        found["topP"] = request.top_p
+    if request.stop:
+        found["stopSequences"] = list(request.stop)
+    return found
+
+
+def _tools(request: ChatRequest) -> dict[str, Any] | None:
+    carrier = schema_tool(request)
+    choice = request.tool_choice
+    offered = request.tools
+    if choice == "none":
+        offered = ()  # what was called before is told as text: see _told
+    made: list[dict[str, Any]] = []
+    for index, tool in enumerate(offered):
+        if not _TOOL_NAME.match(tool.name):
+            raise invalid(
+                f"tools[{index}].name",
+                tool.name,
+                "is not a tool's name",
+                "Use 1 to 64 letters, digits, _ and -.",
+            )
+        spec: dict[str, Any] = {"name": tool.name}
+        if tool.description:
+            spec["description"] = tool.description
+        spec["inputSchema"] = {"json": tool.parameters}
+        if tool.strict:
+            spec["strict"] = True
+        made.append({"toolSpec": spec})
+    if carrier is not None and request.response_schema is not None:
+        about = {
+            "name": carrier,
+            "description": "Gives the answer. Call it once, with the whole answer.",
+            "inputSchema": {"json": request.response_schema.schema},
+        }
+        made.append({"toolSpec": about})
+    if not made:
+        return None
+    config: dict[str, Any] = {"tools": made}
+    if carrier is not None:
+        # With tools of the user's own, the model may call these first.
+        config["toolChoice"] = {"any": {}} if offered else {"tool": {"name": carrier}}
+    elif choice == "required":
+        config["toolChoice"] = {"any": {}}
+    elif choice not in {None, "auto", "none"}:
+        config["toolChoice"] = {"tool": {"name": choice}}
+    elif choice == "auto":
+        config["toolChoice"] = {"auto": {}}
+    return config
+
+
+def _speaks_of_tools(messages: tuple[Message, ...]) -> bool:
+    return any(
+        isinstance(part, (ToolCall, ToolResult))
+        for message in messages
+        if not isinstance(message.content, str)
+        for part in message.content
+    )
+
+
+def _told(message: Message) -> Message:
+    """The message with its tool calls and results as text. Converse wants the tools offered
+    while there are blocks of them, and has no way to say that none may be called."""
+    if isinstance(message.content, str):
+        return message
+    parts: list[Part | CachePoint] = []
+    for part in message.content:
+        match part:
+            case ToolCall():
+                parts.append(Text(f"[I called the tool {part.name} with {part.arguments}]"))
+            case ToolResult():
+                said = part.content
+                text = said if isinstance(said, str) else encode(said).decode()
+                failed = " failed and" if part.error else ""
+                parts.append(Text(f"[The tool{failed} answered: {text}]"))
+            case _:
+                parts.append(part)
+    return Message(message.role, tuple(parts), message.name)
+
+
+def _messages(messages: tuple[Message, ...], system: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The turns; neighbours of one role become one, since Converse wants them to alternate, and
+    what the system says goes to ``system``."""
+    turns: list[dict[str, Any]] = []
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        blocks = _blocks(message, where)
+        if message.role == "system":
+            system.extend(blocks)
+            continue
+        role = "assistant" if message.role == "assistant" else "user"
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"].extend(blocks)
+        else:
+            turns.append({"role": role, "content": blocks})
+    return turns
+
+
+def _blocks(message: Message, where: str) -> list[dict[str, Any]]:
+    if isinstance(message.content, str):
+        # Converse refuses empty texts; an assistant's turn may hold nothing but tool calls.
+        return [{"text": message.content}] if message.content else []
+    return [
+        block
+        for number, part in enumerate(message.content)
+        if (block := _block(part, f"{where}.content[{number}]")) is not None
+    ]
+
+
+def _block(part: Part | CachePoint, where: str) -> dict[str, Any] | None:
+    match part:
+        case Text():
+            return {"text": part.text} if part.text else None
+        case Image():
+            return {"image": _media(part, _IMAGES, where)}
+        case Document():
+            about = _media(part, _DOCUMENTS, where)
+            # Letters, digits, single spaces, hyphens, parentheses and brackets, at most 200
+            # (DocumentBlock$name, API reference, read 2026-11).
+            name = re.sub(r"\s+", " ", re.sub(r"[^\w\s()\[\]-]|_", "-", part.name)).strip()
+            return {"document": {"format": about["format"], "name": name[:200] or "document",
+                                 "source": about["source"]}}  # fmt: skip
+        case ToolCall():
+            return {"toolUse": {"toolUseId": part.id, "name": part.name, "input": part.input}}
+        case ToolResult():
+            result: dict[str, Any] = {
+                "toolUseId": part.id,
+                "content": [_result(part.content)],
+            }
+            if part.error:
+                result["status"] = "error"
+            return {"toolResult": result}
+        case Reasoning():
+            if part.redacted is not None:
+                return {"reasoningContent": {"redactedContent": part.redacted}}
+            text: dict[str, Any] = {"text": part.text}
+            if part.signature is not None:
+                text["signature"] = part.signature
+            return {"reasoningContent": {"reasoningText": text}}
+        case CachePoint():
+            return {"cachePoint": {"type": "default"}}
+
+
+def _result(content: Any) -> dict[str, Any]:
+    # The document type of json holds objects; everything else travels as text.
+    if isinstance(content, str):
+        return {"text": content}
+    if isinstance(content, dict):
+        return {"json": content}
+    return {"text": encode(content).decode()}
+
+
+def _media(part: Image | Document, formats: dict[str, str], where: str) -> dict[str, Any]:
+    kind = formats.get(part.media_type)
+    if kind is None:
+        raise invalid(
+            f"{where}.media_type",
+            part.media_type,
+            "is not one that Bedrock takes",
+            f"Use one of {', '.join(formats)}.",
+        )
+    if part.url is None:
+        data = base64.b64encode(part.data or b"").decode()
+        return {"format": kind, "source": {"bytes": data}}
+    if not part.url.startswith("s3://"):
+        raise UnsupportedByProvider(
+            f"{where}: a URL that is not s3://",
+            provider="aws",
+            alternative="Fetch it and pass its bytes as data, or put it into S3.",
+        )
+    return {"format": kind, "source": {"s3Location": {"uri": part.url}}}

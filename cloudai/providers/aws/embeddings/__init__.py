@@ -1,0 +1,1 @@
+"""Embeddings: Bedrock's models, and SageMaker endpoints."""

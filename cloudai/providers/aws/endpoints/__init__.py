@@ -1,0 +1,1 @@
+"""Endpoints on SageMaker: real-time, serverless, asynchronous."""

@@ -1,0 +1,306 @@
+"""Command jobs: ``TrainingJob`` into the request, answers into snapshots. No I/O."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import re
+import shlex
+from typing import Any, Final
+
+from cloudai.bootstrap import arguments, variable
+from cloudai.errors import CloudAIError
+from cloudai.providers.azure.ml.machines import machine
+from cloudai.providers.azure.ml.workspace import datastore_uri
+from cloudai.types import JobStatus, MetricPoint, State, TrainingJob, Violation
+
+KEY: Final = "cloudai_key"
+NAME: Final = "cloudai_name"
+METRICS: Final = "cloudai.metrics"
+TIMEOUT: Final = "cloudai.timeout"
+BOOTSTRAP: Final = "_cloudai_bootstrap.py"
+SOURCE: Final = "cloudai"
+GPU_IMAGE: Final = "mcr.microsoft.com/azureml/curated/acpt-pytorch-2.2-cuda12.1:latest"
+CPU_IMAGE: Final = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:latest"
+"""Microsoft's own images (Azure ML's curated environments page, read 2025-08)."""
+_EXIT: Final = re.compile(r"cloudai: exit code (\d+)")
+_GRACE: Final = 600
+_OUTPUTS: Final = {"model": "model", "checkpoints": "checkpoints", "output": "data"}
+"""The job's outputs, and the field of ``Outputs`` that places each."""
+
+STATES: Final[dict[str, State]] = {
+    "notstarted": State.QUEUED,
+    "scheduled": State.QUEUED,
+    "queued": State.QUEUED,
+    "paused": State.QUEUED,
+    "starting": State.STARTING,
+    "provisioning": State.STARTING,
+    "preparing": State.STARTING,
+    "running": State.RUNNING,
+    "finalizing": State.RUNNING,
+    "cancelrequested": State.STOPPING,
+    "completed": State.SUCCEEDED,
+    "failed": State.FAILED,
+    "canceled": State.CANCELLED,
+}
+
+
+def job_id(spec: TrainingJob) -> str:
+    """The job's name in the workspace: what it is called, and a part of its key, so that a
+    second submission with the key meets the first."""
+    digest = hashlib.sha256((spec.idempotency_key or "").encode()).hexdigest()[:12]
+    return f"{(spec.name or 'job')[:60]}-{digest}"
+
+
+def violations(spec: TrainingJob) -> list[Violation]:
+    """What the service would refuse, or what cannot be asked of it."""
+    found: list[Violation] = []
+    if spec.kind == "finetune":
+        found.append(
+            Violation(
+                "kind",
+                "finetune runs on Azure OpenAI.",
+                "Use a profile without workspace, or a script.",
+            )
+        )
+    native = spec.native.get("azure", {})
+    for name in set(native) - {"compute", "environment", "experiment", "properties"}:
+        mend = "There are: compute, environment, experiment, properties."
+        found.append(Violation(f"native.azure.{name}", "is not known here.", mend))
+    if "compute" not in native:
+        try:
+            machine(spec.resources)
+        except CloudAIError as error:
+            found.append(Violation("resources.accelerator", str(error)))
+    if spec.secrets:
+        found.append(
+            Violation(
+                "secrets",
+                "cannot be handed over by the service.",
+                "Read Key Vault in the script, with the job's identity.",
+            )
+        )
+    if spec.spot is not None and spec.spot.require_checkpoint and not spec.outputs.checkpoints:
+        found.append(
+            Violation(
+                "spot",
+                "needs a place for checkpoints, or each restart begins from scratch.",
+                'Set outputs.checkpoints="azureml://…", or spot.require_checkpoint=False.',
+            )
+        )
+    for name in ("model", "checkpoints", "data"):
+        uri = getattr(spec.outputs, name)
+        if uri is not None and not uri.startswith(("azureml://", "https://", "abfss://")):
+            found.append(Violation(f"outputs.{name}", f"{uri!r} is no azureml:// or https:// URI."))
+    return found
+
+
+def losses(spec: TrainingJob) -> list[str]:
+    """What the spec asks for and a command job cannot carry."""
+    found: list[str] = []
+    if spec.retry.max:
+        found.append("retry: the service starts no failed job again; spot jobs it does")
+    if spec.spot is not None and spec.spot.max_wait is not None:
+        found.append("spot.max_wait: the service waits as long as it takes")
+    if spec.resources.disk is not None:
+        found.append("resources.disk: the machine's own")
+    return found
+
+
+def environment(spec: TrainingJob, requirements: str | None) -> dict[str, Any] | None:
+    """The body of the environment to be made; None where one is named."""
+    if "environment" in spec.native.get("azure", {}):
+        return None
+    image = spec.image or (GPU_IMAGE if spec.resources.accelerator else CPU_IMAGE)
+    properties: dict[str, Any] = {"image": image, "osType": "Linux"}
+    if requirements is not None:
+        pip = "".join(
+            f"      - {json.dumps(line)}\n"
+            for line in map(str.strip, requirements.splitlines())
+            if line and not line.startswith("#")
+        )
+        properties["condaFile"] = (
+            "name: cloudai\nchannels:\n  - conda-forge\ndependencies:\n  - python=3.11\n  - pip\n"
+            f"  - pip:\n{pip}"
+        )
+    return {"properties": properties}
+
+
+def environment_name(body: dict[str, Any]) -> str:
+    """A name that tells the environment's content."""
+    text = json.dumps(body, sort_keys=True).encode()
+    return f"cloudai-{hashlib.sha256(text).hexdigest()[:32]}"
+
+
+def encode(
+    spec: TrainingJob,
+    *,
+    code: str | None,
+    environment: str,
+    inputs: dict[str, str],
+    compute: str | None,
+) -> dict[str, Any]:
+    """The body of ``PUT jobs/ID``.
+
+    Parameters
+    ----------
+    code, environment, compute: ids in Resource Manager. inputs: URIs by name.
+    """
+    native = spec.native.get("azure", {})
+    id = job_id(spec)
+    places: dict[str, Any] = {}
+    for name, field in _OUTPUTS.items():
+        uri = getattr(spec.outputs, field) or datastore_uri(f"{SOURCE}/{id}/{name}")
+        places[name] = {"jobOutputType": "uri_folder", "mode": "ReadWriteMount", "uri": uri}
+    resources: dict[str, Any] = {"instanceCount": spec.resources.nodes}
+    if compute is None:
+        resources["instanceType"] = machine(spec.resources)
+    variables = {**spec.env, "CLOUDAI_HPS": json.dumps(spec.hyperparameters)}
+    if spec.resources.nproc is not None:
+        variables["CLOUDAI_NPROC"] = str(spec.resources.nproc)
+    kept: dict[str, str] = {
+        **native.get("properties", {}),
+        METRICS: json.dumps([[m.name, m.regex] for m in spec.metrics]),
+    }
+    properties: dict[str, Any] = {
+        "jobType": "Command",
+        "displayName": spec.name,
+        "experimentName": native.get("experiment", "cloudai"),
+        "command": command(spec, inputs),
+        "environmentId": environment,
+        "environmentVariables": variables,
+        "inputs": {
+            name: {
+                "jobInputType": "uri_file" if _is_file(uri) else "uri_folder",
+                "uri": uri,
+                "mode": "Download" if spec.input(name).mode == "copy" else "ReadOnlyMount",
+            }
+            for name, uri in inputs.items()
+        },
+        "outputs": places,
+        "resources": resources,
+        "tags": {**spec.tags, KEY: spec.idempotency_key or "", NAME: spec.name or ""},
+        "properties": kept,
+    }
+    if code is not None:
+        properties["codeId"] = code
+    if compute is not None:
+        properties["computeId"] = compute
+    if spec.resources.nodes > 1:
+        # One process a machine: the bootstrap starts torchrun there.
+        properties["distribution"] = {
+            "distributionType": "PyTorch",
+            "processCountPerInstance": 1,
+        }
+    if spec.timeout is not None:
+        kept[TIMEOUT] = f"{spec.timeout:g}"
+        # The command ends itself in time; the service's limit is for a machine that hangs.
+        limit = f"PT{int(spec.timeout) + _GRACE}S"
+        properties["limits"] = {"jobLimitsType": "Command", "timeout": limit}
+    if spec.spot is not None:
+        properties["queueSettings"] = {"jobTier": "Spot"}
+    return {"properties": properties}
+
+
+def _is_file(uri: str) -> bool:
+    last = uri.rstrip("/").rpartition("/")[2]
+    return "." in last and not uri.endswith("/")
+
+
+def command(spec: TrainingJob, inputs: dict[str, str]) -> str:
+    """What the container's shell runs: the contract's variables, the script under its time
+    limit, and a last line that tells the exit code, which the service keeps to itself."""
+    places = [f'{variable("CLOUDAI_INPUT_", name)}="${{{{inputs.{name}}}}}"' for name in inputs]
+    places += [
+        f'{variable_name}="${{{{outputs.{output}}}}}"'
+        for variable_name, output in (
+            ("CLOUDAI_MODEL_DIR", "model"),
+            ("CLOUDAI_CHECKPOINT_DIR", "checkpoints"),
+            ("CLOUDAI_OUTPUT_DIR", "output"),
+        )
+    ]
+    if spec.kind == "container":
+        script = shlex.join(spec.command) if spec.command else "true"
+    else:
+        given = [str(spec.entry), *spec.args]
+        if spec.hyperparameter_args:
+            given += arguments(spec.hyperparameters)
+        script = f"python {BOOTSTRAP} {shlex.join(given)}"
+    limit = f"timeout -k 30 {spec.timeout:g} " if spec.timeout is not None else ""
+    return (
+        f"{limit}env {' '.join(places)} {script}; "
+        'code=$?; echo "cloudai: exit code $code"; exit $code'
+    )
+
+
+def status(job: dict[str, Any], log: str | None) -> JobStatus:
+    """A snapshot.
+
+    Parameters
+    ----------
+    log: the whole log of a job that has ended; None for others.
+    """
+    properties: dict[str, Any] = job["properties"]
+    native = str(properties.get("status") or "NotStarted")
+    state = STATES.get(native.lower(), State.UNKNOWN)
+    kept: dict[str, str] = properties.get("properties") or {}
+    tags: dict[str, str] = properties.get("tags") or {}
+    about: dict[str, Any] = job.get("systemData") or {}
+    created = _time(about.get("createdAt"))
+    code: int | None = None
+    reason: str | None = None
+    tail: tuple[str, ...] = ()
+    metrics: dict[str, tuple[MetricPoint, ...]] = {}
+    ended = _time(about.get("lastModifiedAt")) if state.done else None
+    if log is not None:
+        lines = log.splitlines()
+        told = _EXIT.findall(log)
+        code = int(told[-1]) if told else None
+        metrics = _metrics(kept.get(METRICS), lines, ended or created or 0.0)
+        if state is State.FAILED:
+            own = [line for line in lines if not _EXIT.fullmatch(line)]
+            tail = tuple(own[-20:])
+            reason = f"the command ended with exit code {code}" if code is not None else None
+            if code in {124, 137} and TIMEOUT in kept:
+                state, code = State.TIMED_OUT, None
+                reason = f"it ran longer than its timeout of {kept[TIMEOUT]} s"
+    outputs: dict[str, str] = {}
+    if state is State.SUCCEEDED:
+        outputs = {name: str(o["uri"]) for name, o in (properties.get("outputs") or {}).items()}
+    return JobStatus(
+        id=str(job["name"]),
+        state=state,
+        name=tags.get(NAME) or properties.get("displayName"),
+        idempotency_key=tags.get(KEY) or None,
+        reason=reason or (properties.get("error") or {}).get("message"),
+        native_state=native,
+        created_at=created,
+        ended_at=ended,
+        exit_code=code,
+        outputs=outputs,
+        metrics=metrics,
+        log_tail=tail,
+    )
+
+
+def _time(text: Any) -> float | None:
+    if not text:
+        return None
+    return datetime.datetime.fromisoformat(str(text).replace("Z", "+00:00")).timestamp()
+
+
+def _metrics(kept: str | None, lines: list[str], time: float) -> dict[str, tuple[MetricPoint, ...]]:
+    found: dict[str, list[MetricPoint]] = {}
+    patterns = [(name, re.compile(regex)) for name, regex in json.loads(kept or "[]")]
+    for line in lines:
+        for name, pattern in patterns:
+            match = pattern.search(line)
+            if match:
+                try:
+                    value = float(match[1])
+                except ValueError:
+                    continue
+                points = found.setdefault(name, [])
+                points.append(MetricPoint(value, len(points), time))
+    return {name: tuple(points) for name, points in found.items()}

@@ -1,0 +1,133 @@
+"""Models and their handlers as assets: what online and batch endpoints deploy."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from cloudai._core.handlers import container
+from cloudai.errors import InvalidRequest
+from cloudai.protocols import Call
+from cloudai.providers.azure.ml import score
+from cloudai.providers.azure.ml.job_wire import CPU_IMAGE, GPU_IMAGE, environment_name
+from cloudai.providers.azure.ml.training import walk
+from cloudai.providers.azure.ml.workspace import Files, Workspace
+from cloudai.types import Resources, Violation
+from cloudai.types._base import invalid
+
+SCRIPT: Final = "_cloudai_score.py"
+HANDLER: Final = "_cloudai_handler.py"
+_SERVER: Final = "azureml-inference-server-http"
+_REMOTE: Final = ("azureml://", "azureml:", "https://", "/subscriptions/")
+
+
+def check(uri: str, handler: str | None, field: str, *, image: bool = False) -> None:
+    """Raises InvalidRequest for a model or handler that is not there.
+
+    Parameters
+    ----------
+    image: whether an image of one's own serves the model: it may do without a handler, and takes
+        one only in the model's folder.
+    """
+    local = not uri.startswith(_REMOTE)
+    path = Path(uri.removeprefix("file://")).expanduser()
+    if local and not path.is_dir():
+        raise invalid(field, uri, "is not a directory", f"Looked at {path.absolute()}.")
+    if handler is not None:
+        if not Path(handler).expanduser().is_file():
+            raise invalid("handler", handler, "is not a file", "Give the path of a Python file.")
+        if image and not local:
+            raise invalid(
+                "handler", handler, f"cannot be put beside {uri}, as an image needs it",
+                "Put it into the model as handler.py, or give the model as a local directory.",
+            )  # fmt: skip
+    elif local and not image and not (path / "handler.py").is_file():
+        raise InvalidRequest(
+            f"{field}={uri!r} has no handler.py of its own, and no handler is named",
+            field="handler",
+            hint="Name a Python file with load and predict: handler=…",
+        )
+
+
+def model(workspace: Workspace, uri: str, call: Call, handler: str | None = None) -> str:
+    """The id of a model asset: of local files, of a job's output, or the one that is named.
+
+    Parameters
+    ----------
+    handler: goes into local files as ``handler.py``.
+    """
+    if uri.startswith(("azureml:", "/subscriptions/")) and not uri.startswith("azureml://"):
+        return workspace.named("models", uri)
+    if uri.startswith(("azureml://", "https://")):
+        body = {"properties": {"modelType": "custom_model", "modelUri": uri}}
+        path = f"models/{environment_name(body)}/versions/1"
+        if workspace.found(path, call) is None:
+            workspace.send("PUT", path, call, body)
+        return workspace.id_of(path)
+    folder = Path(uri.removeprefix("file://")).expanduser()
+    files = walk(folder, ("__pycache__",))
+    if handler is not None:
+        files["handler.py"] = Path(handler).expanduser()
+    return workspace.upload("models", files, call)[0]
+
+
+def code(workspace: Workspace, handler: str | None, call: Call) -> str:
+    """The id of the scoring script's code asset, with the handler beside it."""
+    files: Files = {SCRIPT: Path(str(score.__file__))}
+    if handler is not None:
+        files[HANDLER] = Path(handler).expanduser()
+    return workspace.upload("codes", files, call)[0]
+
+
+def environment(
+    workspace: Workspace,
+    image: str | None,
+    requirements: str | None,
+    resources: Resources,
+    call: Call,
+) -> str:
+    """The id of the environment that serves: the image with Azure ML's own server in it."""
+    lines = [_SERVER]
+    if requirements is not None:
+        path = Path(requirements).expanduser()
+        if not path.is_file():
+            raise invalid("requirements", requirements, "is not a file", f"Looked at {path}.")
+        lines += [line.strip() for line in path.read_text("utf-8").splitlines()]
+    pip = "".join(f"      - {json.dumps(x)}\n" for x in lines if x and not x.startswith("#"))
+    body: dict[str, Any] = {
+        "properties": {
+            "image": image or (GPU_IMAGE if resources.accelerator else CPU_IMAGE),
+            "osType": "Linux",
+            "condaFile": "name: cloudai\nchannels:\n  - conda-forge\ndependencies:\n"
+            f"  - python=3.11\n  - pip\n  - pip:\n{pip}",
+        }
+    }
+    return registered(workspace, body, call)
+
+
+def registered(workspace: Workspace, body: dict[str, Any], call: Call) -> str:
+    """The id of an environment with this body, which is made where there is none yet."""
+    path = environment_path(body)
+    if workspace.found(path, call) is None:
+        workspace.send("PUT", path, call, body)
+    return workspace.id_of(path)
+
+
+def environment_path(body: dict[str, Any]) -> str:
+    """Where an environment with this body lies in the workspace."""
+    return f"environments/{environment_name(body)}/versions/1"
+
+
+def image_violations(image: str | None) -> list[Violation]:
+    """What is wrong with the image that a scoring script is to run in."""
+    if image is None or not container.is_folder(image):
+        return []
+    mend = "A batch runs a script of ours: name an image to run it in, or none."
+    return [Violation("image", "is a package, which serves endpoints.", mend)]
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder for what is made only to be uploaded."""
+    return tempfile.TemporaryDirectory(prefix="cloudai-")

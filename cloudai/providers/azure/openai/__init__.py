@@ -1,0 +1,1 @@
+"""Azure OpenAI: chat, embeddings, fine-tuning, deployments, batches."""

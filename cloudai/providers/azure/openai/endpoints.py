@@ -1,0 +1,209 @@
+"""Endpoints on azure: Azure OpenAI's model deployments, or Azure ML with a ``workspace``.
+
+A deployment has one model. An endpoint of several variants is several deployments,
+``NAME--VARIANT``, between which our client chooses by weight with each call: the service splits
+no traffic.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
+
+from cloudai._core.profiles.config import Profile
+from cloudai.errors import ConfigError, NotFound
+from cloudai.protocols import Call
+from cloudai.providers.azure import arm
+from cloudai.providers.azure.openai import deployments
+from cloudai.providers.azure.openai.chat import AzureChat
+from cloudai.providers.azure.openai.embeddings import AzureEmbeddings
+from cloudai.providers.azure.openai.training import refuse
+from cloudai.providers.azure.openai.wire import endpoints as wire
+from cloudai.providers.azure.session import session
+from cloudai.types import (
+    Deployment,
+    EndpointStatus,
+    LogPage,
+    NativeRequest,
+    Plan,
+    Prediction,
+    PredictRequest,
+)
+from cloudai.types._base import invalid
+
+_REMEMBERED: Final = 60.0
+"""Seconds that the deployments of an endpoint, and their weights, are taken from memory."""
+
+
+_Choices: TypeAlias = tuple[list[tuple[str, float]], dict[str, str]]
+"""The variants with their shares, and each one's model."""
+
+
+def endpoints(profile: Profile) -> Any:
+    """The endpoints adapter that the profile asks for."""
+    if profile.get("workspace"):
+        from cloudai.providers.azure.ml.endpoints import AzureMLEndpoints
+
+        return AzureMLEndpoints(profile)
+    return AzureDeployments(profile)
+
+
+class AzureDeployments:
+    """Model deployments of the profile's resource. The id is the endpoint's name.
+
+    ``predict`` takes texts, conversations or whole chat bodies for chat models, and texts for
+    embedding models.
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        self._session = session(profile)
+        self._profile = profile
+        self._known: dict[str, tuple[float, _Choices]] = {}
+
+    def plan(self, spec: Deployment) -> Plan:
+        """One PUT a variant."""
+        requests = [
+            NativeRequest(
+                operation=f"PUT {deployments.path(self._session, name)}"
+                f"?api-version={deployments.API_VERSION}",
+                body=body,
+            )
+            for name, body in wire.encode(spec)
+        ]
+        return Plan(
+            provider="azure",
+            capability="endpoints",
+            requests=tuple(requests),
+            violations=tuple(wire.violations(spec)),
+            losses=tuple(wire.losses(spec)),
+        )
+
+    def _put(self, spec: Deployment, call: Call, *, wait: bool = False) -> bool:
+        """Puts the deployments there, one after the other: a resource takes one operation at a
+        time. ``wait``: for the last one too. Gives whether those waited for succeeded."""
+        self._known.pop(spec.name, None)
+        fine, last = True, None
+        for name, body in wire.encode(spec):
+            if last is not None:
+                fine = arm.settled(self._session, last, call) and fine
+            path = deployments.path(self._session, name)
+            last = arm.send(self._session, "PUT", path, deployments.API_VERSION, call, body)
+        if wait and last is not None:
+            fine = arm.settled(self._session, last, call) and fine
+        return fine
+
+    def deploy(self, spec: Deployment, call: Call) -> str:
+        """Raises what ``plan`` lists; QuotaExceeded for more capacity than there is. A PUT may
+        be sent again without harm."""
+        refuse(wire.violations(spec))
+        wire.warn(spec)
+        self._put(spec, call)
+        return spec.name
+
+    def find(self, key: str, call: Call) -> str | None:
+        for item in deployments.listed(self._session, call):
+            tags = item.get("tags") or {}
+            if tags.get(wire.KEY) == key:
+                return str(tags.get(wire.NAME) or item["name"])
+        return None
+
+    def _items(self, id: str, call: Call) -> list[dict[str, Any]]:
+        found = [
+            item for item in deployments.listed(self._session, call) if wire.endpoint_of(item) == id
+        ]
+        if not found:
+            raise NotFound(f"there is no deployment {id!r} at {self._session.endpoint}")
+        return found
+
+    def status(self, id: str, call: Call) -> EndpointStatus:
+        """A snapshot; RUNNING once all its deployments are."""
+        return wire.status(id, self._items(id, call), self._session.endpoint)
+
+    def predict(self, id: str, request: PredictRequest, call: Call) -> Prediction:
+        """Chooses a deployment by weight, and asks it for each input."""
+        shares, models = self._choices(id, call)
+        chance = random.random()  # noqa: S311 - it shares out traffic
+        variant = request.variant or wire.choose(shares, chance)
+        if variant not in models:
+            raise invalid(
+                "variant", variant, "is not one of the endpoint's", f"There are: {sorted(models)}"
+            )
+        name = wire.native_name(id, variant)
+        if wire.embeds(models[variant] or id):
+            outputs = self._embedded(name, request, call)
+        else:
+            outputs = [self._answer(name, value, request, call) for value in request.inputs]
+        return Prediction(outputs=outputs, variant=variant, version=models[variant] or None)
+
+    def _choices(self, id: str, call: Call) -> _Choices:
+        known = self._known.get(id)
+        if known is not None and known[0] > time.monotonic():
+            return known[1]
+        try:
+            found = wire.status(id, self._items(id, call), self._session.endpoint)
+            shares = [(one.name, one.share) for one in found.variants]
+            models = {one.name: one.model for one in found.variants}
+        except ConfigError:
+            # Without management keys: a deployment of that very name, whatever its model.
+            shares, models = [("main", 1.0)], {"main": ""}
+        self._known[id] = (time.monotonic() + _REMEMBERED, (shares, models))
+        return shares, models
+
+    def _answer(self, name: str, value: Any, request: PredictRequest, call: Call) -> Any:
+        from cloudai._core.batches.transforms import chat
+
+        adapter = AzureChat(self._profile)
+        (answer,) = chat(lambda asked, _: adapter.create(asked, call), name, request.params)(
+            [value]
+        )
+        return answer
+
+    def _embedded(self, name: str, request: PredictRequest, call: Call) -> list[Any]:
+        from cloudai._core.batches.transforms import embeddings
+
+        adapter = AzureEmbeddings(self._profile)
+        return embeddings(adapter, name, request.params)(list(request.inputs))
+
+    def update(self, id: str, spec: Deployment, call: Call) -> None:
+        """Puts the variants of ``spec`` there; once they are up, deletes those it no longer
+        names. To scale is to update with another capacity."""
+        refuse(wire.violations(spec))
+        before = {str(item["name"]) for item in self._items(id, call)}
+        gone = before - {name for name, _ in wire.encode(spec)}
+        if self._put(spec, call, wait=bool(gone)):
+            for name in sorted(gone):
+                self._drop(name, call)
+
+    def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
+        """The service shows no log of a deployment."""
+        if cursor is None:
+            self._items(id, call)
+        return LogPage(lines=(), cursor="0")
+
+    def _drop(self, name: str, call: Call) -> None:
+        path = deployments.path(self._session, name)
+        answer = arm.send(self._session, "DELETE", path, deployments.API_VERSION, call)
+        arm.settled(self._session, answer, call)
+
+    def delete(self, id: str, call: Call) -> None:
+        """Deletes its deployments; those that are gone are fine."""
+        self._known.pop(id, None)
+        try:
+            items = self._items(id, call)
+        except NotFound:
+            return
+        for item in items:
+            try:
+                self._drop(str(item["name"]), call)
+            except NotFound:
+                continue
+
+    def list(self, call: Call) -> Sequence[EndpointStatus]:
+        """All deployments of the resource that were made through cloudai."""
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for item in deployments.listed(self._session, call):
+            if (item.get("tags") or {}).get(wire.KEY):
+                groups.setdefault(wire.endpoint_of(item), []).append(item)
+        return [wire.status(name, items, self._session.endpoint) for name, items in groups.items()]

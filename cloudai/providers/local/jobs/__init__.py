@@ -1,0 +1,1 @@
+"""Processes that outlive their client: training jobs and batches on this machine."""

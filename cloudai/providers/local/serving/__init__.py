@@ -1,0 +1,1 @@
+"""The server processes behind local endpoints."""

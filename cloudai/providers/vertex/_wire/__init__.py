@@ -1,4 +1,0 @@
-"""Between the neutral values and the JSON of Google's protos. Pure: no I/O, no SDK.
-
-The vendor's field names stay in here.
-"""

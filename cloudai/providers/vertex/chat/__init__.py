@@ -1,0 +1,1 @@
+"""Chat: Gemini, and endpoints in OpenAI's format."""

@@ -1,0 +1,98 @@
+"""Chat through a deployed endpoint in OpenAI's format, and Vertex AI's own compatible API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from typing import Final
+
+import msgspec
+
+from cloudai._core.calls import threads
+from cloudai.formats import openai
+from cloudai.protocols import Call
+from cloudai.providers.vertex.chat.wire import check_model
+from cloudai.providers.vertex.errors import PROVIDER
+from cloudai.providers.vertex.merge import merge
+from cloudai.providers.vertex.session import API, Session
+from cloudai.types import ChatChunk, ChatReply, ChatRequest
+
+PREFIX: Final = "openai:"
+
+
+class OpenAIChat:
+    """``openai:ENDPOINT`` and ``openai:PUBLISHER/MODEL``."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._places: dict[str, tuple[str, str, str]] = {}
+
+    def create(self, request: ChatRequest, call: Call) -> ChatReply:
+        base, path, model = self._place(request.model, call)
+        body = _encode(request, model, stream=False)
+        data, request_id = self._session.http.raw("POST", base, path, body, call)
+        return openai.reply(data, request.model, provider=PROVIDER, request_id=request_id)
+
+    async def acreate(self, request: ChatRequest, call: Call) -> ChatReply:
+        base, path, model = await self._aplace(request.model, call)
+        body = _encode(request, model, stream=False)
+        data, request_id = await self._session.aio.raw("POST", base, path, body, call)
+        return openai.reply(data, request.model, provider=PROVIDER, request_id=request_id)
+
+    def stream(self, request: ChatRequest, call: Call) -> Iterator[ChatChunk]:
+        base, path, model = self._place(request.model, call)
+        body = _encode(request, model, stream=True)
+        pieces = openai.Pieces(request.model, provider=PROVIDER)
+        with closing(self._session.http.events(base, path, body, call)) as events:
+            for data in events:
+                chunk = pieces.chunk(data)
+                if chunk is not None:
+                    yield chunk
+
+    async def astream(self, request: ChatRequest, call: Call) -> AsyncIterator[ChatChunk]:
+        base, path, model = await self._aplace(request.model, call)
+        body = _encode(request, model, stream=True)
+        pieces = openai.Pieces(request.model, provider=PROVIDER)
+        events = self._session.aio.events(base, path, body, call)
+        try:
+            async for data in events:
+                chunk = pieces.chunk(data)
+                if chunk is not None:
+                    yield chunk
+        finally:
+            await events.aclose()
+
+    async def _aplace(self, name: str, call: Call) -> tuple[str, str, str]:
+        return self._places.get(name) or await threads.run(self._place, name, call)
+
+    def _place(self, name: str, call: Call) -> tuple[str, str, str]:
+        """Base URL, path and model's name. An endpoint is looked up once: a dedicated one
+        answers at an address of its own only."""
+        place = self._places.get(name)
+        if place is None:
+            place = self._places[name] = self._find(check_model(name.removeprefix(PREFIX)), call)
+        return place
+
+    def _find(self, name: str, call: Call) -> tuple[str, str, str]:
+        session = self._session
+        base = session.url()
+        if "/" in name and not name.startswith(("projects/", "endpoints/")):
+            return base, f"/{API}/{session.parent}/endpoints/openapi/chat/completions", name
+        resource = name
+        if not name.startswith("projects/"):
+            resource = f"{session.parent}/endpoints/{name.removeprefix('endpoints/')}"
+        base = dedicated(session, session.http.json("GET", base, f"/{API}/{resource}", None, call))
+        return base, f"/{API}/{resource}/chat/completions", ""
+
+
+def _encode(request: ChatRequest, model: str, *, stream: bool) -> bytes:
+    body = openai.body(request, model, stream=stream, provider=PROVIDER)
+    return msgspec.json.encode(merge(body, request.native))
+
+
+def dedicated(session: Session, endpoint: dict[str, object]) -> str:
+    """The base URL that an endpoint (its JSON) answers predictions at."""
+    host = endpoint.get("dedicatedEndpointDns")
+    if host and endpoint.get("dedicatedEndpointEnabled") and not session.overridden:
+        return f"https://{host}"
+    return session.url()

@@ -1,0 +1,367 @@
+"""Chat in Gemini's words: GenerateContentRequest and GenerateContentResponse (aiplatform v1)."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, Final
+
+import msgspec
+
+from cloudai.errors import ContentFiltered, InvalidRequest, UnsupportedByProvider
+from cloudai.providers.vertex.errors import PROVIDER
+from cloudai.providers.vertex.merge import merge
+from cloudai.types import (
+    CachePoint,
+    ChatRequest,
+    Document,
+    FinishReason,
+    Image,
+    Message,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from cloudai.types._base import invalid
+
+MAX_STOPS: Final = 5
+"""Stop sequences a request may have (GenerationConfig's reference, read 2026-11)."""
+
+# What takes a turn's place where its thought signature was lost, as in a conversation that began
+# at another provider ("Thought signatures", Gemini API docs, read 2026-11). Bytes in base64.
+NO_SIGNATURE: Final = "skip_thought_signature_validator"
+
+# Google's own table for its OpenAI-compatible API ("OpenAI compatibility", read 2026-11).
+_BUDGETS: Final = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576}
+
+FINISH: Final[dict[str, FinishReason]] = {
+    "STOP": "stop",
+    "MAX_TOKENS": "length",
+    "SAFETY": "content_filter",
+    "RECITATION": "content_filter",
+    "LANGUAGE": "content_filter",
+    "BLOCKLIST": "content_filter",
+    "PROHIBITED_CONTENT": "content_filter",
+    "SPII": "content_filter",
+    "MODEL_ARMOR": "content_filter",
+    "IMAGE_SAFETY": "content_filter",
+    "IMAGE_PROHIBITED_CONTENT": "content_filter",
+    "IMAGE_RECITATION": "content_filter",
+    "MALFORMED_FUNCTION_CALL": "error",
+    "UNEXPECTED_TOOL_CALL": "error",
+    "TOO_MANY_TOOL_CALLS": "error",
+    "NO_IMAGE": "error",
+    "IMAGE_OTHER": "error",
+    "OTHER": "error",
+}
+
+
+def encode(request: ChatRequest) -> dict[str, Any]:
+    """The body of ``generateContent`` and ``streamGenerateContent``. Raises InvalidRequest."""
+    body: dict[str, Any] = {"contents": _contents(request)}
+    system = [{"text": message.text} for message in request.messages if message.role == "system"]
+    if system:
+        body["systemInstruction"] = {"parts": system}
+    config = _config(request)
+    if config:
+        body["generationConfig"] = config
+    if request.tools:
+        body["tools"] = [
+            {
+                "functionDeclarations": [
+                    {
+                        "name": tool.name,
+                        "description": tool.description,
+                        "parametersJsonSchema": tool.parameters,
+                    }
+                    for tool in request.tools
+                ]
+            }
+        ]
+    if request.tool_choice is not None:
+        body["toolConfig"] = {"functionCallingConfig": _choice(request.tool_choice)}
+    return merge(body, request.native) if request.native else body
+
+
+def _choice(choice: str) -> dict[str, Any]:
+    modes = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
+    if choice in modes:
+        return {"mode": modes[choice]}
+    return {"mode": "ANY", "allowedFunctionNames": [choice]}
+
+
+def _config(request: ChatRequest) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    for name, value in (
+        ("temperature", request.temperature),
+        ("topP", request.top_p),
+        ("seed", request.seed),
+        ("maxOutputTokens", request.max_tokens),
+    ):
+        if value is not None:
+            config[name] = value
+    if request.top_p is not None and request.top_p <= 0:
+        raise invalid("top_p", request.top_p, "is not above 0")
+    if request.seed is not None and not -(2**31) <= request.seed < 2**31:
+        raise invalid("seed", request.seed, "does not fit Gemini's 32 bits")
+    if request.stop:
+        if len(request.stop) > MAX_STOPS:
+            raise invalid("stop", request.stop, f"has more than Gemini's {MAX_STOPS} texts")
+        config["stopSequences"] = list(request.stop)
+    if request.response_schema is not None:
+        config["responseMimeType"] = "application/json"
+        config["responseJsonSchema"] = request.response_schema.schema
+    if request.reasoning is not None:
+        config["thinkingConfig"] = _thinking(request.model, request.reasoning)
+    return config
+
+
+def _thinking(model: str, effort: str) -> dict[str, Any]:
+    name = model.rpartition("/")[2]
+    if name.startswith(("gemini-1", "gemini-2.0")):
+        if effort == "none":
+            return {"thinkingBudget": 0}
+        raise UnsupportedByProvider(
+            f"reasoning={effort!r} on {name}",
+            provider=PROVIDER,
+            alternative="Use a model that thinks: gemini-2.5-flash or later",
+        )
+    if effort == "none":
+        if "pro" in name:
+            raise UnsupportedByProvider(
+                f"reasoning='none' on {name}",
+                provider=PROVIDER,
+                alternative='It always thinks: use reasoning="minimal", or a flash model',
+            )
+        return (
+            {"thinkingLevel": "MINIMAL"} if name.startswith("gemini-3") else {"thinkingBudget": 0}
+        )
+    if name.startswith("gemini-3"):
+        # Gemini 3 Pro knows LOW and HIGH alone ("Thinking", Gemini API docs, read 2026-11).
+        if "pro" in name:
+            return {"includeThoughts": True, "thinkingLevel": "HIGH" if effort == "high" else "LOW"}
+        return {"includeThoughts": True, "thinkingLevel": effort.upper()}
+    return {"includeThoughts": True, "thinkingBudget": _BUDGETS[effort]}
+
+
+def _contents(request: ChatRequest) -> list[dict[str, Any]]:
+    contents: list[dict[str, Any]] = []
+    names: dict[str, str] = {}
+    signs = request.model.rpartition("/")[2].startswith("gemini-3")
+    for index, message in enumerate(request.messages):
+        if message.role == "system":
+            continue
+        role = "model" if message.role == "assistant" else "user"
+        parts = _parts(message, f"messages[{index}]", names, signs)
+        # The answers to calls of one turn have to come in one turn.
+        if contents and contents[-1]["role"] == role:
+            contents[-1]["parts"].extend(parts)
+        else:
+            contents.append({"role": role, "parts": parts})
+    if not contents:
+        raise invalid("messages", [], "holds nothing but system messages", "Add a user message.")
+    return contents
+
+
+def _parts(
+    message: Message, where: str, names: dict[str, str], signs: bool
+) -> list[dict[str, Any]]:
+    if isinstance(message.content, str):
+        return [{"text": message.content}]
+    parts: list[dict[str, Any]] = []
+    signature: str | None = None  # of a text: it rides on the next one
+    called = False
+    for part in message.content:
+        if isinstance(part, Text):
+            one: dict[str, Any] = {"text": part.text}
+            if signature is not None:
+                one["thoughtSignature"], signature = signature, None
+            parts.append(one)
+        elif isinstance(part, Image | Document):
+            parts.append(_media(part, where))
+        elif isinstance(part, Reasoning):
+            if part.text:
+                parts.append({"text": part.text, "thought": True})
+            signature = part.signature or signature
+        elif isinstance(part, ToolCall):
+            names[part.id] = part.name
+            one = {"functionCall": {"name": part.name, "args": _arguments(part)}}
+            if part.signature is not None:
+                one["thoughtSignature"] = part.signature
+            elif signs and not called:
+                one["thoughtSignature"] = NO_SIGNATURE
+            called = True
+            parts.append(one)
+        elif isinstance(part, ToolResult):
+            parts.append(_result(part, where, names))
+        elif not isinstance(part, CachePoint):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise invalid(f"{where}.content", part, "is not a part of a message")
+    if signature is not None:
+        parts.append({"text": "", "thoughtSignature": signature})
+    if not parts:
+        raise invalid(f"{where}.content", message.content, "is empty", "Leave the message out.")
+    return parts
+
+
+def _arguments(part: ToolCall) -> dict[str, Any]:
+    value = part.input
+    if not isinstance(value, dict):
+        raise invalid(f"tool_calls[{part.name}].arguments", part.arguments, "is not a JSON object")
+    return value  # pyright: ignore[reportUnknownVariableType]
+
+
+def _result(part: ToolResult, where: str, names: dict[str, str]) -> dict[str, Any]:
+    name = names.get(part.id)
+    if name is None:
+        raise invalid(
+            f"{where}.content.id",
+            part.id,
+            "answers no tool call of this conversation",
+            "Keep the assistant's message with the call before it.",
+        )
+    if part.error:
+        content: Any = {"error": part.content}
+    elif isinstance(part.content, dict):
+        content = part.content
+    else:
+        content = {"result": part.content}
+    return {"functionResponse": {"name": name, "response": content}}
+
+
+def _media(part: Image | Document, where: str) -> dict[str, Any]:
+    if part.data is not None:
+        data = base64.b64encode(part.data).decode()
+        return {"inlineData": {"mimeType": part.media_type, "data": data}}
+    url = part.url or ""
+    if not url.startswith(("gs://", "https://", "http://")):
+        raise invalid(
+            f"{where}.url", url, "is not a gs:// or https:// URL", "Gemini reads no other store."
+        )
+    return {"fileData": {"mimeType": part.media_type, "fileUri": url}}
+
+
+class Call(msgspec.Struct):
+    name: str = ""
+    args: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class Part(msgspec.Struct):
+    text: str | None = None
+    thought: bool = False
+    thoughtSignature: str | None = None
+    functionCall: Call | None = None
+
+
+class Content(msgspec.Struct):
+    parts: list[Part] = []
+
+
+class Rating(msgspec.Struct):
+    category: str = ""
+    probability: str = ""
+    blocked: bool = False
+
+
+class Candidate(msgspec.Struct):
+    content: Content | None = None
+    finishReason: str | None = None
+    finishMessage: str | None = None
+
+
+class Feedback(msgspec.Struct):
+    blockReason: str | None = None
+    blockReasonMessage: str | None = None
+    safetyRatings: list[Rating] = []
+
+
+class Counts(msgspec.Struct):
+    promptTokenCount: int = 0
+    candidatesTokenCount: int = 0
+    thoughtsTokenCount: int = 0
+    toolUsePromptTokenCount: int = 0
+    cachedContentTokenCount: int = 0
+
+
+class Answer(msgspec.Struct):
+    """A GenerateContentResponse, as far as the neutral reply needs it."""
+
+    candidates: list[Candidate] = []
+    usageMetadata: Counts | None = None
+    modelVersion: str | None = None
+    responseId: str | None = None
+    promptFeedback: Feedback | None = None
+
+
+_decoder = msgspec.json.Decoder(Answer)
+
+
+def decode(data: bytes) -> Answer:
+    """One answer, or one piece of a stream. Raises ContentFiltered for a prompt that was
+    blocked, ProviderError for what is no answer."""
+    try:
+        answer = _decoder.decode(data)
+    except msgspec.DecodeError as error:
+        from cloudai.providers.vertex.errors import make
+
+        raise make("DATA_LOSS", f"the answer cannot be read: {error}") from None
+    feedback = answer.promptFeedback
+    if feedback is not None and feedback.blockReason and not answer.candidates:
+        rated = [
+            f"{rating.category} {rating.probability}".strip()
+            for rating in feedback.safetyRatings
+            if rating.blocked or rating.probability in {"MEDIUM", "HIGH"}
+        ]
+        why = feedback.blockReasonMessage or ", ".join(rated)
+        raise ContentFiltered(
+            f"the prompt was blocked: {feedback.blockReason}{f' ({why})' if why else ''}",
+            provider=PROVIDER,
+            code=feedback.blockReason,
+            hint="Reword it, or set safetySettings in native=",
+        )
+    return answer
+
+
+def usage(counts: Counts | None) -> Usage:
+    """Tokens spent. Gemini counts thoughts, and the prompts of its own tools, apart."""
+    if counts is None:
+        return Usage()
+    return Usage(
+        input_tokens=counts.promptTokenCount + counts.toolUsePromptTokenCount,
+        output_tokens=counts.candidatesTokenCount + counts.thoughtsTokenCount,
+        cached_input_tokens=counts.cachedContentTokenCount,
+        reasoning_tokens=counts.thoughtsTokenCount,
+    )
+
+
+def finish(reason: str, called: bool) -> FinishReason:
+    """The neutral word for why it ended; an unknown one is an error, never success."""
+    found = FINISH.get(reason, "error")
+    return "tool_calls" if called and found == "stop" else found
+
+
+def check_model(model: str) -> str:
+    """Refuses a model's name that would change the URL."""
+    if not model or any(character in model for character in "?#% \n") or ".." in model:
+        raise InvalidRequest(
+            f"model={model!r} is not the name of a model",
+            field="model",
+            value=model,
+            hint="Such as gemini-2.5-flash, or publishers/google/models/gemini-2.5-flash",
+        )
+    return model
+
+
+def path(parent: str, model: str) -> str:
+    """The resource of a model: google-genai's rules for names."""
+    check_model(model)
+    if model.startswith("projects/"):
+        return model
+    if model.startswith(("publishers/", "endpoints/")):
+        return f"{parent}/{model}"
+    if model.startswith("models/"):
+        return f"{parent}/publishers/google/{model}"
+    publisher, slash, name = model.partition("/")
+    if slash:
+        return f"{parent}/publishers/{publisher}/models/{name}"
+    return f"{parent}/publishers/google/models/{model}"

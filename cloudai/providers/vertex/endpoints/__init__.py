@@ -1,0 +1,1 @@
+"""Endpoints: models uploaded, deployed and given traffic."""

@@ -1,0 +1,306 @@
+"""Training jobs: CustomJobs of Vertex AI, and for ``kind="finetune"`` its TuningJobs."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from cloudai._core.calls.call import parts
+from cloudai._core.profiles.config import Profile
+from cloudai.errors import InvalidRequest, NotFound, UnsupportedByProvider
+from cloudai.protocols import Call
+from cloudai.providers.vertex import SPEC, catalog, common
+from cloudai.providers.vertex import logs as _logs
+from cloudai.providers.vertex.errors import PROVIDER
+from cloudai.providers.vertex.gcs import Files, split
+from cloudai.providers.vertex.resources import Resources
+from cloudai.providers.vertex.session import API, Session
+from cloudai.providers.vertex.training import package, wire
+from cloudai.providers.vertex.training.tuning import Tuning
+from cloudai.providers.vertex.training.tuning_wire import COLLECTION
+from cloudai.types import (
+    CostRange,
+    JobStatus,
+    LogLine,
+    LogPage,
+    MetricPoint,
+    NativeRequest,
+    Plan,
+    State,
+    TrainingJob,
+    Violation,
+)
+from cloudai.types._base import invalid
+
+_TAIL: Final = 20
+
+
+class VertexTraining:
+    """Training jobs on Vertex AI. A job's id is its resource name."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._session = profile.shared(Session.of)
+        self._files = profile.shared(Files.of)
+        self._jobs = Resources(self._session, "customJobs")
+        self._tuning = Tuning(self._session, self._files)
+        self._points: dict[str, _Points] = {}
+
+    def plan(self, spec: TrainingJob) -> Plan:
+        """Needs no connection; reads the source's folder, or the training files."""
+        if spec.kind == "finetune":
+            return self._tuning.plan(spec)
+        place = self._place(spec)
+        found = [*wire.violations(spec, place), *_missing(spec)]
+        requests: list[NativeRequest] = []
+        cost: CostRange | None = None
+        if not found:
+            try:
+                for uri, path in self._uploads(spec, place):
+                    body = {"from": str(path)} if path is not None else {"archive": spec.source}
+                    requests.append(NativeRequest(operation=f"PUT {uri}", body=body))
+                requests.append(
+                    NativeRequest(operation=self._operation, body=wire.encode(spec, place))
+                )
+                cost = _cost(spec, place.location)
+            except InvalidRequest as error:
+                found.append(Violation(error.field or "spec", error.message, error.hint or ""))
+        return Plan(
+            provider=PROVIDER,
+            capability="training",
+            requests=tuple(requests),
+            violations=tuple(found),
+            losses=tuple(wire.losses(spec)),
+            cost=cost,
+        )
+
+    @property
+    def _operation(self) -> str:
+        return f"POST /{API}/{self._session.parent}/customJobs"
+
+    def submit(self, spec: TrainingJob, call: Call) -> str:
+        """Uploads the source, then creates the job. Raises InvalidRequest for what ``plan`` lists
+        and for a bucket in another region."""
+        if spec.kind == "finetune":
+            return self._tuning.submit(spec, call)
+        place = self._place(spec)
+        for violation in (*wire.violations(spec, place), *_missing(spec)):
+            raise InvalidRequest(
+                f"{violation.field}: {violation.problem}",
+                field=violation.field,
+                provider=PROVIDER,
+                hint=violation.mend or None,
+            )
+        body = wire.encode(spec, place)
+        uploads = self._uploads(spec, place)
+        archive = package.build(spec) if spec.kind == "script" else b""
+        self._files.check_region(split(place.base)[0], call)
+        with parts(), self._files.undone(place.base, call):
+            for uri, path in uploads:
+                if path is None:
+                    self._files.put(uri, archive, call)
+                elif path.is_dir():
+                    self._files.put_folder(uri, path, call)
+                else:
+                    self._files.put_file(uri, path, call)
+            return str(self._jobs.create(body, call)["name"])
+
+    def discard(self, spec: TrainingJob, call: Call) -> None:
+        """Removes what was uploaded for a job that was never made; its place is named after the
+        idempotency key."""
+        if spec.kind == "finetune":
+            self._tuning.discard(spec, call)
+        else:
+            self._files.remove_folder(self._place(spec).base, call)
+
+    def find(self, key: str, call: Call) -> str | None:
+        found = self._jobs.find(key, call)
+        return self._tuning.find(key, call) if found is None else str(found["name"])
+
+    def status(self, id: str, call: Call) -> JobStatus:
+        """Metrics are read from the log, what is new of it each time."""
+        if _tunes(id):
+            return self._tuning.status(id, call)
+        job = self._jobs.get(id, call)
+        found = wire.status(job, time.time())
+        changes: dict[str, Any] = {}
+        if wire.metrics_of(job) and found.started_at is not None:
+            changes["metrics"] = self._metrics(job, found, call)
+        if found.state is State.FAILED:
+            page = _logs.read(self._session, _filter(found.id), found.created_at, None, call)
+            changes["log_tail"] = tuple(line.text for line in page.lines[-_TAIL:])
+        if not changes:
+            return found
+        return msgspec.structs.replace(found, **changes)
+
+    def _metrics(
+        self, job: dict[str, Any], found: JobStatus, call: Call
+    ) -> dict[str, tuple[MetricPoint, ...]]:
+        points = self._points.setdefault(found.id, _Points(job))
+        while True:
+            page = _logs.read(
+                self._session, _filter(found.id), found.created_at, points.cursor, call
+            )
+            points.add(page)
+            if not page.lines:
+                break
+        if found.state.done:
+            self._points.pop(found.id, None)
+        return points.found()
+
+    def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
+        if _tunes(id):
+            return self._tuning.logs(id, cursor, call)
+        since: float | None = None
+        if cursor is None:
+            since = common.seconds(self._jobs.get(id, call).get("createTime"))
+        return _logs.read(self._session, _filter(self._jobs.name(id)), since, cursor, call)
+
+    def cancel(self, id: str, call: Call) -> None:
+        (self._tuning if _tunes(id) else self._jobs).cancel(id, call)
+
+    def delete(self, id: str, call: Call) -> None:
+        """Removes the job, its source, and the outputs that were left to cloudai to place.
+        Of a tuning job, the tuned model and its endpoints; its record stays at the service."""
+        if _tunes(id):
+            self._tuning.delete(id, call)
+            return
+        job = self._jobs.end(id, call)
+        if job is None:
+            return
+        base = job.get("jobSpec", {}).get("baseOutputDirectory", {}).get("outputUriPrefix", "")
+        if base.endswith("/output") and "/cloudai/training/" in base:
+            self._files.remove_folder(base.removesuffix("/output"), call)
+        self._jobs.drop(id, call)
+
+    def list(self, call: Call) -> Sequence[JobStatus]:
+        now = time.time()
+        found = self._jobs.list(f"labels.{common.KEY_LABEL}:*", call)
+        return [*(wire.status(job, now) for job in found), *self._tuning.list(call)]
+
+    def download(self, id: str, output: str, target: str, call: Call) -> str:
+        """Copies an output into a new or empty folder. Raises UnsupportedByProvider for a tuned
+        model, which has no files."""
+        if _tunes(id):
+            raise UnsupportedByProvider(
+                "downloading a tuned model",
+                provider=PROVIDER,
+                alternative=SPEC.gaps["training:weights"],
+            )
+        uri = self.status(id, call).outputs.get(output)
+        if uri is None:
+            raise NotFound(f"the job has no output {output!r}", provider=PROVIDER)
+        folder = Path(target)
+        if folder.exists() and any(folder.iterdir()):
+            raise invalid("to", target, "is not empty", "Name a new folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._files.get_folder(uri, folder, call)
+        return target
+
+    def _place(self, spec: TrainingJob) -> wire.Place:
+        session = self._session
+        return wire.Place(
+            session.project,
+            session.location,
+            common.place(session.bucket, "training", spec.name, spec.idempotency_key),
+            session.profile.get("service_account"),
+            session.profile.get("network"),
+            _ranges(session.profile.get("reserved_ip_ranges")),
+        )
+
+    def _uploads(self, spec: TrainingJob, place: wire.Place) -> list[tuple[str, Path | None]]:
+        """URI and path of what is uploaded; None for the archive of the source."""
+        found: list[tuple[str, Path | None]] = []
+        if spec.kind == "script":
+            package.files(spec)
+            found.append((place.source, None))
+        for name in spec.inputs:
+            path = wire.local(spec.input(name).uri)
+            if path is not None:
+                found.append((place.input(name), Path(path).expanduser()))
+        return found
+
+
+def _ranges(given: Any) -> tuple[str, ...]:
+    """A list, or names with commas between."""
+    names = given.split(",") if isinstance(given, str) else given or ()
+    return tuple(name.strip() for name in names if name.strip())
+
+
+def _tunes(id: str) -> bool:
+    return f"/{COLLECTION}/" in id
+
+
+class _Points:
+    """The metrics of one job, as far as its log was read."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self._patterns = [(one.name, re.compile(one.regex)) for one in wire.metrics_of(job)]
+        self._lines: dict[str, list[tuple[float, float]]] = {}
+        self.cursor: str | None = None
+
+    def add(self, page: LogPage) -> None:
+        self.cursor = page.cursor
+        for line in page.lines:
+            for name, pattern in self._patterns:
+                self._read(name, pattern, line)
+
+    def _read(self, name: str, pattern: re.Pattern[str], line: LogLine) -> None:
+        match = pattern.search(line.text)
+        if match is None:
+            return
+        try:
+            value = float(match[1])
+        except (TypeError, ValueError):
+            return  # the pattern's group is no number here
+        self._lines.setdefault(name, []).append((line.time or 0.0, value))
+
+    def found(self) -> dict[str, tuple[MetricPoint, ...]]:
+        # Sorted by time alone: lines of one time keep the order of the log.
+        return {
+            name: tuple(
+                MetricPoint(value, step, at)
+                for step, (at, value) in enumerate(sorted(lines, key=lambda one: one[0]))
+            )
+            for name, lines in self._lines.items()
+        }
+
+
+def _filter(id: str) -> str:
+    return f'resource.type="ml_job" AND resource.labels.job_id="{common.last(id)}"'
+
+
+def _missing(spec: TrainingJob) -> list[Violation]:
+    """What the spec names and this machine has not."""
+    found: list[Violation] = []
+    if spec.kind == "script":
+        try:
+            package.files(spec)
+        except InvalidRequest as error:
+            found.append(Violation(error.field or "source", error.message, error.hint or ""))
+    for name in spec.inputs:
+        path = wire.local(spec.input(name).uri)
+        if path is not None and "://" not in path and not Path(path).expanduser().exists():
+            found.append(Violation(f"inputs.{name}", f"there is no {path!r}.", "Mend the path."))
+    return found
+
+
+def _cost(spec: TrainingJob, location: str) -> CostRange | None:
+    machine = catalog.machine(spec.resources, location)
+    if machine.hour is None:
+        return None
+    hour = machine.hour * spec.resources.nodes
+    hours = (spec.timeout or 3600.0) / 3600
+    low = hour * min(hours, 1 / 60) * (catalog.SPOT_SHARE if spec.spot else 1.0)
+    what = "the timeout" if spec.timeout else "one hour (no timeout is set)"
+    return CostRange(
+        low=low,
+        high=hour * hours,
+        basis=f"{spec.resources.nodes} × {machine.type} at ${machine.hour:g} an hour "
+        f"(us-central1, on demand): from one minute to {what}",
+        as_of=catalog.AS_OF,
+    )
