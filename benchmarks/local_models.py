@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cloudai._core.profiles.home import default_home
+from cloudai._core.state.home import default_home
 from cloudai.engine import catalog
 from cloudai.engine import device as _device
 from cloudai.protocols import Call

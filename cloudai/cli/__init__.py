@@ -133,7 +133,7 @@ def _named(given: list[str]) -> tuple[str, list[str]]:
     words = {name.partition(" ")[0]: name for name in HOMES if " " in name}
     if given[0] in words and given[1:] in (["--help"], ["-h"]):
         return words[given[0]], given[1:]
-    from cloudai._core.profiles.registry import unknown
+    from cloudai.types._base import unknown
 
     wanted = " ".join(given[:2]) if given[0] in words else given[0]
     _refuse(str(unknown("command", wanted, HOMES)))

@@ -79,8 +79,8 @@ def emulate(
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
     """The clouds, and the program: what follows from the first word on that is none, or is
     named again (``cloudai emulate aws -- aws s3 ls``). Raises ConfigError for neither."""
-    from cloudai._core.profiles.registry import unknown
     from cloudai.testing.clouds import CLOUDS
+    from cloudai.types._base import unknown
 
     names: list[str] = []
     while words and words[0] in CLOUDS and words[0] not in names:

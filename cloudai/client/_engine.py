@@ -13,9 +13,10 @@ from cloudai._core.calls.call import Caller
 from cloudai._core.calls.retry import Budget, RetryPolicy
 from cloudai._core.profiles import registry
 from cloudai._core.profiles.config import Config, Profile
-from cloudai._core.profiles.registry import Capability, unknown
+from cloudai._core.profiles.registry import Capability
 from cloudai._core.state.ledger import Ledger
 from cloudai.errors import InvalidRequest
+from cloudai.types._base import unknown
 
 KINDS: dict[str, Capability] = {
     "training": "training",

@@ -20,10 +20,10 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from cloudai._core.profiles.home import default_home
-from cloudai._core.profiles.registry import unknown
+from cloudai._core.state.home import default_home
 from cloudai.engine import gguf as _convert
 from cloudai.errors import ConfigError
+from cloudai.types._base import unknown
 
 Kind: TypeAlias = Literal["chat", "embedding"]
 

@@ -122,7 +122,7 @@ def _with_system(tokenizer: Any, example: Example) -> list[dict[str, str]]:
     have none, where the template knows system messages."""
     import jinja2
 
-    from cloudai.providers.local.chat import SYSTEM
+    from cloudai.engine.chat import SYSTEM
 
     messages = [{"role": turn.role, "content": turn.content} for turn in example.messages]
     if messages[0]["role"] == "system":

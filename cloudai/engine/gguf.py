@@ -18,7 +18,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Final
 
-from cloudai._core.profiles.home import ensure as ensure_folder
+from cloudai._core.state.home import ensure as ensure_folder
 from cloudai.errors import ConfigError, StateError
 
 log = logging.getLogger("cloudai.local")

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from cloudai._core.state.home import default_home
 from cloudai.errors import CallTimeout, CloudAIError
 from cloudai.protocols import Call
 from cloudai.server.engines import Options, decode_inputs, decode_params, failure
@@ -132,13 +133,9 @@ class ChatEngine:
     """A chat model. Requests are answered one after the other; each worker holds one model."""
 
     def __init__(self, folder: Path, options: Options) -> None:
-        from cloudai._core.profiles.config import Config
-        from cloudai.providers.local.chat import LocalChat
+        from cloudai.engine.chat import ChatModels
 
-        keys: dict[str, Any] = {"chat_model": str(folder)}
-        if options.device:
-            keys["device"] = options.device
-        self._chat = LocalChat(Config(start=folder).profile(provider="local", **keys))
+        self._chat = ChatModels(home=default_home(), device=options.device)
         self._folder = str(folder)
         self._native = {} if options.dtype == "auto" else {"dtype": options.dtype}
 

@@ -167,7 +167,7 @@ class EmbeddingEngine(_TextBatch):
         super().__init__(options.long_input)
         from cloudai.engine import catalog
         from cloudai.engine import device as _device
-        from cloudai.providers.local.embeddings import open_encoder
+        from cloudai.engine.embeddings import open_encoder
 
         dtype = "float32" if options.dtype == "auto" else options.dtype
         device = _device.pick(options.device)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from cloudai._core.profiles.registry import unknown
 from cloudai.testing.emulators.common.faults import Fault, Faults, Kind
+from cloudai.types._base import unknown
 
 # By METHOD /path Operation, as `Fault.match` has it. Azure's are those of Azure OpenAI and, where
 # a profile names a workspace, of Azure ML.

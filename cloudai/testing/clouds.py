@@ -23,11 +23,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from cloudai._core.profiles.registry import unknown
 from cloudai.errors import InvalidRequest, UnsupportedByProvider
 from cloudai.testing._cloud_faults import CloudFaults
 from cloudai.testing.emulators.common.fates import KINDS, known
 from cloudai.testing.emulators.common.local_models import shared
+from cloudai.types._base import unknown
 
 if TYPE_CHECKING:
     from cloudai.client import AsyncClient, Client

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from cloudai._core.profiles.home import default_home
+from cloudai._core.state.home import default_home
 from cloudai.client import AsyncClient, Client
 from cloudai.errors import CloudAIError, ConfigError
 from cloudai.providers.fake import _script

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from cloudai.errors import InvalidRequest
+from cloudai.errors import ConfigError, InvalidRequest
 
 JSON: TypeAlias = Any
 """A value that JSON can hold: None, bool, int, float, str, or lists and dicts of them."""
@@ -111,3 +113,12 @@ def check_json(field: str, value: JSON) -> None:
         f"is a {type(value).__name__}, which JSON cannot hold",
         "Use None, bool, int, float, str, lists and dicts of them.",
     )
+
+
+def unknown(what: str, name: str, valid: Iterable[str]) -> ConfigError:
+    """The error for a name that does not exist; its hint names the nearest one that does."""
+    choices = list(valid)
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    listed = ", ".join(choices) or "none"
+    return ConfigError(f"there is no {what} {name!r}", hint=f"{hint}There are: {listed}")

@@ -9,7 +9,6 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from cloudai._core.batches.chunk import Transform
-from cloudai._core.profiles.registry import unknown
 from cloudai.errors import HandlerError, InvalidRequest
 from cloudai.protocols import Call, Embeddings
 from cloudai.types import (
@@ -21,7 +20,7 @@ from cloudai.types import (
     Prediction,
     PredictRequest,
 )
-from cloudai.types._base import invalid, shorten
+from cloudai.types._base import invalid, shorten, unknown
 
 CHAT_PARAMS: Final = (
     "temperature",

@@ -16,12 +16,13 @@ from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
 from cloudai._core.profiles import registry
-from cloudai._core.profiles.home import default_home
-from cloudai._core.profiles.registry import ProviderSpec, unknown
+from cloudai._core.profiles.registry import ProviderSpec
 from cloudai._core.profiles.secrets import Secret, SecretCache, fetch_plain, parse_ref
+from cloudai._core.state.home import default_home
 from cloudai.errors import ConfigError
 from cloudai.protocols import Call
 from cloudai.types import SecretRef
+from cloudai.types._base import unknown
 
 T = TypeVar("T")
 

@@ -6,14 +6,13 @@ imports no SDK. Third parties name theirs in the entry point group ``cloudai.pro
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from collections.abc import Iterable
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
 from cloudai.errors import ConfigError, MissingExtra, UnsupportedByProvider
+from cloudai.types._base import unknown
 
 Capability: TypeAlias = Literal["training", "endpoints", "batch", "chat", "embeddings"]
 
@@ -166,12 +165,3 @@ def load_extra(path: str, provider: ProviderSpec, part: str) -> Any:
         raise MissingExtra(
             missing, extra=provider.extras.get(part, provider.name), provider=provider.name
         ) from error
-
-
-def unknown(what: str, name: str, valid: Iterable[str]) -> ConfigError:
-    """The error for a name that does not exist; its hint names the nearest one that does."""
-    choices = list(valid)
-    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
-    listed = ", ".join(choices) or "none"
-    return ConfigError(f"there is no {what} {name!r}", hint=f"{hint}There are: {listed}")

@@ -26,12 +26,12 @@ from botocore.loaders import Loader, create_loader
 from botocore.utils import get_environ_proxies
 
 from cloudai._core.profiles.config import Profile
-from cloudai._core.profiles.registry import unknown
 from cloudai._version import __version__
 from cloudai.errors import AuthenticationError, CloudAIError
 from cloudai.protocols import Call
 from cloudai.providers.aws import catalog, errors, transport
 from cloudai.providers.aws.settings import Settings, check_role
+from cloudai.types._base import unknown
 
 T = TypeVar("T")
 

@@ -9,9 +9,9 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 
 from cloudai import errors
-from cloudai._core.profiles.registry import unknown
 from cloudai.errors import CloudAIError, ConfigError
 from cloudai.types import JSON, FinishReason, State
+from cloudai.types._base import unknown
 
 S = TypeVar("S", bound=msgspec.Struct)
 

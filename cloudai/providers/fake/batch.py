@@ -14,7 +14,7 @@ import msgspec
 from cloudai._core.batches import transforms
 from cloudai._core.batches.runner import Transform, check_paths, run_batch
 from cloudai._core.profiles.config import Profile
-from cloudai._core.profiles.home import ensure
+from cloudai._core.state.home import ensure
 from cloudai.errors import Conflict, HandlerError, InvalidRequest
 from cloudai.protocols import Call
 from cloudai.providers.fake._course import Course

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai._core.profiles.home import ensure
+from cloudai._core.state.home import ensure
 from cloudai.protocols import Call
 from cloudai.providers.fake._course import Course
 from cloudai.providers.fake._jobs import FakeJobs, local_path, place, points

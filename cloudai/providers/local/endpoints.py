@@ -21,8 +21,8 @@ from typing import Any, Final
 import msgspec
 
 from cloudai._core.profiles.config import Profile
-from cloudai._core.profiles.home import ensure
 from cloudai._core.state.disk import disk_errors
+from cloudai._core.state.home import ensure
 from cloudai.errors import (
     ConnectionFailed,
     EndpointError,

@@ -275,7 +275,7 @@ def test_two_streams_in_one_thread(chat: LocalChat):
 
 
 def test_threads_share_one_model_and_do_not_mix(tmp_path: Path):
-    from cloudai.providers.local.pool import POOL
+    from cloudai.engine.pool import POOL
 
     model = llama(tmp_path / "own")
     profiles = [profile(tmp_path), profile(tmp_path)]

@@ -48,7 +48,7 @@ WEATHER = Tool(name="weather")
 
 
 def test_images_are_refused_before_a_model_is_loaded(chat: LocalChat, tmp_path: Path):
-    from cloudai.providers.local.pool import POOL
+    from cloudai.engine.pool import POOL
 
     before = POOL.loaded()
     messages = (Message("user", (Text("What is this?"), Image(data=b"x"))),)

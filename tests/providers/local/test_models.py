@@ -12,8 +12,9 @@ import pytest
 from _models_fixtures import installed, profile, real_home
 
 from cloudai.engine import catalog, device, gguf
+from cloudai.engine.pool import Pool
 from cloudai.errors import ConfigError, StateError
-from cloudai.providers.local.pool import Pool, Session
+from cloudai.providers.local.models import held
 
 
 @pytest.fixture
@@ -176,11 +177,11 @@ def test_the_pool_frees_what_nobody_uses(tmp_path: Path):
 
 
 def test_a_closed_profile_gives_its_models_back(tmp_path: Path):
-    from cloudai.providers.local.pool import POOL
+    from cloudai.engine.pool import POOL
 
     one, two = profile(tmp_path), profile(tmp_path)
-    made = one.shared(Session).get("thing", lambda: [1])
-    assert two.shared(Session).get("thing", lambda: [2]) is made
+    made = one.shared(held).get("thing", lambda: [1])
+    assert two.shared(held).get("thing", lambda: [2]) is made
     one.close()
     assert "thing" in POOL.loaded()
     two.close()

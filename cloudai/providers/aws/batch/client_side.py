@@ -21,8 +21,8 @@ from typing import Any, Final
 import msgspec
 
 from cloudai._core.profiles.config import Profile
-from cloudai._core.profiles.home import ensure
 from cloudai._core.state import detach
+from cloudai._core.state.home import ensure
 from cloudai.errors import NotFound
 from cloudai.providers.aws import s3
 from cloudai.types import BatchTransform, JobStatus, LogLine, LogPage, State

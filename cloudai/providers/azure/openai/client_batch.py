@@ -22,9 +22,9 @@ from typing import Any, Final
 import msgspec
 
 from cloudai._core.profiles.config import Profile
-from cloudai._core.profiles.home import ensure
 from cloudai._core.profiles.secrets import Secret
 from cloudai._core.state import detach
+from cloudai._core.state.home import ensure
 from cloudai.errors import NotFound
 from cloudai.protocols import Call
 from cloudai.providers.azure.assemble import absolute

@@ -19,9 +19,9 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from cloudai._core.profiles.config import Profile
-from cloudai._core.profiles.home import ensure
 from cloudai._core.state import detach, processes
 from cloudai._core.state.disk import MEND, disk_errors
+from cloudai._core.state.home import ensure
 from cloudai.errors import CloudAIError, NotFound
 from cloudai.protocols import Call
 from cloudai.providers.local.jobs import lock

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai._core.profiles.home import ensure
 from cloudai._core.state.disk import database, transaction
+from cloudai._core.state.home import ensure
 from cloudai.errors import Conflict, NotFound
 from cloudai.types import SecretRef
 

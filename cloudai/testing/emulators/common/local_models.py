@@ -13,7 +13,7 @@ import msgspec
 
 from cloudai._core.profiles import registry
 from cloudai._core.profiles.config import Config
-from cloudai._core.profiles.home import default_home
+from cloudai._core.state.home import default_home
 from cloudai.protocols import Call
 from cloudai.testing.emulators.common.tuned import Tuning
 from cloudai.types import ChatChunk, ChatReply, ChatRequest, EmbeddingRequest

@@ -7,8 +7,6 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Any, Final, TypeVar, cast
 
-from cloudai._core.profiles.config import Profile
-
 T = TypeVar("T")
 
 
@@ -69,15 +67,15 @@ class Pool:
 POOL: Final = Pool()
 
 
-class Session:
-    """What one profile has taken from the pool. Made with ``profile.shared(Session)``."""
+class Held:
+    """What one user (a profile, a served model) has taken from the pool."""
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self) -> None:
         self._held: dict[Hashable, Any] = {}
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The shared value of ``key``; this profile counts as one user of it."""
+        """The shared value of ``key``; this holder counts as one user of it."""
         found = self._held.get(key)
         if found is not None:
             return cast("T", found)
