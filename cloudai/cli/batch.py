@@ -7,15 +7,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cloudai.cli import plans, specs, watch
+from cloudai.cli.context import CommandContext, command, typed
 from cloudai.cli.endpoints import trained
-from cloudai.cli.session import Session, command, typed
 from cloudai.errors import InvalidRequest
 from cloudai.types import BatchTransform
 
 
 @command
 def batch(
-    session: Session,
+    session: CommandContext,
     input: Annotated[
         str,
         typer.Argument(

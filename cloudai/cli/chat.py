@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from cloudai.cli.context import CommandContext, command, typed
 from cloudai.cli.exits import INTERRUPTED, OK
-from cloudai.cli.session import Session, command, typed
 from cloudai.cli.specs import pairs
 from cloudai.errors import CloudAIError, InvalidRequest
 from cloudai.types import ChatReply, Message
@@ -22,7 +22,7 @@ HELP = "/reset forgets the conversation, /exit or ctrl-D ends it, ctrl-C stops a
 
 @command
 def chat(
-    session: Session,
+    session: CommandContext,
     text: Annotated[
         list[str] | None,
         typer.Argument(metavar="TEXT", help="What to say; - reads stdin."),
@@ -89,7 +89,9 @@ def chat(
     return OK
 
 
-def _stream(session: Session, messages: list[Message], options: dict[str, Any]) -> tuple[int, str]:
+def _stream(
+    session: CommandContext, messages: list[Message], options: dict[str, Any]
+) -> tuple[int, str]:
     """Prints an answer as it comes; gives the exit code and the text. Ctrl-C stops the model."""
     code = OK
     with session.client.chat.stream(messages, **options) as pieces:
@@ -112,7 +114,7 @@ def _stream(session: Session, messages: list[Message], options: dict[str, Any]) 
     return code, pieces.text
 
 
-def _converse(session: Session, options: dict[str, Any]) -> int:
+def _converse(session: CommandContext, options: dict[str, Any]) -> int:
     """A conversation at the terminal."""
     with contextlib.suppress(ImportError):  # Windows has none
         importlib.import_module("readline")  # gives ``input`` line editing and a history
@@ -137,7 +139,9 @@ def _converse(session: Session, options: dict[str, Any]) -> int:
             history = _turn(session, [*history, Message("user", said)], options)
 
 
-def _turn(session: Session, messages: list[Message], options: dict[str, Any]) -> list[Message]:
+def _turn(
+    session: CommandContext, messages: list[Message], options: dict[str, Any]
+) -> list[Message]:
     """One answer in a conversation; what failed is not remembered."""
     try:
         _, answer = _stream(session, messages, options)

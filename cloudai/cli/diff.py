@@ -8,15 +8,15 @@ import msgspec
 import typer
 
 from cloudai.cli import batch, endpoints, specs, train
+from cloudai.cli.context import CommandContext, command
 from cloudai.cli.exits import OK, USAGE
-from cloudai.cli.session import Session, command
 from cloudai.client.compare import Comparison, Side, compare
 from cloudai.types import BatchTransform, CostRange, Deployment, TrainingJob
 
 
 @command
 def diff(
-    session: Session,
+    session: CommandContext,
     file: Annotated[
         str,
         typer.Argument(

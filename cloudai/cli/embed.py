@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cloudai.cli.session import Session, command
+from cloudai.cli.context import CommandContext, command
 from cloudai.errors import InvalidRequest
 from cloudai.types._base import invalid
 
@@ -17,7 +17,7 @@ _SHOWN = 6
 
 @command
 def embed(
-    session: Session,
+    session: CommandContext,
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT", help="Texts to embed.")
     ] = None,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from cloudai.cli import exits
-from cloudai.cli.session import Session, command
+from cloudai.cli.context import CommandContext, command
 from cloudai.types._base import invalid
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _ENDING: Final = ("SIGTERM", "SIGHUP")
 
 @command
 def emulate(
-    session: Session,
+    session: CommandContext,
     words: Annotated[
         list[str] | None,
         typer.Argument(
@@ -116,7 +116,9 @@ def _ended_by_signals() -> Generator[None]:
             signal.signal(number, handler)
 
 
-def _tell(session: Session, clouds: list[EmulatedCloud], variables: dict[str, str | None]) -> None:
+def _tell(
+    session: CommandContext, clouds: list[EmulatedCloud], variables: dict[str, str | None]
+) -> None:
     unset = [name for name, value in variables.items() if value is None]
     values = {name: value for name, value in variables.items() if value is not None}
     if session.json:

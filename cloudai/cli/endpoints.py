@@ -12,7 +12,7 @@ import typer
 
 from cloudai._core.handlers.container import is_folder
 from cloudai.cli import plans, specs, watch
-from cloudai.cli.session import Session, command, pair, typed
+from cloudai.cli.context import CommandContext, command, pair, typed
 from cloudai.cli.terminal import Live
 from cloudai.client import Endpoint, Job
 from cloudai.errors import InvalidRequest
@@ -24,7 +24,7 @@ _Strings = list[str] | None
 
 @command
 def deploy(
-    session: Session,
+    session: CommandContext,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -122,7 +122,7 @@ def deploy(
     return 0
 
 
-def _deploy(session: Session, spec: Deployment, update: bool, wait: bool) -> Endpoint:
+def _deploy(session: CommandContext, spec: Deployment, update: bool, wait: bool) -> Endpoint:
     endpoints = session.client.endpoints
     if not update:
         return endpoints.deploy(spec, wait=wait)
@@ -133,7 +133,7 @@ def _deploy(session: Session, spec: Deployment, update: bool, wait: bool) -> End
 
 @command
 def predict(
-    session: Session,
+    session: CommandContext,
     endpoint: Annotated[
         str, typer.Argument(metavar="ENDPOINT", help="Its handle, or its name at the provider.")
     ],
@@ -198,7 +198,7 @@ def _parsed(name: str, lines: Iterable[str]) -> list[Any]:
     return found
 
 
-def trained(session: Session, text: str) -> Any:
+def trained(session: CommandContext, text: str) -> Any:
     """A model as a spec has it; a training job's handle stands for the model that it made."""
     if not text.startswith("cloudai:"):
         return text
@@ -208,7 +208,7 @@ def trained(session: Session, text: str) -> Any:
     return msgspec.to_builtins(job.model)
 
 
-def _variant(session: Session, text: str, resources: dict[str, Any]) -> dict[str, Any]:
+def _variant(session: CommandContext, text: str, resources: dict[str, Any]) -> dict[str, Any]:
     name, place = pair("--variant", text)
     model, at, weight = place.rpartition("@")
     try:

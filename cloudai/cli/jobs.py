@@ -10,8 +10,8 @@ import typer
 
 from cloudai._core.calls.wait import intervals
 from cloudai.cli import watch
+from cloudai.cli.context import CommandContext, command
 from cloudai.cli.exits import OK
-from cloudai.cli.session import Session, command
 from cloudai.cli.terminal import Live
 from cloudai.client import Endpoint
 from cloudai.errors import CloudAIError, InvalidRequest
@@ -30,7 +30,7 @@ _SIZES = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 @command
-def status(session: Session, uri: Handle) -> None:
+def status(session: CommandContext, uri: Handle) -> None:
     """Show a job or an endpoint."""
     handle = session.handle(uri)
     found = handle.status
@@ -43,7 +43,7 @@ def status(session: Session, uri: Handle) -> None:
 
 @command
 def logs(
-    session: Session,
+    session: CommandContext,
     uri: Handle,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until its end.")] = False,
     since: Annotated[
@@ -72,7 +72,7 @@ def logs(
 
 @command
 def wait(
-    session: Session,
+    session: CommandContext,
     uris: Handles,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds for each; a job goes on when they are over.")
@@ -87,7 +87,7 @@ def wait(
 
 @command
 def cancel(
-    session: Session,
+    session: CommandContext,
     uris: Handles,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end.")] = False,
 ) -> int:
@@ -109,7 +109,7 @@ def cancel(
     return _each(session, uris, stop)
 
 
-def _each(session: Session, uris: list[str], work: Any) -> int:
+def _each(session: CommandContext, uris: list[str], work: Any) -> int:
     """Does the work for each handle; JSON Lines where there are several."""
     first = OK
     for uri in uris:
@@ -126,7 +126,7 @@ def _each(session: Session, uris: list[str], work: Any) -> int:
     return first
 
 
-def _awaited(session: Session, handle: Any, timeout: float | None) -> Any:
+def _awaited(session: CommandContext, handle: Any, timeout: float | None) -> Any:
     if not isinstance(handle, Endpoint):
         return watch.job(session, handle, timeout=timeout)
     with Live() as live:

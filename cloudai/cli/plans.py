@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+from cloudai.cli.context import CommandContext
 from cloudai.cli.exits import OK, USAGE
-from cloudai.cli.session import Session
 from cloudai.types import Plan
 
 
-def show(session: Session, plan: Plan) -> int:
+def show(session: CommandContext, plan: Plan) -> int:
     """Prints a plan; the exit code is that of bad input where the submission would be refused."""
     if session.json:
         session.document({**msgspec.to_builtins(plan), "ok": plan.ok})
@@ -20,7 +20,7 @@ def show(session: Session, plan: Plan) -> int:
         session.say("\n".join(f"  {line}" for line in body.splitlines()))
     for violation in plan.violations:
         session.say(f"refused: {violation}")
-    for loss in plan.losses:
+    for loss in plan.dropped:
         session.say(f"lost: {loss}")
     if plan.cost is not None:
         cost = plan.cost

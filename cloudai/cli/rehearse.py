@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from cloudai.cli import specs, train
+from cloudai.cli.context import CommandContext, command, typed
 from cloudai.cli.exits import FAILED, OK
-from cloudai.cli.session import Session, command, typed
 from cloudai.types import TrainingJob
 
 _Strings = list[str] | None
@@ -16,7 +16,7 @@ _Strings = list[str] | None
 
 @command
 def rehearse_spot(
-    session: Session,
+    session: CommandContext,
     file: Annotated[
         str,
         typer.Argument(

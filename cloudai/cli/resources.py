@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cloudai._core.state.ledger import Entry
+from cloudai.cli.context import CommandContext, command
 from cloudai.cli.exits import OK, USAGE
-from cloudai.cli.session import Session, command
 from cloudai.cli.terminal import ago, table
 from cloudai.errors import CloudAIError, InvalidRequest, NotFound
 
@@ -21,7 +21,7 @@ KindOption = Annotated[
 
 @command
 def ls(
-    session: Session,
+    session: CommandContext,
     kind: KindOption = None,
     refresh: Annotated[
         bool, typer.Option("--refresh", help="Ask the providers how each one stands.")
@@ -59,7 +59,7 @@ def ls(
 
 @command
 def destroy(
-    session: Session,
+    session: CommandContext,
     uris: Annotated[
         list[str] | None, typer.Argument(metavar="URI", help="Handles, cloudai://…, or names.")
     ] = None,
@@ -100,11 +100,11 @@ def destroy(
     return first
 
 
-def _entries(session: Session, kind: str | None) -> list[Entry]:
+def _entries(session: CommandContext, kind: str | None) -> list[Entry]:
     return [one for one in session.client.resources() if kind is None or one.kind == kind]
 
 
-def _known(session: Session, uri: str) -> str | Entry:
+def _known(session: CommandContext, uri: str) -> str | Entry:
     """The ledger's entry of a handle; a handle made elsewhere has to be there at its provider."""
     uri = session.uri(uri)
     for entry in session.client.resources():
@@ -113,7 +113,7 @@ def _known(session: Session, uri: str) -> str | Entry:
     return session.handle(uri).id
 
 
-def _fresh(session: Session, entry: Entry) -> str:
+def _fresh(session: CommandContext, entry: Entry) -> str:
     """How it stands at its provider; GONE where it is not there any more."""
     if entry.uri is None:
         return str(entry.state)
@@ -126,7 +126,7 @@ def _fresh(session: Session, entry: Entry) -> str:
         return f"{entry.state}?"
 
 
-def _agreed(session: Session, targets: list[Any]) -> bool:
+def _agreed(session: CommandContext, targets: list[Any]) -> bool:
     if not sys.stdin.isatty():
         raise InvalidRequest("there is no terminal to ask on", field="--yes", hint="Give --yes")
     for target in targets:

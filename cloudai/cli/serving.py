@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from cloudai.cli.session import Session, command
+from cloudai.cli.context import CommandContext, command
 from cloudai.engine import catalog, gguf
 from cloudai.errors import ConfigError
 from cloudai.server.targets import NAMES
@@ -21,7 +21,7 @@ from cloudai.types._base import invalid
 
 @command
 def serve(
-    session: Session,
+    session: CommandContext,
     model: Annotated[
         list[str] | None,
         typer.Argument(
@@ -119,7 +119,7 @@ def serve(
     os.execv(sys.executable, arguments)  # noqa: S606
 
 
-def _model(session: Session, field: str, given: str) -> tuple[str, str]:
+def _model(session: CommandContext, field: str, given: str) -> tuple[str, str]:
     """The name to serve a model by, and its directory. A directory goes before a local model of
     the same name. Raises InvalidRequest where there is neither, telling what there is."""
     if Path(given).is_dir():
@@ -138,14 +138,14 @@ def _model(session: Session, field: str, given: str) -> tuple[str, str]:
     return re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]", "-", name).strip("-"), str(folder)
 
 
-def _variant(session: Session, field: str, text: str) -> str:
+def _variant(session: CommandContext, field: str, text: str) -> str:
     about, equals, given = text.partition("=")
     return f"{about}={_model(session, field, given)[1]}" if equals and given else text
 
 
 @command
 def package(
-    session: Session,
+    session: CommandContext,
     model: Annotated[str, typer.Argument(help="A model's directory.")],
     image: Annotated[str, typer.Option(help="Where the built image goes, with its tag.")],
     output: Annotated[str, typer.Option(help="A folder for the files; it is made.")],

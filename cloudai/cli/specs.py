@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from cloudai.cli.session import pair
+from cloudai.cli.context import pair
 from cloudai.client import _create
 from cloudai.errors import InvalidRequest
 from cloudai.types import BatchTransform, Deployment, TrainingJob

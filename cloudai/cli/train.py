@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cloudai.cli import plans, specs, watch
-from cloudai.cli.session import Session, command, pair, typed
+from cloudai.cli.context import CommandContext, command, pair, typed
 from cloudai.errors import InvalidRequest
 from cloudai.types import TrainingJob
 
@@ -16,7 +16,7 @@ _Strings = list[str] | None
 
 @command
 def train(
-    session: Session,
+    session: CommandContext,
     file: Annotated[
         str | None,
         typer.Argument(

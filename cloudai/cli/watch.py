@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from cloudai.cli.context import CommandContext
 from cloudai.cli.exits import INTERRUPTED
-from cloudai.cli.session import Session
 from cloudai.cli.terminal import Live, bar, duration
 from cloudai.client import BatchJob, Endpoint, Job
 from cloudai.errors import JobError
@@ -20,7 +20,7 @@ _TOTALS = (("epoch", "epochs"), ("step", "steps"), ("step", "max_steps"))
 
 
 def job(
-    session: Session,
+    session: CommandContext,
     handle: Job | BatchJob,
     *,
     logs: bool = False,
@@ -62,7 +62,7 @@ def job(
         raise left_alone(session, handle) from None
 
 
-def left_alone(session: Session, handle: Job | BatchJob | Endpoint) -> Exception:
+def left_alone(session: CommandContext, handle: Job | BatchJob | Endpoint) -> Exception:
     """Says that ctrl-C ended the look and not the job; gives what ends the command."""
     import typer
 
@@ -103,7 +103,7 @@ def _share(status: JobStatus, spec: Mapping[str, Any]) -> float | None:
     return None
 
 
-def _spec(session: Session, handle: Job | BatchJob) -> dict[str, Any]:
+def _spec(session: CommandContext, handle: Job | BatchJob) -> dict[str, Any]:
     """The job's spec, from the ledger; empty for a job that was made elsewhere."""
     for entry in session.client.resources():
         if entry.uri == handle.id:

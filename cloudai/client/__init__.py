@@ -10,7 +10,7 @@ import msgspec
 from cloudai._core.calls import threads
 from cloudai._core.profiles.config import Profile
 from cloudai._core.state.ledger import Entry, Ledger
-from cloudai.client._engine import Engine
+from cloudai.client._runtime import Runtime
 from cloudai.client.chat import AsyncChat, Chat
 from cloudai.client.collections import AsyncBatch, AsyncTraining, Batch, Training
 from cloudai.client.embeddings import AsyncEmbeddings, Embeddings
@@ -62,12 +62,12 @@ class _Base:
         config: str | Path | None = None,
         **keys: Any,
     ) -> None:
-        self._engine = Engine(profile, provider, config, keys)
+        self._runtime = Runtime(profile, provider, config, keys)
 
     @property
     def profile(self) -> Profile:
         """The profile that this client works on."""
-        return self._engine.profile
+        return self._runtime.profile
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.profile.name!r}, provider={self.profile.provider!r})"
@@ -83,8 +83,8 @@ class _Base:
         confirmed is looked up by its key first."""
         if isinstance(entry, Entry) and entry.uri is None:
             key = entry.key
-            bound, kind, _ = self._engine.locate(entry.place)
-            caller, adapter = bound.caller, bound.adapter
+            binding, kind, _ = self._runtime.locate(entry.place)
+            caller, adapter = binding.caller, binding.adapter
             found = caller.run("find", lambda call: adapter.find(key, call), caller.call())
             if found is not None:
                 caller.run("delete", lambda call: adapter.delete(found, call), caller.call())
@@ -94,13 +94,13 @@ class _Base:
             Ledger(self.profile.home).drop(entry.profile, kind, key)
             return
         uri = entry if isinstance(entry, str) else str(entry.uri)
-        bound, _, native = self._engine.locate(uri)
-        bound.caller.run(
-            f"{bound.capability}.delete",
-            lambda call: bound.adapter.delete(native, call),
-            bound.caller.call(),
+        binding, _, native = self._runtime.locate(uri)
+        binding.caller.run(
+            f"{binding.capability}.delete",
+            lambda call: binding.adapter.delete(native, call),
+            binding.caller.call(),
         )
-        self._engine.ledger(bound).remove(uri)
+        self._runtime.ledger(binding).remove(uri)
 
 
 class Client(_Base):
@@ -121,31 +121,31 @@ class Client(_Base):
     @property
     def chat(self) -> Chat:
         """Chat: ``create`` and ``stream``."""
-        return Chat(self._engine)
+        return Chat(self._runtime)
 
     @property
     def embeddings(self) -> Embeddings:
         """Embeddings: ``create``."""
-        return Embeddings(self._engine)
+        return Embeddings(self._runtime)
 
     @property
     def training(self) -> Training:
         """Training jobs: ``plan``, ``submit``, ``attach``, ``list``."""
-        return Training(self._engine)
+        return Training(self._runtime)
 
     @property
     def endpoints(self) -> Endpoints:
         """Endpoints: ``plan``, ``deploy``, ``attach``, ``list``."""
-        return Endpoints(self._engine)
+        return Endpoints(self._runtime)
 
     @property
     def batch(self) -> Batch:
         """Batch transforms: ``plan``, ``submit``, ``attach``, ``list``."""
-        return Batch(self._engine)
+        return Batch(self._runtime)
 
     def attach(self, uri: str) -> Job | BatchJob | Endpoint:
         """The handle of a URI, from whatever process it came. Raises NotFound."""
-        kind = self._engine.locate(uri)[1]
+        kind = self._runtime.locate(uri)[1]
         if kind == "endpoint":
             return self.endpoints.attach(uri)
         return self.batch.attach(uri) if kind == "batch" else self.training.attach(uri)
@@ -160,7 +160,7 @@ class Client(_Base):
 
     def close(self) -> None:
         """Closes connections and frees models. The client opens them again when it is used."""
-        self._engine.close()
+        self._runtime.close()
 
     def __enter__(self) -> Client:
         return self
@@ -176,31 +176,31 @@ class AsyncClient(_Base):
     @property
     def chat(self) -> AsyncChat:
         """See ``Client.chat``."""
-        return AsyncChat(self._engine)
+        return AsyncChat(self._runtime)
 
     @property
     def embeddings(self) -> AsyncEmbeddings:
         """See ``Client.embeddings``."""
-        return AsyncEmbeddings(self._engine)
+        return AsyncEmbeddings(self._runtime)
 
     @property
     def training(self) -> AsyncTraining:
         """See ``Client.training``."""
-        return AsyncTraining(self._engine)
+        return AsyncTraining(self._runtime)
 
     @property
     def endpoints(self) -> AsyncEndpoints:
         """See ``Client.endpoints``."""
-        return AsyncEndpoints(self._engine)
+        return AsyncEndpoints(self._runtime)
 
     @property
     def batch(self) -> AsyncBatch:
         """See ``Client.batch``."""
-        return AsyncBatch(self._engine)
+        return AsyncBatch(self._runtime)
 
     async def attach(self, uri: str) -> AsyncJob | AsyncBatchJob | AsyncEndpoint:
         """See ``Client.attach``."""
-        kind = self._engine.locate(uri)[1]
+        kind = self._runtime.locate(uri)[1]
         if kind == "endpoint":
             return await self.endpoints.attach(uri)
         return await (self.batch if kind == "batch" else self.training).attach(uri)
@@ -215,7 +215,7 @@ class AsyncClient(_Base):
 
     async def close(self) -> None:
         """See ``Client.close``."""
-        await threads.run(self._engine.close)
+        await threads.run(self._runtime.close)
 
     async def __aenter__(self) -> AsyncClient:
         return self

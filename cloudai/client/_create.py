@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from cloudai._core.state.ledger import Entry
-from cloudai.client._engine import Bound, Engine
+from cloudai.client._runtime import CapabilityBinding, Runtime
 from cloudai.errors import CloudAIError, Conflict, InvalidRequest
 from cloudai.protocols import Call
 from cloudai.types import BatchTransform, Deployment, TrainingJob
@@ -59,8 +59,8 @@ def named(spec: Spec, stem: str) -> Spec:
 
 
 def create(
-    engine: Engine,
-    bound: Bound,
+    runtime: Runtime,
+    binding: CapabilityBinding,
     kind: str,
     spec: Spec,
     send: Callable[[Spec, Call], str],
@@ -69,15 +69,15 @@ def create(
     """Creates what ``spec`` says, once, and gives the handle's URI."""
     key = spec.idempotency_key
     assert key is not None  # noqa: S101 - ``named`` set it
-    ledger = engine.ledger(bound)
-    profile = bound.profile.name
+    ledger = runtime.ledger(binding)
+    profile = binding.profile.name
     encoded = msgspec.json.encode(spec)
     before = ledger.intend(
         profile=profile,
         kind=kind,
         key=key,
-        provider=bound.profile.provider,
-        place=bound.uri(kind, ""),
+        provider=binding.profile.provider,
+        place=binding.uri(kind, ""),
         name=spec.name or "",
         spec=encoded,
     )
@@ -91,7 +91,7 @@ def create(
     def attempt(call: Call) -> str:
         nonlocal unsure
         if unsure:
-            found = bound.adapter.find(key, call)
+            found = binding.adapter.find(key, call)
             if found is not None:
                 return found
         try:
@@ -101,14 +101,14 @@ def create(
             raise
 
     try:
-        id = bound.caller.run(
-            f"{bound.capability}.create", attempt, bound.caller.call(timeout, key)
+        id = binding.caller.run(
+            f"{binding.capability}.create", attempt, binding.caller.call(timeout, key)
         )
     except CloudAIError:
         if not unsure:
             ledger.drop(profile, kind, key)
         raise
-    uri = bound.uri(kind, id)
+    uri = binding.uri(kind, id)
     ledger.confirm(profile, kind, key, id=id, uri=uri)
     return uri
 

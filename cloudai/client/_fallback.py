@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, TypeVar
 
-from cloudai.client._engine import Bound
+from cloudai.client._runtime import CapabilityBinding
 from cloudai.errors import CapacityError, CloudAIError, QuotaExceeded, TransientError
 
 T = TypeVar("T")
@@ -14,11 +14,15 @@ FALLS_BACK: Final = (TransientError, CapacityError, QuotaExceeded)
 """Failures of the provider rather than of the request: another profile may do better."""
 
 
-def ask(bound: Bound, others: Callable[[], Iterable[Bound]], attempt: Callable[[Bound], T]) -> T:
-    """``attempt(bound)``; while that fails, ``attempt`` on each of ``others()``. Raises the last
+def ask(
+    binding: CapabilityBinding,
+    others: Callable[[], Iterable[CapabilityBinding]],
+    attempt: Callable[[CapabilityBinding], T],
+) -> T:
+    """``attempt(binding)``; while that fails, ``attempt`` on each of ``others()``. Raises the last
     failure."""
     try:
-        return attempt(bound)
+        return attempt(binding)
     except FALLS_BACK as failure:
         error: CloudAIError = failure
     for other in others():
@@ -31,13 +35,13 @@ def ask(bound: Bound, others: Callable[[], Iterable[Bound]], attempt: Callable[[
 
 
 async def aask(
-    bound: Bound,
-    others: Callable[[], Iterable[Bound]],
-    attempt: Callable[[Bound], Awaitable[T]],
+    binding: CapabilityBinding,
+    others: Callable[[], Iterable[CapabilityBinding]],
+    attempt: Callable[[CapabilityBinding], Awaitable[T]],
 ) -> T:
     """The async twin of ``ask``."""
     try:
-        return await attempt(bound)
+        return await attempt(binding)
     except FALLS_BACK as failure:
         error: CloudAIError = failure
     for other in others():

@@ -8,7 +8,7 @@ from typing import Final, NoReturn
 import msgspec
 
 from cloudai._core.calls import threads
-from cloudai.client._engine import Bound
+from cloudai.client._runtime import CapabilityBinding
 from cloudai.errors import StreamTruncated, TransientError
 from cloudai.protocols import Call
 from cloudai.types import PredictRequest
@@ -20,8 +20,8 @@ _KEPT: Final = 1 << 20
 class _Came:
     """What has come so far."""
 
-    def __init__(self, bound: Bound, id: str) -> None:
-        self._provider = bound.profile.provider
+    def __init__(self, binding: CapabilityBinding, id: str) -> None:
+        self._provider = binding.profile.provider
         self._id = id
         self._last = bytearray()
         self._count = 0
@@ -46,11 +46,11 @@ class _Came:
 
 
 def pieces(
-    bound: Bound, id: str, request: PredictRequest, timeout: float | None
+    binding: CapabilityBinding, id: str, request: PredictRequest, timeout: float | None
 ) -> Generator[bytes]:
     """The answer piece by piece; tried again until the first piece, after it never."""
-    came = _Came(bound, id)
-    source, piece = _opened(bound, id, request, timeout)
+    came = _Came(binding, id)
+    source, piece = _opened(binding, id, request, timeout)
     try:
         while piece is not None:
             yield came.add(piece)
@@ -64,11 +64,11 @@ def pieces(
 
 
 async def apieces(
-    bound: Bound, id: str, request: PredictRequest, timeout: float | None
+    binding: CapabilityBinding, id: str, request: PredictRequest, timeout: float | None
 ) -> AsyncGenerator[bytes]:
     """The same, under asyncio."""
-    came = _Came(bound, id)
-    source, piece = await threads.run(_opened, bound, id, request, timeout)
+    came = _Came(binding, id)
+    source, piece = await threads.run(_opened, binding, id, request, timeout)
     if piece is None:
         return
     rest = threads.iterate(source)
@@ -85,15 +85,15 @@ async def apieces(
 
 
 def _opened(
-    bound: Bound, id: str, request: PredictRequest, timeout: float | None
+    binding: CapabilityBinding, id: str, request: PredictRequest, timeout: float | None
 ) -> tuple[Iterator[bytes], bytes | None]:
-    ask = getattr(bound.adapter, "stream", None)
+    ask = getattr(binding.adapter, "stream", None)
 
     def first(call: Call) -> tuple[Iterator[bytes], bytes | None]:
         if ask is None:
-            answer = bound.adapter.predict(id, request, call)
+            answer = binding.adapter.predict(id, request, call)
             return iter(()), msgspec.json.encode({"predictions": answer.outputs})
         source: Iterator[bytes] = ask(id, request, call)
         return source, next(source, None)
 
-    return bound.caller.run("endpoints.stream", first, bound.caller.call(timeout))
+    return binding.caller.run("endpoints.stream", first, binding.caller.call(timeout))

@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 from cloudai._core.calls import threads
-from cloudai.client._engine import Bound, Engine
 from cloudai.client._fallback import aask, ask
 from cloudai.client._messages import Messages, ToolLike, messages, tools
+from cloudai.client._runtime import CapabilityBinding, Runtime
 from cloudai.client._schema import response_schema
 from cloudai.client.streams import AsyncChatStream, ChatStream, Opened, parsed
 from cloudai.protocols import Call
@@ -25,8 +25,8 @@ from cloudai.types._base import check_positive, invalid
 class Chat:
     """Chat on a profile. Thread-safe."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
 
     def create(
         self,
@@ -67,11 +67,11 @@ class Chat:
         Raises InvalidRequest before anything is sent; else the error tree of ``cloudai.errors``.
         """
         build = _builder(locals())
-        first = self._engine.bound("chat")
+        first = self._runtime.binding("chat")
         return ask(
             first,
-            lambda: self._engine.fallbacks("chat", first),
-            lambda bound: _answer(bound, build(bound, first), timeout, response_type),
+            lambda: self._runtime.fallbacks("chat", first),
+            lambda binding: _answer(binding, build(binding, first), timeout, response_type),
         )
 
     def stream(
@@ -99,14 +99,14 @@ class Chat:
         StreamTruncated with what had come.
         """
         build = _builder(locals())
-        first = self._engine.bound("chat")
+        first = self._runtime.binding("chat")
         build(first, first)  # a bad request is told here, not at the first piece
 
         def opened() -> Opened[Iterator[ChatChunk]]:
             return ask(
                 first,
-                lambda: self._engine.fallbacks("chat", first),
-                lambda bound: _open(bound, build(bound, first), timeout),
+                lambda: self._runtime.fallbacks("chat", first),
+                lambda binding: _open(binding, build(binding, first), timeout),
             )
 
         return ChatStream(opened, response_type)
@@ -115,8 +115,8 @@ class Chat:
 class AsyncChat:
     """Chat on a profile, under asyncio."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
 
     async def create(
         self,
@@ -138,11 +138,11 @@ class AsyncChat:
     ) -> ChatReply:
         """See ``Chat.create``."""
         build = _builder(locals())
-        first = self._engine.bound("chat")
+        first = self._runtime.binding("chat")
         return await aask(
             first,
-            lambda: self._engine.fallbacks("chat", first),
-            lambda bound: _aanswer(bound, build(bound, first), timeout, response_type),
+            lambda: self._runtime.fallbacks("chat", first),
+            lambda binding: _aanswer(binding, build(binding, first), timeout, response_type),
         )
 
     def stream(
@@ -165,14 +165,14 @@ class AsyncChat:
     ) -> AsyncChatStream:
         """See ``Chat.stream``."""
         build = _builder(locals())
-        first = self._engine.bound("chat")
+        first = self._runtime.binding("chat")
         build(first, first)
 
         async def opened() -> Opened[AsyncIterator[ChatChunk]]:
             return await aask(
                 first,
-                lambda: self._engine.fallbacks("chat", first),
-                lambda bound: _aopen(bound, build(bound, first), timeout),
+                lambda: self._runtime.fallbacks("chat", first),
+                lambda binding: _aopen(binding, build(binding, first), timeout),
             )
 
         return AsyncChatStream(opened, response_type)
@@ -202,12 +202,15 @@ def _builder(given: dict[str, Any]) -> Callable[..., ChatRequest]:
     kind = given["response_type"]
     schema = response_schema(kind) if kind is not None else None
 
-    def build(bound: Bound, first: Bound) -> ChatRequest:
+    def build(binding: CapabilityBinding, first: CapabilityBinding) -> ChatRequest:
         name: str | None = given["model"]
-        if bound.profile.provider != first.profile.provider and name not in bound.profile.models:
+        if (
+            binding.profile.provider != first.profile.provider
+            and name not in binding.profile.models
+        ):
             name = None  # a vendor's own name means nothing to another: take its default
         return ChatRequest(
-            model=bound.profile.model(name),
+            model=binding.profile.model(name),
             messages=said,
             temperature=given["temperature"],
             top_p=given["top_p"],
@@ -224,49 +227,55 @@ def _builder(given: dict[str, Any]) -> Callable[..., ChatRequest]:
     return build
 
 
-def _answer(bound: Bound, request: ChatRequest, timeout: float | None, kind: Any) -> ChatReply:
-    adapter = bound.adapter
-    reply = bound.caller.run(
+def _answer(
+    binding: CapabilityBinding, request: ChatRequest, timeout: float | None, kind: Any
+) -> ChatReply:
+    adapter = binding.adapter
+    reply = binding.caller.run(
         "chat",
         lambda call: adapter.create(request, call),
-        bound.caller.call(timeout),
+        binding.caller.call(timeout),
         request.model,
     )
     return parsed(kind, reply) if kind is not None else reply
 
 
 async def _aanswer(
-    bound: Bound, request: ChatRequest, timeout: float | None, kind: Any
+    binding: CapabilityBinding, request: ChatRequest, timeout: float | None, kind: Any
 ) -> ChatReply:
-    adapter = bound.adapter
+    adapter = binding.adapter
     create = getattr(adapter, "acreate", None) or partial(threads.run, adapter.create)
-    reply = await bound.caller.arun(
+    reply = await binding.caller.arun(
         "chat",
         lambda call: create(request, call),
-        bound.caller.call(timeout),
+        binding.caller.call(timeout),
         request.model,
     )
     return parsed(kind, reply) if kind is not None else reply
 
 
-def _open(bound: Bound, request: ChatRequest, timeout: float | None) -> Opened[Iterator[ChatChunk]]:
+def _open(
+    binding: CapabilityBinding, request: ChatRequest, timeout: float | None
+) -> Opened[Iterator[ChatChunk]]:
     def first(call: Call) -> Opened[Iterator[ChatChunk]]:
-        chunks = bound.adapter.stream(request, call)
-        return chunks, next(chunks, None), bound
+        chunks = binding.adapter.stream(request, call)
+        return chunks, next(chunks, None), binding
 
-    return bound.caller.run("chat.stream", first, bound.caller.call(timeout), request.model)
+    return binding.caller.run("chat.stream", first, binding.caller.call(timeout), request.model)
 
 
 async def _aopen(
-    bound: Bound, request: ChatRequest, timeout: float | None
+    binding: CapabilityBinding, request: ChatRequest, timeout: float | None
 ) -> Opened[AsyncIterator[ChatChunk]]:
-    adapter = bound.adapter
+    adapter = binding.adapter
 
     async def first(call: Call) -> Opened[AsyncIterator[ChatChunk]]:
         if hasattr(adapter, "astream"):
             chunks = adapter.astream(request, call)
         else:
             chunks = threads.iterate(adapter.stream(request, call))
-        return chunks, await anext(chunks, None), bound
+        return chunks, await anext(chunks, None), binding
 
-    return await bound.caller.arun("chat.stream", first, bound.caller.call(timeout), request.model)
+    return await binding.caller.arun(
+        "chat.stream", first, binding.caller.call(timeout), request.model
+    )

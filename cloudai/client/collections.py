@@ -14,7 +14,7 @@ import msgspec
 from cloudai._core.calls import threads
 from cloudai._core.profiles.registry import Capability
 from cloudai.client._create import checked, create, named
-from cloudai.client._engine import Bound, Engine
+from cloudai.client._runtime import CapabilityBinding, Runtime
 from cloudai.client.jobs import AsyncBatchJob, AsyncJob, BatchJob, Job, check_kind
 from cloudai.types import BatchTransform, JobStatus, Plan, TrainingJob
 
@@ -28,40 +28,42 @@ class _Flows(Generic[Spec, Handle]):
     _capability: ClassVar[Capability]
     _handle: ClassVar[Any]
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
 
     @property
-    def _bound(self) -> Bound:
-        return self._engine.bound(self._capability)
+    def _bound(self) -> CapabilityBinding:
+        return self._runtime.binding(self._capability)
 
-    def _named(self, spec: Spec, bound: Bound) -> Any:
-        return named(checked(_resolved(spec, bound)), _stem(spec))
+    def _named(self, spec: Spec, binding: CapabilityBinding) -> Any:
+        return named(checked(_resolved(spec, binding)), _stem(spec))
 
     def _plan(self, spec: Spec) -> Plan:
-        bound = self._bound
-        return bound.adapter.plan(self._named(spec, bound))
+        binding = self._bound
+        return binding.adapter.plan(self._named(spec, binding))
 
     def _submit(self, spec: Spec, timeout: float | None) -> Handle:
-        bound = self._bound
-        made = self._named(spec, bound)
-        uri = create(self._engine, bound, self._capability, made, bound.adapter.submit, timeout)
-        _, kind, native = self._engine.locate(uri)
-        return self._handle(self._engine, bound, kind, native)
+        binding = self._bound
+        made = self._named(spec, binding)
+        uri = create(
+            self._runtime, binding, self._capability, made, binding.adapter.submit, timeout
+        )
+        _, kind, native = self._runtime.locate(uri)
+        return self._handle(self._runtime, binding, kind, native)
 
     def _attach(self, id: str) -> Handle:
-        bound, native = self._bound, id
+        binding, native = self._bound, id
         if id.startswith("cloudai:"):
-            bound, kind, native = self._engine.locate(id)
+            binding, kind, native = self._runtime.locate(id)
             check_kind(kind, self._capability, id)
-        handle = self._handle(self._engine, bound, self._capability, native)
+        handle = self._handle(self._runtime, binding, self._capability, native)
         handle._status()  # raises NotFound here rather than at the first use
         return handle
 
     def _list(self) -> list[JobStatus]:
-        bound = self._bound
+        binding = self._bound
         operation = f"{self._capability}.list"
-        return list(bound.caller.run(operation, bound.adapter.list, bound.caller.call()))
+        return list(binding.caller.run(operation, binding.adapter.list, binding.caller.call()))
 
 
 class _Jobs(_Flows[Spec, Handle]):
@@ -144,12 +146,12 @@ class AsyncBatch(_AsyncJobs[BatchTransform, AsyncBatchJob]):
     _handle = AsyncBatchJob
 
 
-def _resolved(spec: Any, bound: Bound) -> Any:
+def _resolved(spec: Any, binding: CapabilityBinding) -> Any:
     """A batch's logical model names as the vendor's; other specs as they are."""
     if not isinstance(spec, BatchTransform):
         return spec
     changes = {
-        field: bound.profile.model(getattr(spec, field) or None)
+        field: binding.profile.model(getattr(spec, field) or None)
         for field in ("chat", "embeddings")
         if getattr(spec, field) is not None
     }

@@ -104,7 +104,7 @@ def compare(
     moved, copies = (spec, ()) if store == to.store else _moved(spec, store, to.store)
     after = _side(moved, target, config)
     refused = [one for one in after.plan.violations if one not in before.plan.violations]
-    lost = [one for one in after.plan.losses if one not in before.plan.losses]
+    lost = [one for one in after.plan.dropped if one not in before.plan.dropped]
     for name, table in spec.native.items():
         if name != to.name and not any(one.startswith(f"native.{name}") for one in lost):
             lost.append(f"native.{name}: {', '.join(table)}: for {name} alone")
@@ -113,7 +113,7 @@ def compare(
         target=after,
         refused=tuple(refused),
         lost=tuple(lost),
-        gained=tuple(one for one in before.plan.losses if one not in after.plan.losses),
+        gained=tuple(one for one in before.plan.dropped if one not in after.plan.dropped),
         copies=copies,
     )
 

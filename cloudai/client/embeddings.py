@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from cloudai._core.calls import threads
-from cloudai.client._engine import Bound, Engine
 from cloudai.client._fallback import aask, ask
+from cloudai.client._runtime import CapabilityBinding, Runtime
 from cloudai.types import EmbeddingReply, EmbeddingRequest, EmbeddingTask
 from cloudai.types._base import check_positive, invalid
 
@@ -16,8 +16,8 @@ from cloudai.types._base import check_positive, invalid
 class Embeddings:
     """Embeddings on a profile. Thread-safe."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
 
     def create(
         self,
@@ -48,20 +48,20 @@ class Embeddings:
         Falls back only to a profile in which ``model`` is the same model: vectors of two models
         cannot be compared.
         """
-        first = self._engine.bound("embeddings")
+        first = self._runtime.binding("embeddings")
         request = _request(first, texts, model, dimensions, truncate, task, timeout, native)
         return ask(
             first,
-            lambda: _same(self._engine, first, model, request.model),
-            lambda bound: _embed(bound, request, timeout),
+            lambda: _same(self._runtime, first, model, request.model),
+            lambda binding: _embed(binding, request, timeout),
         )
 
 
 class AsyncEmbeddings:
     """Embeddings on a profile, under asyncio."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
 
     async def create(
         self,
@@ -75,17 +75,17 @@ class AsyncEmbeddings:
         native: dict[str, Any] | None = None,
     ) -> EmbeddingReply:
         """See ``Embeddings.create``."""
-        first = self._engine.bound("embeddings")
+        first = self._runtime.binding("embeddings")
         request = _request(first, texts, model, dimensions, truncate, task, timeout, native)
         return await aask(
             first,
-            lambda: _same(self._engine, first, model, request.model),
-            lambda bound: _aembed(bound, request, timeout),
+            lambda: _same(self._runtime, first, model, request.model),
+            lambda binding: _aembed(binding, request, timeout),
         )
 
 
 def _request(
-    bound: Bound,
+    binding: CapabilityBinding,
     texts: str | Sequence[str],
     model: str | None,
     dimensions: int | None,
@@ -105,7 +105,7 @@ def _request(
     check_positive("dimensions", dimensions)
     check_positive("timeout", timeout)
     return EmbeddingRequest(
-        model=bound.profile.model(model),
+        model=binding.profile.model(model),
         texts=given,
         dimensions=dimensions,
         truncate=truncate,
@@ -114,28 +114,34 @@ def _request(
     )
 
 
-def _embed(bound: Bound, request: EmbeddingRequest, timeout: float | None) -> EmbeddingReply:
-    adapter = bound.adapter
-    return bound.caller.run(
+def _embed(
+    binding: CapabilityBinding, request: EmbeddingRequest, timeout: float | None
+) -> EmbeddingReply:
+    adapter = binding.adapter
+    return binding.caller.run(
         "embeddings",
         lambda call: adapter.embed(request, call),
-        bound.caller.call(timeout),
+        binding.caller.call(timeout),
         request.model,
     )
 
 
-async def _aembed(bound: Bound, request: EmbeddingRequest, timeout: float | None) -> EmbeddingReply:
-    adapter = bound.adapter
+async def _aembed(
+    binding: CapabilityBinding, request: EmbeddingRequest, timeout: float | None
+) -> EmbeddingReply:
+    adapter = binding.adapter
     embed = getattr(adapter, "aembed", None) or partial(threads.run, adapter.embed)
-    return await bound.caller.arun(
+    return await binding.caller.arun(
         "embeddings",
         lambda call: embed(request, call),
-        bound.caller.call(timeout),
+        binding.caller.call(timeout),
         request.model,
     )
 
 
-def _same(engine: Engine, bound: Bound, name: str | None, model: str) -> Iterator[Bound]:
-    for other in engine.fallbacks("embeddings", bound):
+def _same(
+    runtime: Runtime, binding: CapabilityBinding, name: str | None, model: str
+) -> Iterator[CapabilityBinding]:
+    for other in runtime.fallbacks("embeddings", binding):
         if other.profile.model(name) == model:
             yield other

@@ -14,7 +14,7 @@ import msgspec
 from cloudai._core.calls import threads, wait
 from cloudai.client import _predictions
 from cloudai.client._create import checked, named
-from cloudai.client._engine import Bound, Engine
+from cloudai.client._runtime import CapabilityBinding, Runtime
 from cloudai.errors import EndpointError, TransientError, WaitTimeout
 from cloudai.types import (
     JSON,
@@ -37,9 +37,9 @@ Deployable: TypeAlias = "Deployment | Model | str | os.PathLike[str] | Sequence[
 class _Handle:
     """What every handle of an endpoint knows; the methods with an underscore work in sync."""
 
-    def __init__(self, engine: Engine, bound: Bound, native_id: str) -> None:
-        self._engine = engine
-        self._bound = bound
+    def __init__(self, runtime: Runtime, binding: CapabilityBinding, native_id: str) -> None:
+        self._runtime = runtime
+        self._bound = binding
         self.native_id = native_id
 
     @property
@@ -68,7 +68,7 @@ class _Handle:
 
     def _status(self) -> EndpointStatus:
         found = self._call("status", lambda call: self._bound.adapter.status(self.native_id, call))
-        self._engine.ledger(self._bound).saw(self.id, found.state)
+        self._runtime.ledger(self._bound).saw(self.id, found.state)
         return found
 
     def _predict(
@@ -105,7 +105,7 @@ class _Handle:
 
     def _delete(self) -> None:
         self._call("delete", lambda call: self._bound.adapter.delete(self.native_id, call))
-        self._engine.ledger(self._bound).remove(self.id)
+        self._runtime.ledger(self._bound).remove(self.id)
 
     def _settled(self, last: EndpointStatus | None, timeout: float) -> EndpointStatus:
         """The snapshot of an endpoint in service; EndpointError or WaitTimeout for another."""

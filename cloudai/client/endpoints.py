@@ -7,7 +7,7 @@ from typing import Any
 
 from cloudai._core.calls import threads
 from cloudai.client._create import checked, create, named
-from cloudai.client._engine import Bound, Engine
+from cloudai.client._runtime import CapabilityBinding, Runtime
 from cloudai.client.endpoint import AsyncEndpoint, Deployable, Endpoint, deployment
 from cloudai.client.jobs import check_kind
 from cloudai.errors import CloudAIError, EndpointError
@@ -15,33 +15,37 @@ from cloudai.types import EndpointStatus, Plan
 
 
 class _Flows:
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
 
     @property
-    def _bound(self) -> Bound:
-        return self._engine.bound("endpoints")
+    def _bound(self) -> CapabilityBinding:
+        return self._runtime.binding("endpoints")
 
     def _plan(self, model: Deployable, given: dict[str, Any]) -> Plan:
         spec = checked(named(deployment(model, given), "endpoint"))
         return self._bound.adapter.plan(spec)
 
-    def _start(self, model: Deployable, given: dict[str, Any]) -> tuple[Bound, str, float]:
-        bound = self._bound
+    def _start(
+        self, model: Deployable, given: dict[str, Any]
+    ) -> tuple[CapabilityBinding, str, float]:
+        binding = self._bound
         spec = checked(named(deployment(model, given), "endpoint"))
-        uri = create(self._engine, bound, "endpoint", spec, bound.adapter.deploy, spec.timeout)
-        return bound, self._engine.locate(uri)[2], spec.timeout
+        uri = create(self._runtime, binding, "endpoint", spec, binding.adapter.deploy, spec.timeout)
+        return binding, self._runtime.locate(uri)[2], spec.timeout
 
-    def _find(self, id: str) -> tuple[Bound, str]:
+    def _find(self, id: str) -> tuple[CapabilityBinding, str]:
         if not id.startswith("cloudai:"):
             return self._bound, id
-        bound, kind, native = self._engine.locate(id)
+        binding, kind, native = self._runtime.locate(id)
         check_kind(kind, "endpoint", id)
-        return bound, native
+        return binding, native
 
     def _list(self) -> list[EndpointStatus]:
-        bound = self._bound
-        return list(bound.caller.run("endpoints.list", bound.adapter.list, bound.caller.call()))
+        binding = self._bound
+        return list(
+            binding.caller.run("endpoints.list", binding.adapter.list, binding.caller.call())
+        )
 
 
 class Endpoints(_Flows):
@@ -76,8 +80,8 @@ class Endpoints(_Flows):
         is removed.
         """
         given = {"name": name, "handler": handler and os.fspath(handler), **spec}
-        bound, native, timeout = self._start(model, given)
-        endpoint = Endpoint(self._engine, bound, native)
+        binding, native, timeout = self._start(model, given)
+        endpoint = Endpoint(self._runtime, binding, native)
         if wait:
             try:
                 endpoint.wait(timeout)
@@ -88,8 +92,8 @@ class Endpoints(_Flows):
 
     def attach(self, id: str) -> Endpoint:
         """The endpoint of a handle's URI, or of the provider's own id. Raises NotFound."""
-        bound, native = self._find(id)
-        endpoint = Endpoint(self._engine, bound, native)
+        binding, native = self._find(id)
+        endpoint = Endpoint(self._runtime, binding, native)
         endpoint._status()
         return endpoint
 
@@ -116,8 +120,8 @@ class AsyncEndpoints(_Flows):
     ) -> AsyncEndpoint:
         """See ``Endpoints.deploy``."""
         given = {"name": name, "handler": handler and os.fspath(handler), **spec}
-        bound, native, timeout = await threads.finish(self._start, model, given)
-        endpoint = AsyncEndpoint(self._engine, bound, native)
+        binding, native, timeout = await threads.finish(self._start, model, given)
+        endpoint = AsyncEndpoint(self._runtime, binding, native)
         if wait:
             try:
                 await endpoint.wait(timeout)
@@ -128,8 +132,8 @@ class AsyncEndpoints(_Flows):
 
     async def attach(self, id: str) -> AsyncEndpoint:
         """See ``Endpoints.attach``."""
-        bound, native = self._find(id)
-        endpoint = AsyncEndpoint(self._engine, bound, native)
+        binding, native = self._find(id)
+        endpoint = AsyncEndpoint(self._runtime, binding, native)
         await threads.run(endpoint._status)
         return endpoint
 

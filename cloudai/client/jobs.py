@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from cloudai._core.calls import threads, wait
-from cloudai.client._engine import Bound, Engine
+from cloudai.client._runtime import CapabilityBinding, Runtime
 from cloudai.errors import (
     ConfigError,
     InvalidRequest,
@@ -52,9 +52,11 @@ _TAIL: Final = 20
 class _Handle:
     """What every handle of a job knows. Its methods with an underscore do the work, in sync."""
 
-    def __init__(self, engine: Engine, bound: Bound, kind: str, native_id: str) -> None:
-        self._engine = engine
-        self._bound = bound
+    def __init__(
+        self, runtime: Runtime, binding: CapabilityBinding, kind: str, native_id: str
+    ) -> None:
+        self._runtime = runtime
+        self._bound = binding
         self._kind = kind
         self.native_id = native_id
         self._last: JobStatus | None = None
@@ -90,7 +92,7 @@ class _Handle:
         last = self._last = self._call(
             "status", lambda call: self._bound.adapter.status(self.native_id, call)
         )
-        self._engine.ledger(self._bound).saw(self.id, last.state)
+        self._runtime.ledger(self._bound).saw(self.id, last.state)
         return last
 
     def _output(self, name: str) -> str:
@@ -134,7 +136,7 @@ class _Handle:
 
     def _delete(self) -> None:
         self._call("delete", lambda call: self._bound.adapter.delete(self.native_id, call))
-        self._engine.ledger(self._bound).remove(self.id)
+        self._runtime.ledger(self._bound).remove(self.id)
 
     def _page(self, cursor: str | None) -> Any:
         return self._call(

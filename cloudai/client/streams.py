@@ -7,13 +7,13 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-from cloudai.client._engine import Bound
+from cloudai.client._runtime import CapabilityBinding
 from cloudai.client._schema import parse
 from cloudai.errors import StreamTruncated, TransientError
 from cloudai.types import ChatChunk, ChatReply, FinishReason, Reasoning, ToolCall, Usage
 
 Chunks = TypeVar("Chunks")
-Opened: TypeAlias = tuple[Chunks, ChatChunk | None, Bound]
+Opened: TypeAlias = tuple[Chunks, ChatChunk | None, CapabilityBinding]
 """A stream under way, its first piece, and where it comes from."""
 
 
@@ -159,8 +159,8 @@ class ChatStream(_Stream):
         if self._ended:
             raise StopIteration
         if self._chunks is None:
-            self._chunks, chunk, bound = self._opened()
-            self._provider = bound.profile.provider
+            self._chunks, chunk, binding = self._opened()
+            self._provider = binding.profile.provider
         else:
             try:
                 chunk = next(self._chunks, None)
@@ -204,9 +204,9 @@ class AsyncChatStream(_Stream):
         if self._ended:
             raise StopAsyncIteration
         if self._chunks is None:
-            chunks, chunk, bound = await self._opened()
+            chunks, chunk, binding = await self._opened()
             self._chunks = chunks
-            self._provider = bound.profile.provider
+            self._provider = binding.profile.provider
         else:
             try:
                 chunk = await anext(self._chunks, None)

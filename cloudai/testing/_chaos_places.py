@@ -418,7 +418,7 @@ class Place(ABC):
         for entry in self.entries():
             id = entry.id
             if id is None:
-                bound, _, _ = client._engine.locate(entry.place)
+                bound, _, _ = client._runtime.locate(entry.place)
                 id = bound.adapter.find(entry.key, bound.caller.call())
             if id is not None:
                 found.add(f"{entry.kind}/{id.rpartition('/')[2]}")

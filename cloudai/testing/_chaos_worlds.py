@@ -176,11 +176,11 @@ class FakePlace(Place):
             script.cut_stream(1)
 
     def lift(self) -> None:
-        with self.script._world.lock:
-            self.script._world.faults.clear()
+        with self.script._cloud_state.lock:
+            self.script._cloud_state.faults.clear()
 
     def world(self) -> set[str]:
-        store = self.script._world.store
+        store = self.script._cloud_state.store
         with store.open() as db:
             jobs = [
                 f"{kind}/{job.id}" for kind in ("training", "batch") for job in store.jobs(db, kind)

@@ -14,7 +14,7 @@ from cloudai.client import AsyncClient, Client
 from cloudai.errors import CloudAIError, ConfigError
 from cloudai.providers.fake import _script
 from cloudai.providers.fake._script import Fate, Fault, Reply, Script
-from cloudai.providers.fake._world import Received, World
+from cloudai.providers.fake._state import FakeState, Received
 from cloudai.types import JSON
 
 __all__ = ["FakeScript", "Received"]
@@ -41,7 +41,7 @@ class FakeScript:
     ) -> None:
         self.home = Path(home) if home is not None else default_home()
         self._file = Path(file).absolute() if file is not None else None
-        self._world = World.at(self.home, self._file)
+        self._cloud_state = FakeState.at(self.home, self._file)
 
     def client(self, **keys: Any) -> Client:
         """A client of the fake that follows this script."""
@@ -60,11 +60,11 @@ class FakeScript:
     def received(self) -> list[Received]:
         """What reached the fake, the oldest first (the last 1000): each with its ``operation``
         and its ``request``, spec or id. A retried call is there as often as it was tried."""
-        return list(self._world.received)
+        return list(self._cloud_state.received)
 
     def requests(self, operation: str) -> list[Any]:
         """The requests of one operation, such as ``"chat.create"``."""
-        return [one.request for one in self._world.received if one.operation == operation]
+        return [one.request for one in self._cloud_state.received if one.operation == operation]
 
     def load(self, script: str | os.PathLike[str] | Mapping[str, Any]) -> FakeScript:
         """Starts over with a script: a TOML or JSON file, or its tables."""
@@ -72,7 +72,7 @@ class FakeScript:
             made = _script.convert(dict(script), Script, "the script")
         else:
             made = _script.read(Path(script))
-        self._world.play(made)
+        self._cloud_state.play(made)
         return self
 
     def reply(
@@ -91,14 +91,14 @@ class FakeScript:
         """
         calls = [{"name": name, "arguments": dict(of)} for name, of in (tool_calls or {}).items()]
         reply = _script.convert({"text": text, "tool_calls": calls, **about}, Reply, "the reply")
-        with self._world.lock:
-            self._world.replies.append(reply)
+        with self._cloud_state.lock:
+            self._cloud_state.replies.append(reply)
         return self
 
     def predict(self, *outputs: list[JSON]) -> FakeScript:
         """Queues the answers of the next predictions: each a list, one output an input."""
-        with self._world.lock:
-            self._world.predictions.extend(outputs)
+        with self._cloud_state.lock:
+            self._cloud_state.predictions.extend(outputs)
         return self
 
     def fate(self, capability: str = "training", **fate: Any) -> FakeScript:
@@ -109,11 +109,11 @@ class FakeScript:
         fate: ``queued``, ``starting``, ``running``, ``stopping`` (seconds), ``state``,
             ``exit_code``, ``reason``, ``logs``, ``metrics``, ``preemptions``.
         """
-        if capability not in self._world.fates:
+        if capability not in self._cloud_state.fates:
             raise ConfigError(f"there are no jobs of {capability!r}", hint="Say training or batch")
         made = _script.convert(_plain(fate), Fate, "the fate")
-        with self._world.lock:
-            self._world.fates[capability].append(made)
+        with self._cloud_state.lock:
+            self._cloud_state.fates[capability].append(made)
         return self
 
     def fail(
@@ -156,17 +156,17 @@ class FakeScript:
 
     def freeze(self) -> FakeScript:
         """Stops the clock of jobs and endpoints; ``advance`` alone moves it then."""
-        self._world.store.freeze()
+        self._cloud_state.store.freeze()
         return self
 
     def advance(self, seconds: float) -> FakeScript:
         """Moves the clock of jobs and endpoints forward."""
-        self._world.store.advance(seconds)
+        self._cloud_state.store.advance(seconds)
         return self
 
     def _add(self, fault: Fault) -> None:
-        with self._world.lock:
-            self._world.faults.append(fault)
+        with self._cloud_state.lock:
+            self._cloud_state.faults.append(fault)
 
     def __repr__(self) -> str:
         return f"FakeScript({str(self.home)!r})"

@@ -171,7 +171,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     provider, capability: where it would go.
     requests: the native requests in the order they would be sent, each with its operation.
     violations: limits of the provider that the spec breaks; a submission would raise the first.
-    losses: what the spec asks for and this provider cannot carry, in words.
+    dropped: what the spec asks for and this provider cannot carry, in words.
     cost: None where it cannot be reckoned.
     """
 
@@ -179,13 +179,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     capability: str
     requests: tuple[NativeRequest, ...]
     violations: tuple[Violation, ...] = ()
-    losses: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
     cost: CostRange | None = None
 
     @property
     def ok(self) -> bool:
         """Whether a submission would be accepted here."""
         return not self.violations
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """The former name of ``dropped``."""
+        return self.dropped
 
 
 class NativeRequest(msgspec.Struct, frozen=True, kw_only=True):

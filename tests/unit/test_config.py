@@ -120,8 +120,8 @@ def test_logical_models_and_the_default(file: Path) -> None:
 
 def test_a_capability_may_live_elsewhere(file: Path) -> None:
     client = Client("dev", config=file)
-    assert client._engine.bound("training").profile.name == "other"
-    assert client._engine.bound("chat").profile.name == "dev"
+    assert client._runtime.binding("training").profile.name == "other"
+    assert client._runtime.binding("chat").profile.name == "dev"
 
 
 def test_a_secret_in_the_file_itself_is_refused_without_being_shown() -> None:
@@ -139,10 +139,10 @@ def test_a_secret_in_the_file_itself_is_refused_without_being_shown() -> None:
 
 def test_handles_carry_the_explicit_keys_that_identify_the_place(tmp_path: Path) -> None:
     client = Client(provider="fake", home=str(tmp_path))
-    bound = client._engine.bound("training")
+    bound = client._runtime.binding("training")
     uri = bound.uri("training", "projects/1/jobs/2")
     assert uri.startswith("cloudai://fake/training/projects%2F1%2Fjobs%2F2?home=")
-    found, kind, native = Client(provider="fake")._engine.locate(uri)
+    found, kind, native = Client(provider="fake")._runtime.locate(uri)
     assert (kind, native) == ("training", "projects/1/jobs/2")
     assert found.profile.home == tmp_path
 
@@ -152,4 +152,4 @@ def test_handles_carry_the_explicit_keys_that_identify_the_place(tmp_path: Path)
 )
 def test_what_is_no_handle_is_refused(uri: str) -> None:
     with pytest.raises(ValueError, match="is not a handle"):
-        Client(provider="fake")._engine.locate(uri)
+        Client(provider="fake")._runtime.locate(uri)

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 @contextmanager
-def parts() -> Generator[None]:
+def multi_step_create() -> Generator[None]:
     """Around requests of one create of which each leaves something. A passing failure among
     them is ambiguous: some parts may be there, so that the ledger keeps the intent, and whoever
     destroys it has the adapter's ``discard`` remove them."""

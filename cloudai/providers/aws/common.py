@@ -27,7 +27,7 @@ class Draft:
 
     def __init__(self) -> None:
         self.errors: list[CloudAIError] = []
-        self.losses: list[str] = []
+        self.dropped: list[str] = []
 
     @property
     def violations(self) -> tuple[Violation, ...]:

@@ -10,7 +10,7 @@ import msgspec
 from cloudai.errors import AuthenticationError, CallTimeout, CloudAIError, ConnectionFailed
 from cloudai.protocols import Call
 from cloudai.providers.azure.errors import error_of, retry_after
-from cloudai.providers.azure.session import Session
+from cloudai.providers.azure.session import AzureSession
 
 CONNECT: Final = 10.0
 _SHORTEST: Final = 0.05
@@ -29,7 +29,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def send(
-    session: Session,
+    session: AzureSession,
     method: str,
     path: str,
     api_version: str,
@@ -105,7 +105,7 @@ def _decoded(content: bytes, headers: dict[str, str]) -> Any:
         raise error from None
 
 
-def settled(session: Session, answer: Answer, call: Call) -> bool:
+def settled(session: AzureSession, answer: Answer, call: Call) -> bool:
     """Waits for the end of the operation that an answer begins; whether it succeeded. An answer
     that begins none has done its work. Raises CallTimeout when the call's time is over."""
     url = answer.headers.get("azure-asyncoperation")
@@ -121,7 +121,7 @@ def settled(session: Session, answer: Answer, call: Call) -> bool:
         time.sleep(min(pause, call.remaining()))
 
 
-def pages(session: Session, path: str, api_version: str, call: Call) -> list[Any]:
+def pages(session: AzureSession, path: str, api_version: str, call: Call) -> list[Any]:
     """All items of a list that comes in pages."""
     items: list[Any] = []
     following: str | None = path

@@ -50,7 +50,7 @@ _OF_ENTRA: Final = {"default", "environment", "workload-identity"}
 _QUIET: Final[dict[str, Any]] = {"retry_total": 0, "logging_enable": False}
 
 
-class Session:
+class AzureSession:
     """One profile's way to Azure. Thread-safe; nothing is opened before it is needed."""
 
     def __init__(self, profile: Profile) -> None:
@@ -315,6 +315,6 @@ def checked_url(field: str, url: str, example: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def session(profile: Profile) -> Session:
+def session(profile: Profile) -> AzureSession:
     """The profile's one session."""
-    return profile.shared(Session)
+    return profile.shared(AzureSession)

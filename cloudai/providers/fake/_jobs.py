@@ -17,8 +17,8 @@ from cloudai._core.profiles.config import Profile
 from cloudai.errors import ConfigError, InvalidRequest, NotFound
 from cloudai.protocols import Call
 from cloudai.providers.fake._course import Course, course
+from cloudai.providers.fake._state import FakeState, speed
 from cloudai.providers.fake._store import JobRow
-from cloudai.providers.fake._world import World, speed
 from cloudai.types import (
     BatchTransform,
     CostRange,
@@ -49,15 +49,15 @@ class FakeJobs(ABC, Generic[SpecT]):
     spec_type: type[SpecT]
 
     def __init__(self, profile: Profile) -> None:
-        self.world = profile.shared(World.of)
-        self.store = self.world.store
+        self.cloud_state = profile.shared(FakeState.of)
+        self.store = self.cloud_state.store
         self._speed = speed(profile)
 
     def plan(self, spec: SpecT) -> Plan:
         """What a submission would do; nothing is looked at but local paths."""
         violations = self.violations(spec)
         try:
-            self.world.own_fate(self.capability, spec.native)
+            self.cloud_state.own_fate(self.capability, spec.native)
         except ConfigError as error:
             violations.append(Violation("native.fake", str(error)))
         return Plan(
@@ -69,7 +69,7 @@ class FakeJobs(ABC, Generic[SpecT]):
                 ),
             ),
             violations=tuple(violations),
-            losses=tuple(self.losses(spec)),
+            dropped=tuple(self.dropped(spec)),
             cost=FREE,
         )
 
@@ -77,14 +77,14 @@ class FakeJobs(ABC, Generic[SpecT]):
         """Raises InvalidRequest for the first violation, and scripted errors. A key that has a
         job already gives that job."""
         key = spec.idempotency_key or call.key or uuid.uuid4().hex
-        with self.world.serving(f"{self.capability}.submit", spec, call):
+        with self.cloud_state.serving(f"{self.capability}.submit", spec, call):
             found = self.store.by_key(self.capability, key)
             if found is not None:
                 return found.id
             for violation in self.plan(spec).violations:
                 raise InvalidRequest(str(violation), field=violation.field, provider="fake")
             # The seconds are scaled here, once, so that every process sees the same course.
-            fate = self.world.fate(self.capability, spec.native).faster(self._speed)
+            fate = self.cloud_state.fate(self.capability, spec.native).faster(self._speed)
             id = f"{self.capability}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
             fate, work = self.prepare(id, spec, fate, call)
             row = JobRow(
@@ -100,18 +100,18 @@ class FakeJobs(ABC, Generic[SpecT]):
             return self.store.add(row).id
 
     def find(self, key: str, call: Call) -> str | None:
-        with self.world.serving(f"{self.capability}.find", key, call):
+        with self.cloud_state.serving(f"{self.capability}.find", key, call):
             found = self.store.by_key(self.capability, key)
             return found.id if found else None
 
     def status(self, id: str, call: Call) -> JobStatus:
-        with self.world.serving(f"{self.capability}.status", id, call):
+        with self.cloud_state.serving(f"{self.capability}.status", id, call):
             with self.store.open() as db:
                 now, row = self.store.now(db), self.store.job(db, self.capability, id)
             return self._status(row, now)
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
-        with self.world.serving(f"{self.capability}.logs", id, call):
+        with self.cloud_state.serving(f"{self.capability}.logs", id, call):
             with self.store.open() as db:
                 now, row = self.store.now(db), self.store.job(db, self.capability, id)
             try:
@@ -125,7 +125,7 @@ class FakeJobs(ABC, Generic[SpecT]):
 
     def cancel(self, id: str, call: Call) -> None:
         with (
-            self.world.serving(f"{self.capability}.cancel", id, call),
+            self.cloud_state.serving(f"{self.capability}.cancel", id, call),
             self.store.writing() as db,
         ):
             self.store.job(db, self.capability, id)
@@ -136,14 +136,14 @@ class FakeJobs(ABC, Generic[SpecT]):
 
     def delete(self, id: str, call: Call) -> None:
         """Outputs at places that the spec names stay: they are the caller's."""
-        with self.world.serving(f"{self.capability}.delete", id, call):
+        with self.cloud_state.serving(f"{self.capability}.delete", id, call):
             with self.store.writing() as db:
                 db.execute("DELETE FROM jobs WHERE capability=? AND id=?", (self.capability, id))
             if Path(id).name == id:
                 shutil.rmtree(self.folder(id), ignore_errors=True)
 
     def list(self, call: Call) -> Sequence[JobStatus]:
-        with self.world.serving(f"{self.capability}.list", None, call):
+        with self.cloud_state.serving(f"{self.capability}.list", None, call):
             with self.store.open() as db:
                 now, rows = self.store.now(db), self.store.jobs(db, self.capability)
             return [self._status(row, now) for row in rows]
@@ -159,7 +159,7 @@ class FakeJobs(ABC, Generic[SpecT]):
         """What of the spec the fake refuses."""
 
     @abstractmethod
-    def losses(self, spec: SpecT) -> list[str]:
+    def dropped(self, spec: SpecT) -> list[str]:
         """What of the spec has no effect here."""
 
     @abstractmethod

@@ -73,7 +73,7 @@ class FakeBatch(FakeJobs[BatchTransform]):
             ]
         return found
 
-    def losses(self, spec: BatchTransform) -> list[str]:
+    def dropped(self, spec: BatchTransform) -> list[str]:
         lost = ["shards: the fake works in one process"] if spec.shards > 1 else []
         return [*lost, "secrets: no process gets them"] if spec.secrets else lost
 

@@ -12,7 +12,7 @@ from cloudai.errors import ContextOverflow
 from cloudai.protocols import Call
 from cloudai.providers.fake import _text
 from cloudai.providers.fake._script import Fault, Reply
-from cloudai.providers.fake._world import World, apause, pause
+from cloudai.providers.fake._state import FakeState, apause, pause
 from cloudai.types import (
     ChatChunk,
     ChatReply,
@@ -48,7 +48,7 @@ class FakeChat:
     """
 
     def __init__(self, profile: Profile) -> None:
-        self._world = profile.shared(World.of)
+        self._cloud_state = profile.shared(FakeState.of)
 
     def create(self, request: ChatRequest, call: Call) -> ChatReply:
         """Raises NotFound for an unknown model, ContextOverflow, and scripted errors."""
@@ -77,14 +77,14 @@ class FakeChat:
             yield chunk
 
     def _turn(self, operation: str, request: ChatRequest, call: Call) -> _Turn:
-        world = self._world
-        fault = world.arrive(operation, request, call)
-        model = world.known("chat", request.model)
+        cloud_state = self._cloud_state
+        fault = cloud_state.arrive(operation, request, call)
+        model = cloud_state.known("chat", request.model)
         if fault is not None and fault.error and fault.chunks is None:
             pause(fault.seconds, call)
             raise fault.exception()
         spent = sum(map(_text.count_message, request.messages))
-        limit = world.script.chat.context
+        limit = cloud_state.script.chat.context
         if limit is not None and spent + (request.max_tokens or 0) > limit:
             needs = spent + (request.max_tokens or 0)
             raise ContextOverflow(
@@ -97,7 +97,7 @@ class FakeChat:
             )
         reply = self._chosen(request)
         pieces, reason = _text.cut(reply.text, request.stop, request.max_tokens)
-        number = next(world.counter)
+        number = next(cloud_state.counter)
         calls = tuple(
             ToolCall(
                 id=f"call-{number}-{index}",
@@ -126,10 +126,10 @@ class FakeChat:
                 return msgspec.convert(request.native, Reply)
             except msgspec.ValidationError as error:
                 raise invalid("native", request.native, f"is no scripted reply: {error}") from None
-        scripted = self._world.reply()
+        scripted = self._cloud_state.reply()
         if scripted is not None:
             return scripted
-        fixed = self._world.script.chat.reply
+        fixed = self._cloud_state.script.chat.reply
         return _text.answer(request) if fixed is None else Reply(text=fixed)
 
 

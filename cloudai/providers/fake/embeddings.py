@@ -18,7 +18,7 @@ from typing import Final
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import ContextOverflow
 from cloudai.protocols import Call
-from cloudai.providers.fake._world import World
+from cloudai.providers.fake._state import FakeState
 from cloudai.types import EmbeddingReply, EmbeddingRequest, Usage
 from cloudai.types._base import invalid
 
@@ -32,23 +32,25 @@ class FakeEmbeddings:
     """The fake's embedding model: 64 dimensions unless asked or scripted otherwise."""
 
     def __init__(self, profile: Profile) -> None:
-        self._world = profile.shared(World.of)
+        self._cloud_state = profile.shared(FakeState.of)
 
     def embed(self, request: EmbeddingRequest, call: Call) -> EmbeddingReply:
         """Raises InvalidRequest for a dimension out of range, ContextOverflow for a text over
         the scripted limit, NotFound for an unknown model, and scripted errors."""
-        with self._world.serving("embeddings.create", request, call):
+        with self._cloud_state.serving("embeddings.create", request, call):
             return self._reply(request)
 
     async def aembed(self, request: EmbeddingRequest, call: Call) -> EmbeddingReply:
         """The async twin of ``embed``."""
-        async with self._world.aserving("embeddings.create", request, call):
+        async with self._cloud_state.aserving("embeddings.create", request, call):
             return self._reply(request)
 
     def _reply(self, request: EmbeddingRequest) -> EmbeddingReply:
-        world = self._world
-        model = world.known("embeddings", request.model)
-        dim = world.script.embeddings.dim if request.dimensions is None else request.dimensions
+        cloud_state = self._cloud_state
+        model = cloud_state.known("embeddings", request.model)
+        dim = (
+            cloud_state.script.embeddings.dim if request.dimensions is None else request.dimensions
+        )
         if not 1 <= dim <= WIDEST:
             raise invalid("dimensions", dim, f"is not from 1 to {WIDEST}")
         data = array("f")
@@ -67,11 +69,11 @@ class FakeEmbeddings:
             provider="fake",
             usage=Usage(input_tokens=spent),
             cost=0.0,
-            request_id=f"fake-{next(world.counter)}",
+            request_id=f"fake-{next(cloud_state.counter)}",
         )
 
     def _fit(self, words: list[str], truncate: bool, index: int, model: str) -> list[str]:
-        limit = self._world.script.embeddings.context
+        limit = self._cloud_state.script.embeddings.context
         if limit is None or len(words) <= limit:
             return words
         if truncate:

@@ -17,8 +17,8 @@ from cloudai._core.profiles.config import Profile
 from cloudai.errors import CloudAIError, Conflict, HandlerError, InvalidRequest
 from cloudai.protocols import Call
 from cloudai.providers.fake._jobs import FREE, local_path
+from cloudai.providers.fake._state import FakeState, speed
 from cloudai.providers.fake._store import EndpointRow
-from cloudai.providers.fake._world import World, speed
 from cloudai.providers.fake.training import MANIFEST
 from cloudai.types import (
     JSON,
@@ -60,8 +60,8 @@ class FakeEndpoints:
     """
 
     def __init__(self, profile: Profile) -> None:
-        self._world = profile.shared(World.of)
-        self._store = self._world.store
+        self._cloud_state = profile.shared(FakeState.of)
+        self._store = self._cloud_state.store
         self._speed = speed(profile)
         self._served: dict[tuple[str, float, str], _Served] = {}
         self._lock = threading.Lock()
@@ -69,8 +69,8 @@ class FakeEndpoints:
 
     def plan(self, spec: Deployment) -> Plan:
         """What a deployment would do; only local paths are looked at."""
-        losses = ["host, port and token: a fake endpoint is on no network"]
-        losses += [
+        dropped = ["host, port and token: a fake endpoint is on no network"]
+        dropped += [
             f"variants.{variant.name}: the fake has no replicas to scale"
             for variant in spec.variants
             if variant.max is not None
@@ -86,14 +86,14 @@ class FakeEndpoints:
                 for variant in spec.variants
                 for error in variant_faults(variant, spec.handler)
             ),
-            losses=tuple(losses),
+            dropped=tuple(dropped),
             cost=FREE,
         )
 
     def deploy(self, spec: Deployment, call: Call) -> str:
         """Raises InvalidRequest for the first violation, Conflict for a name that is taken."""
         key = spec.idempotency_key or call.key or uuid.uuid4().hex
-        with self._world.serving("endpoints.deploy", spec, call):
+        with self._cloud_state.serving("endpoints.deploy", spec, call):
             self._check(spec)
             row = EndpointRow(
                 name=spec.name,
@@ -107,31 +107,31 @@ class FakeEndpoints:
 
     def update(self, id: str, spec: Deployment, call: Call) -> None:
         """Replaces the spec; the whole traffic moves at once, whatever the rollout."""
-        with self._world.serving("endpoints.update", spec, call):
+        with self._cloud_state.serving("endpoints.update", spec, call):
             self._check(spec)
             if spec.name != id:
                 raise invalid("name", spec.name, f"is not the endpoint's, {id!r}")
             self._store.redeploy(id, msgspec.json.encode(spec), self._fate())
 
     def find(self, key: str, call: Call) -> str | None:
-        with self._world.serving("endpoints.find", key, call), self._store.open() as db:
+        with self._cloud_state.serving("endpoints.find", key, call), self._store.open() as db:
             rows = db.execute("SELECT name FROM endpoints WHERE key=?", (key,)).fetchall()
             return rows[0][0] if rows else None
 
     def status(self, id: str, call: Call) -> EndpointStatus:
-        with self._world.serving("endpoints.status", id, call):
+        with self._cloud_state.serving("endpoints.status", id, call):
             with self._store.open() as db:
                 now, row = self._store.now(db), self._store.endpoint(db, id)
             return self._status(row, now)
 
     def list(self, call: Call) -> Sequence[EndpointStatus]:
-        with self._world.serving("endpoints.list", None, call):
+        with self._cloud_state.serving("endpoints.list", None, call):
             with self._store.open() as db:
                 now, rows = self._store.now(db), self._store.endpoints(db)
             return [self._status(row, now) for row in rows]
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
-        with self._world.serving("endpoints.logs", id, call):
+        with self._cloud_state.serving("endpoints.logs", id, call):
             with self._store.open() as db:
                 now, row = self._store.now(db), self._store.endpoint(db, id)
             status = self._status(row, now)
@@ -143,7 +143,7 @@ class FakeEndpoints:
             return LogPage(lines=tuple(lines[seen:]), cursor=str(max(seen, len(lines))))
 
     def delete(self, id: str, call: Call) -> None:
-        with self._world.serving("endpoints.delete", id, call), self._store.writing() as db:
+        with self._cloud_state.serving("endpoints.delete", id, call), self._store.writing() as db:
             db.execute("DELETE FROM endpoints WHERE name=?", (id,))
         with self._lock:
             for known in [key for key in self._served if key[0] == id]:
@@ -151,7 +151,7 @@ class FakeEndpoints:
 
     def predict(self, id: str, request: PredictRequest, call: Call) -> Prediction:
         """Raises NotFound, Conflict while it is not in service, HandlerError."""
-        with self._world.serving("endpoints.predict", request, call):
+        with self._cloud_state.serving("endpoints.predict", request, call):
             with self._store.open() as db:
                 now, row = self._store.now(db), self._store.endpoint(db, id)
             if now < row.updated + _fate(row).starting or _fate(row).state is State.FAILED:
@@ -163,7 +163,7 @@ class FakeEndpoints:
                 outputs=self._outputs(served, request),
                 variant=variant.name,
                 version=served.version,
-                request_id=f"fake-{next(self._world.counter)}",
+                request_id=f"fake-{next(self._cloud_state.counter)}",
             )
 
     def _check(self, spec: Deployment) -> None:
@@ -171,7 +171,7 @@ class FakeEndpoints:
             raise InvalidRequest(str(violation), field=violation.field, provider="fake")
 
     def _fate(self) -> bytes:
-        script = self._world.script.endpoints
+        script = self._cloud_state.script.endpoints
         fate = _Fate(script.starting / self._speed, State(script.state), script.reason)
         return msgspec.json.encode(fate)
 
@@ -242,13 +242,13 @@ class FakeEndpoints:
         if served.handler is not None:
             with served.lock:
                 return served.handler.predict(inputs, request.params)
-        output = self._world.script.endpoints.output
+        output = self._cloud_state.script.endpoints.output
         return inputs if output is msgspec.UNSET else [output] * len(inputs)
 
     def _next_prediction(self) -> list[JSON] | None:
-        world = self._world
-        with world.lock:
-            return world.predictions.popleft() if world.predictions else None
+        cloud_state = self._cloud_state
+        with cloud_state.lock:
+            return cloud_state.predictions.popleft() if cloud_state.predictions else None
 
     def _serve(self, row: EndpointRow, spec: Deployment, variant: Variant) -> _Served:
         key = (row.name, row.updated, variant.name)

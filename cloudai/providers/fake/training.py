@@ -51,7 +51,7 @@ class FakeTraining(FakeJobs[TrainingJob]):
                 )
         return found
 
-    def losses(self, spec: TrainingJob) -> list[str]:
+    def dropped(self, spec: TrainingJob) -> list[str]:
         return ["nothing is trained: the model directory holds a manifest and no weights"]
 
     def prepare(

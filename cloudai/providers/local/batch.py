@@ -71,11 +71,11 @@ class LocalBatch(LocalJobs[BatchTransform]):
             *checks.secrets(spec.secrets),
         ]
 
-    def _losses(self, spec: BatchTransform) -> list[str]:
-        losses = checks.losses(spec)
+    def _dropped(self, spec: BatchTransform) -> list[str]:
+        dropped = checks.dropped(spec)
         if spec.shards > 1:
-            losses.append(f"shards={spec.shards}: one process, which uses all cores")
-        return losses
+            dropped.append(f"shards={spec.shards}: one process, which uses all cores")
+        return dropped
 
     def _resolved(self, spec: BatchTransform) -> BatchTransform:
         changes: dict[str, Any] = {

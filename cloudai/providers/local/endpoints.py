@@ -34,7 +34,7 @@ from cloudai.protocols import Call
 from cloudai.providers.local.jobs import logs as _logs
 from cloudai.providers.local.serving.http import Connections, Place, control, error_of
 from cloudai.providers.local.serving.process import listen, short, stop, write
-from cloudai.providers.local.serving.spec import check, losses, server_config
+from cloudai.providers.local.serving.spec import check, dropped, server_config
 from cloudai.providers.local.serving.store import EndpointStore, Row, alive
 from cloudai.types import (
     Deployment,
@@ -85,7 +85,7 @@ class LocalEndpoints:
                 Violation(problem.field or "", problem.message, problem.hint or "")
                 for problem in problems
             ),
-            losses=tuple(losses(spec)),
+            dropped=tuple(dropped(spec)),
         )
 
     def deploy(self, spec: Deployment, call: Call) -> str:

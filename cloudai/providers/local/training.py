@@ -73,15 +73,15 @@ class LocalTraining(LocalJobs[TrainingJob]):
             *checks.secrets(spec.secrets),
         ]
 
-    def _losses(self, spec: TrainingJob) -> list[str]:
-        losses = checks.losses(spec)
+    def _dropped(self, spec: TrainingJob) -> list[str]:
+        dropped = checks.dropped(spec)
         if spec.spot is not None:
-            losses.append("spot: nothing is taken back here; a kill from outside counts as it")
+            dropped.append("spot: nothing is taken back here; a kill from outside counts as it")
         if spec.tags:
-            losses.append("tags are kept with the spec, and nowhere shown")
+            dropped.append("tags are kept with the spec, and nowhere shown")
         if spec.framework != "pytorch":
-            losses.append(f"framework={spec.framework!r}: this Python's own packages")
-        return losses
+            dropped.append(f"framework={spec.framework!r}: this Python's own packages")
+        return dropped
 
     def _sheet(self, spec: TrainingJob, folder: Path) -> dict[str, Any]:
         finetune = spec.kind == "finetune"

@@ -20,7 +20,7 @@ from cloudai.providers.vertex.http import AGENT, CONNECT_TIMEOUT, Events, proxy
 if TYPE_CHECKING:
     import aiohttp
 
-    from cloudai.providers.vertex.session import Session
+    from cloudai.providers.vertex.session import VertexSession
 
 _JSON = {"Content-Type": "application/json", "User-Agent": AGENT, "Accept-Encoding": "identity"}
 
@@ -28,7 +28,7 @@ _JSON = {"Content-Type": "application/json", "User-Agent": AGENT, "Accept-Encodi
 class Aio:
     """Sends requests for one session, from any number of event loops."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: VertexSession) -> None:
         self._session = session
         self._held: dict[Any, tuple[aiohttp.ClientSession, AsyncGenerator[None]]] = {}
         self._proxies: dict[str, str | None] = {}
@@ -139,7 +139,7 @@ async def _aclose(guard: AsyncGenerator[None]) -> None:
     await guard.aclose()
 
 
-def _client(session: Session) -> aiohttp.ClientSession:
+def _client(session: VertexSession) -> aiohttp.ClientSession:
     try:
         import aiohttp
     except ModuleNotFoundError:

@@ -13,7 +13,7 @@ from cloudai._core.profiles.config import Profile
 from cloudai.errors import CloudAIError, NotFound, PermissionDenied
 from cloudai.protocols import Call
 from cloudai.providers.vertex import errors
-from cloudai.providers.vertex.session import Session
+from cloudai.providers.vertex.session import VertexSession
 from cloudai.types._base import invalid
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ PARALLEL: Final = 8
 class Files:
     """The objects that one profile may reach."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: VertexSession) -> None:
         self._session = session
         self._client: Any = None
         self._locations: dict[str, str] = {}
@@ -33,7 +33,7 @@ class Files:
     @classmethod
     def of(cls, profile: Profile) -> Files:
         """The files of a profile, for ``profile.shared``."""
-        return cls(profile.shared(Session.of))
+        return cls(profile.shared(VertexSession.of))
 
     def _bucket(self, uri: str) -> tuple[Any, str]:
         bucket, name = split(uri)
@@ -221,7 +221,7 @@ def split(uri: str) -> tuple[str, str]:
     return bucket, name
 
 
-def _credentials(session: Session) -> Any:
+def _credentials(session: VertexSession) -> Any:
     from google.auth.credentials import Credentials
 
     class Shared(Credentials):

@@ -21,7 +21,7 @@ from cloudai.providers.vertex import errors
 if TYPE_CHECKING:
     import urllib3
 
-    from cloudai.providers.vertex.session import Session
+    from cloudai.providers.vertex.session import VertexSession
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds."""
@@ -32,7 +32,7 @@ _JSON: Final = {"Content-Type": "application/json", "User-Agent": AGENT}
 class Http:
     """Sends requests for one session. Thread-safe."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: VertexSession) -> None:
         self._session = session
         self._manager: urllib3.PoolManager | None = None
         self._pools: dict[str, Any] = {}
@@ -178,7 +178,7 @@ def proxy(base: str) -> str | None:
     return found.get(parts.scheme) or found.get("all")
 
 
-def _manager(session: Session) -> urllib3.PoolManager:
+def _manager(session: VertexSession) -> urllib3.PoolManager:
     import urllib3
 
     base = session.url()

@@ -14,7 +14,7 @@ import msgspec
 
 from cloudai.protocols import Call
 from cloudai.providers.vertex.common import seconds
-from cloudai.providers.vertex.session import Session
+from cloudai.providers.vertex.session import VertexSession
 from cloudai.types import LogLine, LogPage
 from cloudai.types._base import invalid
 
@@ -29,7 +29,7 @@ class _Cursor(msgspec.Struct):
 
 
 def read(
-    session: Session, what: str, since: float | None, cursor: str | None, call: Call
+    session: VertexSession, what: str, since: float | None, cursor: str | None, call: Call
 ) -> LogPage:
     """The lines that are new since ``cursor``.
 

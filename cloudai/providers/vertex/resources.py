@@ -12,7 +12,7 @@ from urllib.parse import quote
 from cloudai.errors import Conflict, NotFound
 from cloudai.protocols import Call
 from cloudai.providers.vertex import common, errors
-from cloudai.providers.vertex.session import API, Session
+from cloudai.providers.vertex.session import API, VertexSession
 from cloudai.types._base import invalid
 
 _RESOURCE: Final = re.compile(r"projects/[^/?#\s]+/locations/[^/?#\s]+/[A-Za-z]+/[^/?#\s]+\Z")
@@ -26,7 +26,7 @@ class Resources:
     collection: its name in URLs, and in lists.
     """
 
-    def __init__(self, session: Session, collection: str) -> None:
+    def __init__(self, session: VertexSession, collection: str) -> None:
         self.session = session
         self.collection = collection
 

@@ -9,7 +9,7 @@ from cloudai._core.profiles.config import Profile
 from cloudai.errors import ProviderError
 from cloudai.protocols import Call
 from cloudai.providers.vertex.errors import PROVIDER
-from cloudai.providers.vertex.session import Session
+from cloudai.providers.vertex.session import VertexSession
 from cloudai.types import SecretRef
 from cloudai.types._base import invalid
 
@@ -18,7 +18,7 @@ class SecretManager:
     """Google Secret Manager. A name is a secret's id, or ``projects/P/secrets/NAME``."""
 
     def __init__(self, profile: Profile) -> None:
-        self._session = profile.shared(Session.of)
+        self._session = profile.shared(VertexSession.of)
 
     def get(self, ref: SecretRef, call: Call) -> str:
         """The value. Raises NotFound, PermissionDenied."""

@@ -32,7 +32,7 @@ LOCATION_VARIABLES: Final = ("GOOGLE_CLOUD_LOCATION", "GOOGLE_CLOUD_REGION", "CL
 _MULTI_REGIONS: Final = ("us", "eu")
 
 
-class Session:
+class VertexSession:
     """The credentials, the project and the connections of one profile. Thread-safe."""
 
     def __init__(self, profile: Profile) -> None:
@@ -45,7 +45,7 @@ class Session:
         self.aio = Aio(self)
 
     @classmethod
-    def of(cls, profile: Profile) -> Session:
+    def of(cls, profile: Profile) -> VertexSession:
         """The session of a profile, for ``profile.shared``."""
         return cls(profile)
 

@@ -85,7 +85,7 @@ def test_bedrock_runs_chat_of_a_hundred_lines(
     assert status.state is State.SUCCEEDED
     out = [json.loads(line) for line in Path(handle.output).read_text().splitlines()]
     assert [one["text"] for one in out] == [f"line number {n}" for n in range(120)]
-    adapter = client._engine.bound("batch").adapter
+    adapter = client._runtime.binding("batch").adapter
     from cloudai.protocols import Call
 
     assert adapter.find("chat-key", Call()) == handle.native_id

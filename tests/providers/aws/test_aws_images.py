@@ -64,7 +64,7 @@ def test_an_image_of_one_s_own(
     plan = client.endpoints.plan(
         spec(model, image=str(file.parent), workers=3, requirements=__file__)
     )
-    assert any(loss.startswith("requirements:") for loss in plan.losses)
+    assert any(loss.startswith("requirements:") for loss in plan.dropped)
     body = next(r.body for r in plan.requests if r.operation == "sagemaker:CreateModel")
     names.add(body["ModelName"])
     assert "CLOUDAI_HANDLER" not in body["PrimaryContainer"]["Environment"]

@@ -291,7 +291,7 @@ def test_no_secret_leaks(
 
             seen += [str(error), repr(error), "".join(traceback.format_exception(error))]
             seen.append(pickle.dumps(error).decode("latin-1"))
-        seen += [repr(client._engine.bound("chat").adapter.__dict__)]
+        seen += [repr(client._runtime.binding("chat").adapter.__dict__)]
     seen += [record.getMessage() for record in caplog.records if record.name.startswith("cloudai")]
     seen += [str(one.body) for one in aws.requests]
     home = Path(os.environ["CLOUDAI_HOME"])

@@ -182,7 +182,7 @@ def test_a_key_from_another_process_is_found_by_its_tag(
     Client(**keys).training.submit(spec)
     monkeypatch.setenv("CLOUDAI_HOME", str(tmp_path / "elsewhere"))
     other = Client(**keys)
-    adapter = other._engine.bound("training").adapter
+    adapter = other._runtime.binding("training").adapter
     from cloudai.protocols import Call
 
     assert adapter.find("the-key", Call()) == "once"
@@ -305,7 +305,7 @@ def test_network_and_encryption(keys: Any, source: str) -> None:
     # Machines with disks of their own take no key for them, and say so.
     plan = client.training.plan(job(source, resources=Resources(accelerator="L4:1")))
     assert "VolumeKmsKeyId" not in plan.requests[-1].body["ResourceConfig"]
-    assert any("hardware" in loss for loss in plan.losses)
+    assert any("hardware" in loss for loss in plan.dropped)
 
 
 def test_network_and_encryption_of_endpoints_and_batches(keys: Any, tmp_path: Path) -> None:

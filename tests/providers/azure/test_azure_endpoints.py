@@ -58,7 +58,7 @@ def test_what_plan_shows_is_what_is_sent(azure: AzureEmulator, client: cloudai.C
     )
     plan = client.endpoints.plan(spec)
     assert plan.ok
-    assert any("splits no traffic" in loss for loss in plan.losses)
+    assert any("splits no traffic" in loss for loss in plan.dropped)
     client.endpoints.deploy(spec)
     assert [request.body for request in plan.requests] == puts(azure)
     expected = json.loads((Path(__file__).parent / "golden" / "deployments.json").read_text())
@@ -114,7 +114,7 @@ def test_fine_tuned_models_carry_a_warning(
 ) -> None:
     azure.world.tuned["gpt-4o.ft-1-mine"] = {}
     plan = client.endpoints.plan("gpt-4o.ft-1-mine", name="tuned")
-    assert any("15 days" in loss for loss in plan.losses)
+    assert any("15 days" in loss for loss in plan.dropped)
     client.endpoints.deploy("gpt-4o.ft-1-mine", name="tuned")
     assert "15 days" in caplog.text
 

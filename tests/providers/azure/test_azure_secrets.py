@@ -290,7 +290,7 @@ def test_no_secret_gets_out(
         note(reply)
         for chunk in client.chat.stream("hi", model="smart"):
             note(chunk)
-        adapter = client.chat._engine.bound("chat").adapter
+        adapter = client.chat._runtime.binding("chat").adapter
         for held in (adapter, adapter._session, adapter._session.auth, adapter._transport):
             note(held)
             note(vars(held))

@@ -311,7 +311,7 @@ def test_embeddings_run_in_a_worker(
 ) -> None:
     spec = chat(tmp_path, "one", {"text": "two"}, "one", chat=None, embeddings="embed")
     plan = client.batch.plan(spec)
-    assert any("worker" in loss for loss in plan.losses)
+    assert any("worker" in loss for loss in plan.dropped)
     job = client.batch.submit(spec)
     status = job.wait(60)
     assert status.state is State.SUCCEEDED

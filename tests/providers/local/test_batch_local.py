@@ -199,7 +199,7 @@ def test_plan_shows_the_losses(batch: LocalBatch, tmp_path: Path, model: Path) -
     numbers(tmp_path / "in.jsonl", 1)
     plan = batch.plan(transform("plan", tmp_path, shards=4))
     assert plan.ok
-    assert any("shards=4" in loss for loss in plan.losses)
+    assert any("shards=4" in loss for loss in plan.dropped)
     assert plan.requests[0].body["retry"] == {"max": 2, "on": ["preempted"]}
     assert not (batch.home / "local.db").exists()
 

@@ -376,8 +376,8 @@ def test_plan_shows_the_process_and_no_secret(
     assert request.body["argv"][-3:] == ["train.py", "--epochs", "2"]
     assert {"TOKEN", "CLOUDAI_HPS", "SM_HPS", "OMP_NUM_THREADS"} <= set(request.body["env"])
     assert "s3cr3t-value" not in str(plan)
-    assert any("instance_type" in loss for loss in plan.losses)
-    assert any("spot" in loss for loss in plan.losses)
+    assert any("instance_type" in loss for loss in plan.dropped)
+    assert any("spot" in loss for loss in plan.dropped)
     assert plan.cost is not None
     assert plan.cost.high == 0.0
     assert not training.home.joinpath("local.db").exists()  # a plan leaves no trace

@@ -113,7 +113,7 @@ def test_golden(name: str) -> None:
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_the_service_takes_what_is_sent(name: str, client: Client, cloud: VertexEmulator) -> None:
-    adapter = client._engine.bound("chat").adapter
+    adapter = client._runtime.binding("chat").adapter
     reply = adapter.create(REQUESTS[name], Call())
     assert reply.finish_reason in {"stop", "tool_calls"}
     assert sent(cloud, ":generateContent") == [wire.encode(REQUESTS[name])]

@@ -27,7 +27,7 @@ from cloudai.providers.vertex.chat.openai import dedicated
 from cloudai.providers.vertex.endpoints import rollout as _rollout
 from cloudai.providers.vertex.endpoints import wire
 from cloudai.providers.vertex.endpoints.adapter import raw_predict, stream_raw_predict
-from cloudai.providers.vertex.session import Session
+from cloudai.providers.vertex.session import VertexSession
 from cloudai.testing.conformance.harness import ASSETS
 from cloudai.testing.emulators.vertex import VertexEmulator
 from cloudai.types import (
@@ -332,7 +332,7 @@ async def test_chat_in_the_openai_format(
     assert "".join(texts) == "You said: Hi"
     partner = client.chat.create("Hi", model="openai:meta/llama-4")
     assert partner.model == "meta/llama-4"
-    adapter = client._engine.bound("chat").adapter
+    adapter = client._runtime.binding("chat").adapter
     request = ChatRequest(model="openai:chatty", messages=(Message("user", "x"),), seed=1)
     adapter.create(request, Call())
     assert sent(cloud, "/chat/completions")[-1] == {
@@ -346,10 +346,10 @@ def test_dedicated_endpoints_answer_at_their_own_address() -> None:
     """Vertex AI refuses their predictions at the region's address; a gateway is asked itself."""
     about = {"dedicatedEndpointEnabled": True, "dedicatedEndpointDns": "e.vertexai.goog"}
     keys: dict[str, Any] = {"provider": "vertex", "project": "p", "location": "us-central1"}
-    plain = Session(Config().profile(**keys))
+    plain = VertexSession(Config().profile(**keys))
     assert dedicated(plain, about) == "https://e.vertexai.goog"
     assert dedicated(plain, {}) == "https://us-central1-aiplatform.googleapis.com"
-    gateway = Session(Config().profile(**keys, endpoint="http://gateway"))
+    gateway = VertexSession(Config().profile(**keys, endpoint="http://gateway"))
     assert dedicated(gateway, about) == "http://gateway"
 
 

@@ -39,7 +39,7 @@ def test_the_container_is_the_package_s(client: Client, tmp_path: Path) -> None:
             {"name": "MINE", "value": "2"},
         ],
     }
-    assert any(loss.startswith("requirements:") for loss in plan.losses)
+    assert any(loss.startswith("requirements:") for loss in plan.dropped)
 
 
 def test_a_folder_that_is_no_package(client: Client, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from cloudai import AsyncClient, Client
 from cloudai._core.profiles.config import Config
 from cloudai.errors import AuthenticationError, ConfigError, NotFound
 from cloudai.protocols import Call
-from cloudai.providers.vertex.session import Session
+from cloudai.providers.vertex.session import VertexSession
 from cloudai.providers.vertex.tokens import Tokens
 from cloudai.testing.emulators.vertex import VertexEmulator
 from cloudai.types import SecretRef
@@ -29,8 +29,8 @@ from cloudai.types import SecretRef
 FLASH = "gemini-2.5-flash"
 
 
-def session(**keys: Any) -> Session:
-    return Session(Config().profile(provider="vertex", **keys))
+def session(**keys: Any) -> VertexSession:
+    return VertexSession(Config().profile(provider="vertex", **keys))
 
 
 @pytest.mark.parametrize(

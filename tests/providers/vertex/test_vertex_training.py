@@ -280,7 +280,7 @@ def test_logs_of_several_machines_come_whole_though_late(
 ) -> None:
     started = client.training.submit(job(source))
     started.wait(30)
-    adapter = client._engine.bound("training").adapter
+    adapter = client._runtime.binding("training").adapter
     from cloudai.protocols import Call
 
     labels = {"job_id": started.native_id.rpartition("/")[2], "task_name": "workerpool1-0"}

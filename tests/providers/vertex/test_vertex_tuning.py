@@ -346,8 +346,8 @@ def test_what_tuning_does_not_carry(client: Client, cloud: VertexEmulator, train
         env={"A": "1"},
         metrics=(Metric(name="loss", regex="loss=(.*)"),),
     )
-    losses = " ".join(client.training.plan(spec).losses)
-    assert all(word in losses for word in ("resources", "spot", "timeout", "env", "metrics"))
+    dropped = " ".join(client.training.plan(spec).dropped)
+    assert all(word in dropped for word in ("resources", "spot", "timeout", "env", "metrics"))
     job = client.training.submit(tuning(train))
     job.wait(30)
     with pytest.raises(UnsupportedByProvider) as caught:

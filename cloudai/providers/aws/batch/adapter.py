@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from cloudai._core.calls import wait
-from cloudai._core.calls.call import parts
+from cloudai._core.calls.call import multi_step_create
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     CloudAIError,
@@ -77,7 +77,7 @@ class AwsBatch:
             capability="batch",
             requests=tuple(requests),
             violations=draft.violations,
-            losses=tuple(draft.losses),
+            dropped=tuple(draft.dropped),
         )
 
     # Doing.
@@ -103,9 +103,9 @@ class AwsBatch:
             prepared = staging.prepare(
                 spec, path, folder, _line_of(spec, made.service), _parts(spec, made.service)
             )
-            with parts():
+            with multi_step_create():
                 self._upload(spec, made, prepared, call)
-        with parts():
+        with multi_step_create():
             if made.service == "transform":
                 return self._start_transform(spec, made, call)
             found = self._session.call("bedrock", "create_model_invocation_job", call, **made.job)

@@ -71,7 +71,7 @@ class Planner:
         service: Service | None = draft.attempt(lambda: self._service(spec, lines))
         if service is None:
             return None
-        draft.losses += _losses(spec, service)
+        draft.dropped += _dropped(spec, service)
         if service == "client":
             if spec.model is not None:
                 self._draft_transform(spec, draft)
@@ -146,7 +146,7 @@ class Planner:
         model = endpoint_wire.model(as_endpoint, served, place, code=source.code is not None)
         kms_key = draft.attempt(self._session.kms_key)
         if kms_key is not None:
-            draft.losses += common.own_disks([machine])
+            draft.dropped += common.own_disks([machine])
         job = wire.transform(spec, name, machine, base, kms_key)
         draft.check(service.operation_model("CreateModel").input_shape, model, wire.FIELDS)
         draft.check(service.operation_model("CreateTransformJob").input_shape, job, wire.FIELDS)
@@ -199,7 +199,7 @@ def records(spec: BatchTransform, path: Path) -> int:
     return sum(1 for _ in Source(path, kind, spec.max_payload).records())
 
 
-def _losses(spec: BatchTransform, service: Service) -> list[str]:
+def _dropped(spec: BatchTransform, service: Service) -> list[str]:
     found: list[str] = []
     if service == "client" and spec.shards > 1:
         found.append(f"shards={spec.shards}: one process of this machine does the calls")

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai._core.calls import wait
-from cloudai._core.calls.call import parts
+from cloudai._core.calls.call import multi_step_create
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     CloudAIError,
@@ -89,7 +89,7 @@ class AwsEndpoints:
             capability="endpoints",
             requests=tuple(requests),
             violations=draft.violations,
-            losses=tuple(draft.losses),
+            dropped=tuple(draft.dropped),
             cost=cost,
         )
 
@@ -105,7 +105,7 @@ class AwsEndpoints:
         self._store.check_bucket(self._session.bucket(), "bucket", call)
         self._keys.sending(spec.idempotency_key, spec.name)
         try:
-            with parts():
+            with multi_step_create():
                 self._prepare(made, call)
                 body = wire.endpoint(spec, made.config["EndpointConfigName"])
                 try:

@@ -86,7 +86,7 @@ class Planner:
             return None
         place = wire.Place(role=role, base=base, kms_key=kms_key, vpc=vpc)
         if kms_key is not None:
-            draft.losses += common.own_disks(one.machine for one in served if one.machine)
+            draft.dropped += common.own_disks(one.machine for one in served if one.machine)
         models = [
             wire.model(spec, one, place, code=source.code is not None)
             for one, (_, source) in zip(served, sources, strict=True)

@@ -258,13 +258,13 @@ def check(spec: Deployment, draft: common.Draft, *, vpc: bool = False) -> None:
             )
         )
     if spec.image is not None and spec.requirements is not None:
-        draft.losses.append(
+        draft.dropped.append(
             "requirements: an image of your own installs them only if it reads code/"
         )
     if spec.token is not None:
-        draft.losses.append("token: SageMaker asks for AWS's own signatures instead")
+        draft.dropped.append("token: SageMaker asks for AWS's own signatures instead")
     if spec.host != "127.0.0.1" or spec.port:
-        draft.losses.append("host, port: SageMaker gives the address")
+        draft.dropped.append("host, port: SageMaker gives the address")
 
 
 def _check_rollout(spec: Deployment, draft: common.Draft) -> None:

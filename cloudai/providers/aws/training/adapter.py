@@ -13,7 +13,7 @@ import msgspec
 
 from cloudai import bootstrap
 from cloudai._core.calls import wait
-from cloudai._core.calls.call import parts
+from cloudai._core.calls.call import multi_step_create
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import Conflict, InvalidRequest, NotFound, UnsupportedByProvider
 from cloudai.protocols import Call
@@ -77,7 +77,7 @@ class AwsTraining:
             capability="training",
             requests=tuple(requests),
             violations=draft.violations,
-            losses=tuple(draft.losses),
+            dropped=tuple(draft.dropped),
             cost=cost,
         )
 
@@ -128,9 +128,9 @@ class AwsTraining:
                     hint="Put the rest into a file of the source, or nest them in one object",
                 )
             )
-        draft.losses += self._losses(spec)
+        draft.dropped += self._dropped(spec)
         if kms_key is not None:
-            draft.losses += common.own_disks(machines or ())
+            draft.dropped += common.own_disks(machines or ())
         if machines is None or role is None or base is None or image is None:
             return None
         place = wire.Place(
@@ -178,7 +178,7 @@ class AwsTraining:
                     field="secrets",
                 )
 
-    def _losses(self, spec: TrainingJob) -> list[str]:
+    def _dropped(self, spec: TrainingJob) -> list[str]:
         found: list[str] = []
         if spec.kind == "container" and spec.secrets:
             found.append("secrets: a container of your own has to fetch them itself")
@@ -214,7 +214,7 @@ class AwsTraining:
         assert spec.name is not None  # noqa: S101
         base = self._base(spec)
         self._check_remote(spec, call)
-        with parts():
+        with multi_step_create():
             for origin, target in self._uploads(spec, base):
                 if target.endswith(wire.SOURCE):
                     self._upload_source(spec, target, wire.machines(body), call)

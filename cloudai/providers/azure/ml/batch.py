@@ -120,13 +120,13 @@ class AzureMLBatch:
                     body=self._deployment(spec, *ids, ""),
                 ),
             )
-        losses = ["timeout: set on the cluster's jobs"] if spec.timeout is not None else []
+        dropped = ["timeout: set on the cluster's jobs"] if spec.timeout is not None else []
         return Plan(
             provider="azure",
             capability="batch",
             requests=requests,
             violations=tuple(violations),
-            losses=tuple(losses),
+            dropped=tuple(dropped),
         )
 
     @staticmethod

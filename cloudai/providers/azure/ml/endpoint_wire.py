@@ -135,7 +135,7 @@ def shares(spec: Deployment) -> dict[str, int]:
     return whole
 
 
-def losses(spec: Deployment) -> list[str]:
+def dropped(spec: Deployment) -> list[str]:
     found: list[str] = []
     if spec.rollout.kind != "all":
         found.append(f"rollout.{spec.rollout.kind}: traffic moves at once; set weights in steps")

@@ -124,7 +124,7 @@ class AzureMLEndpoints:
             capability="endpoints",
             requests=tuple(requests),
             violations=tuple(violations),
-            losses=tuple(wire.losses(spec)),
+            dropped=tuple(wire.dropped(spec)),
         )
 
     def deploy(self, spec: Deployment, call: Call) -> str:

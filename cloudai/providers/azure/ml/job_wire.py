@@ -96,7 +96,7 @@ def violations(spec: TrainingJob) -> list[Violation]:
     return found
 
 
-def losses(spec: TrainingJob) -> list[str]:
+def dropped(spec: TrainingJob) -> list[str]:
     """What the spec asks for and a command job cannot carry."""
     found: list[str] = []
     if spec.retry.max:

@@ -72,7 +72,7 @@ class AzureMLTraining:
             capability="training",
             requests=requests,
             violations=tuple(violations),
-            losses=tuple(wire.losses(spec)),
+            dropped=tuple(wire.dropped(spec)),
         )
 
     def _requests(self, spec: TrainingJob) -> tuple[NativeRequest, ...]:

@@ -107,17 +107,17 @@ class AzureBatch:
         except CloudAIError as error:
             field = getattr(error, "field", None) or "output"
             violations = (Violation(field, str(error)),)
-        losses = [] if why is None else [why]
+        dropped = [] if why is None else [why]
         if why is None and spec.timeout is not None:
-            losses.append("timeout: the service's window is 24 h; cancel it yourself")
+            dropped.append("timeout: the service's window is 24 h; cancel it yourself")
         if why is None and (spec.concurrency, spec.batch_size) != (8, 64):
-            losses.append("concurrency, batch_size: the service chooses them")
+            dropped.append("concurrency, batch_size: the service chooses them")
         return Plan(
             provider="azure",
             capability="batch",
             requests=requests,
             violations=violations,
-            losses=tuple(losses),
+            dropped=tuple(dropped),
         )
 
     def submit(self, spec: BatchTransform, call: Call) -> str:

@@ -13,7 +13,7 @@ from cloudai.protocols import Call
 from cloudai.providers.azure.assemble import Lookup
 from cloudai.providers.azure.openai import files_api
 from cloudai.providers.azure.openai.wire import batch as wire
-from cloudai.providers.azure.session import Session
+from cloudai.providers.azure.session import AzureSession
 from cloudai.types import BatchTransform
 
 
@@ -28,7 +28,7 @@ class Answers(Lookup):
 
     def __init__(
         self,
-        session: Session,
+        session: AzureSession,
         spec: BatchTransform,
         batches: Iterable[dict[str, Any]],
         folder: Path,
@@ -45,7 +45,7 @@ class Answers(Lookup):
                 if batch.get(name):
                     self._fetch(session, str(batch[name]))
 
-    def _fetch(self, session: Session, id: str) -> None:
+    def _fetch(self, session: AzureSession, id: str) -> None:
         begin = self._file.seek(0, 2)
         # A file may take longer than the call that waits for its batch.
         files_api.download(session, id, self._file, Call())
@@ -77,7 +77,9 @@ class Answers(Lookup):
         self._file.close()
 
 
-def first_failure(session: Session, batches: Iterable[dict[str, Any]], call: Call) -> str | None:
+def first_failure(
+    session: AzureSession, batches: Iterable[dict[str, Any]], call: Call
+) -> str | None:
     """The first record that failed, and why; None where none did."""
     for batch in batches:
         if not batch.get("error_file_id"):

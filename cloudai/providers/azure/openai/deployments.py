@@ -9,7 +9,7 @@ from urllib.parse import quote
 from cloudai.errors import CloudAIError, ConfigError, NotFound
 from cloudai.protocols import Call
 from cloudai.providers.azure import arm
-from cloudai.providers.azure.session import Session
+from cloudai.providers.azure.session import AzureSession
 
 API_VERSION: Final = "2025-09-01"
 """What azure-mgmt-cognitiveservices 14.1 sends."""
@@ -18,7 +18,7 @@ _LISTING: Final = 15.0
 """Seconds to spend on asking for deployments beside the call itself."""
 
 
-def base(session: Session) -> str:
+def base(session: AzureSession) -> str:
     """The resource's path in Resource Manager. Raises ConfigError where a key is missing."""
     profile = session.profile
     why = "deployments are managed in Azure Resource Manager"
@@ -30,16 +30,16 @@ def base(session: Session) -> str:
     )
 
 
-def path(session: Session, name: str) -> str:
+def path(session: AzureSession, name: str) -> str:
     return f"{base(session)}/deployments/{quote(name, safe='')}"
 
 
-def listed(session: Session, call: Call) -> list[dict[str, Any]]:
+def listed(session: AzureSession, call: Call) -> list[dict[str, Any]]:
     """All deployments."""
     return arm.pages(session, f"{base(session)}/deployments", API_VERSION, call)
 
 
-def model(session: Session, name: str, call: Call) -> str | None:
+def model(session: AzureSession, name: str, call: Call) -> str | None:
     """The model of a deployment, where that can be found out."""
     asking = Call(time.monotonic() + min(_LISTING, call.remaining(_LISTING)))
     try:
@@ -52,7 +52,7 @@ def model(session: Session, name: str, call: Call) -> str | None:
 _CODES: Final = {"deploymentnotfound", "model_not_found", "modelnotfound", "resourcenotfound"}
 
 
-def explained(error: NotFound, session: Session, model: str, call: Call) -> NotFound:
+def explained(error: NotFound, session: AzureSession, model: str, call: Call) -> NotFound:
     """The error of a deployment that does not exist, with those that do."""
     code = (error.code or "").lower()
     if code not in _CODES and code != "404":

@@ -77,7 +77,7 @@ class AzureDeployments:
             capability="endpoints",
             requests=tuple(requests),
             violations=tuple(wire.violations(spec)),
-            losses=tuple(wire.losses(spec)),
+            dropped=tuple(wire.dropped(spec)),
         )
 
     def _put(self, spec: Deployment, call: Call, *, wait: bool = False) -> bool:

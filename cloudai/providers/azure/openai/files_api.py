@@ -18,7 +18,7 @@ from cloudai.protocols import Call
 from cloudai.providers.azure.auth import ApiKey, Header
 from cloudai.providers.azure.errors import error_of
 from cloudai.providers.azure.openai.transport import failure
-from cloudai.providers.azure.session import Session
+from cloudai.providers.azure.session import AzureSession
 
 PAGE: Final = 100
 """Items of a list at once, the most the API gives."""
@@ -26,7 +26,7 @@ _POLL: Final = 1.0
 
 
 def send(
-    session: Session,
+    session: AzureSession,
     method: str,
     path: str,
     call: Call,
@@ -55,7 +55,7 @@ def send(
 
 
 def _once(
-    session: Session,
+    session: AzureSession,
     method: str,
     path: str,
     call: Call,
@@ -103,12 +103,12 @@ def _once(
         raise failure(error) from error
 
 
-def get(session: Session, path: str, call: Call, **params: Any) -> Any:
+def get(session: AzureSession, path: str, call: Call, **params: Any) -> Any:
     """The decoded answer of a GET."""
     return decoded(send(session, "GET", path, call, params=params))
 
 
-def post(session: Session, path: str, call: Call, body: Any = None) -> Any:
+def post(session: AzureSession, path: str, call: Call, body: Any = None) -> Any:
     """The decoded answer of a POST."""
     return decoded(send(session, "POST", path, call, body=body))
 
@@ -121,7 +121,7 @@ def decoded(content: bytes) -> Any:
         raise ProviderError(f"the answer is no JSON ({error})", provider="azure") from None
 
 
-def listed(session: Session, path: str, call: Call, **params: Any) -> Iterator[dict[str, Any]]:
+def listed(session: AzureSession, path: str, call: Call, **params: Any) -> Iterator[dict[str, Any]]:
     """The items of a list, page after page, in the service's order: the newest first."""
     after: str | None = None
     while True:
@@ -134,7 +134,9 @@ def listed(session: Session, path: str, call: Call, **params: Any) -> Iterator[d
         after = str(items[-1]["id"])
 
 
-def upload(session: Session, file: Path, name: str, purpose: str, call: Call) -> tuple[str, bool]:
+def upload(
+    session: AzureSession, file: Path, name: str, purpose: str, call: Call
+) -> tuple[str, bool]:
     """Uploads a file under a name that its content and purpose make unique, unless it is there
     already: an upload whose reply was lost is found again. Gives its id once it is processed,
     and whether it was not there before.
@@ -166,7 +168,7 @@ def upload(session: Session, file: Path, name: str, purpose: str, call: Call) ->
     return _processed(session, found, call), new
 
 
-def _processed(session: Session, item: dict[str, Any], call: Call) -> str:
+def _processed(session: AzureSession, item: dict[str, Any], call: Call) -> str:
     # A deadline that has passed raises CallTimeout, which says that nothing is lost: the file
     # is found by its name when the submission is tried again.
     while item.get("status") not in {"processed", "uploaded", None}:
@@ -193,12 +195,12 @@ def unique_name(file: Path, stem: str) -> str:
     return f"{stem}-{digest.hexdigest()[:24]}.jsonl"
 
 
-def content(session: Session, id: str, call: Call) -> bytes:
+def content(session: AzureSession, id: str, call: Call) -> bytes:
     """A file's content."""
     return send(session, "GET", f"files/{id}/content", call)
 
 
-def download(session: Session, id: str, to: IO[bytes], call: Call) -> None:
+def download(session: AzureSession, id: str, to: IO[bytes], call: Call) -> None:
     """Writes a file's content to ``to``, piece by piece."""
     header = session.auth.fresh() or session.auth.header()
     response = _content(session, id, header, call)
@@ -218,18 +220,18 @@ def download(session: Session, id: str, to: IO[bytes], call: Call) -> None:
         response.close()
 
 
-def _content(session: Session, id: str, header: Header, call: Call) -> httpx2.Response:
+def _content(session: AzureSession, id: str, header: Header, call: Call) -> httpx2.Response:
     return _once(session, "GET", f"files/{id}/content", call, header, stream=True)
 
 
-def discard(session: Session, ids: Iterable[str], call: Call) -> None:
+def discard(session: AzureSession, ids: Iterable[str], call: Call) -> None:
     """Deletes files that a failed submission leaves; an error of its own would hide the first."""
     for id in ids:
         with suppress(CloudAIError):
             delete_file(session, id, call)
 
 
-def delete_file(session: Session, id: str, call: Call) -> None:
+def delete_file(session: AzureSession, id: str, call: Call) -> None:
     """Deletes a file; one that is gone is fine."""
     try:
         send(session, "DELETE", f"files/{id}", call)

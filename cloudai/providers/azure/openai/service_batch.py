@@ -32,7 +32,7 @@ from cloudai.providers.azure.openai.batch_answers import Answers, first_failure
 from cloudai.providers.azure.openai.batch_files import parts_of
 from cloudai.providers.azure.openai.wire import batch as wire
 from cloudai.providers.azure.openai.wire.endpoints import fine_tuned
-from cloudai.providers.azure.session import Session
+from cloudai.providers.azure.session import AzureSession
 from cloudai.types import BatchTransform, JobStatus, LogLine, LogPage, NativeRequest, State
 
 logger: Final = logging.getLogger("cloudai")
@@ -51,7 +51,7 @@ class ServiceBatches:
     max_bytes: int = wire.MAX_BYTES
     quota_pause: float = 30.0
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: AzureSession) -> None:
         self._session = session
         self._members: dict[str, tuple[str, ...]] = {}
         self._asked: dict[tuple[str, int], float] = {}

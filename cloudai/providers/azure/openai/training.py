@@ -112,7 +112,7 @@ class AzureFineTuning:
             capability="training",
             requests=requests,
             violations=violations,
-            losses=tuple(wire.losses(spec)),
+            dropped=tuple(wire.dropped(spec)),
             cost=cost,
         )
 

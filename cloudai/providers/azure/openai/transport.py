@@ -20,7 +20,7 @@ from cloudai.errors import CallTimeout, CloudAIError, ConnectionFailed
 from cloudai.protocols import Call
 from cloudai.providers.azure.auth import Header
 from cloudai.providers.azure.errors import error_of
-from cloudai.providers.azure.session import Session
+from cloudai.providers.azure.session import AzureSession
 
 if TYPE_CHECKING:
     import aiohttp
@@ -49,7 +49,7 @@ class Route(msgspec.Struct, frozen=True):
 class Transport:
     """Posts JSON to one Azure OpenAI resource. Thread-safe; serves many event loops."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: AzureSession) -> None:
         self._session = session
         self._routes: dict[tuple[str, str], Route] = {}
         self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
@@ -358,6 +358,6 @@ def _timeout(error: TimeoutError) -> CloudAIError:
 _REACH: Final = "Look at the profile's endpoint, at DNS, proxies and private endpoints"
 
 
-def transport(session: Session) -> Transport:
+def transport(session: AzureSession) -> Transport:
     """The session's one transport; chat and embeddings share its connections."""
     return session._once("transport", lambda: Transport(session))

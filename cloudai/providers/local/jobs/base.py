@@ -93,7 +93,7 @@ class LocalJobs(ABC, Generic[SpecT]):
         return spec
 
     @abstractmethod
-    def _losses(self, spec: SpecT) -> list[str]:
+    def _dropped(self, spec: SpecT) -> list[str]:
         """What it asks for and cannot have here."""
 
     @abstractmethod
@@ -144,7 +144,7 @@ class LocalJobs(ABC, Generic[SpecT]):
                 )
                 for problem in problems
             ),
-            losses=tuple(self._losses(spec)),
+            dropped=tuple(self._dropped(spec)),
             cost=CostRange(low=0.0, high=0.0, basis="this machine", as_of="2026-11-22"),
         )
 

@@ -90,7 +90,7 @@ def secrets(references: dict[str, SecretRef]) -> list[CloudAIError]:
     return problems
 
 
-def losses(spec: TrainingJob | BatchTransform) -> list[str]:
+def dropped(spec: TrainingJob | BatchTransform) -> list[str]:
     resources = spec.resources
     found: list[str] = []
     if resources.instance_type is not None:

@@ -77,7 +77,7 @@ def _check_variant(
         )
 
 
-def losses(spec: Deployment) -> Iterator[str]:
+def dropped(spec: Deployment) -> Iterator[str]:
     """What the deployment asks for and this machine does not carry."""
     for variant in spec.variants:
         if variant.max is not None and variant.max > variant.min:

@@ -17,7 +17,7 @@ import msgspec
 
 from cloudai._core.batches.formats import Source, format_of
 from cloudai._core.batches.runner import PER_RECORD, run_batch
-from cloudai._core.calls.call import parts
+from cloudai._core.calls.call import multi_step_create
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import CloudAIError, Conflict, InvalidRequest, NotFound
 from cloudai.protocols import Call
@@ -30,7 +30,7 @@ from cloudai.providers.vertex.endpoints.models import Models
 from cloudai.providers.vertex.errors import PROVIDER
 from cloudai.providers.vertex.gcs import Files
 from cloudai.providers.vertex.resources import Resources
-from cloudai.providers.vertex.session import API, Session
+from cloudai.providers.vertex.session import API, VertexSession
 from cloudai.types import (
     BatchTransform,
     Deployment,
@@ -50,7 +50,7 @@ class VertexBatch:
     """Batch transforms on Vertex AI. A batch's id is its job's resource name."""
 
     def __init__(self, profile: Profile) -> None:
-        self._session = profile.shared(Session.of)
+        self._session = profile.shared(VertexSession.of)
         self._files = profile.shared(Files.of)
         self._jobs = Resources(self._session, "batchPredictionJobs")
         self._models = Models(self._session, self._files, "batch-models")
@@ -77,7 +77,7 @@ class VertexBatch:
             capability="batch",
             requests=tuple(requests),
             violations=tuple(found),
-            losses=tuple(wire.losses(spec)),
+            dropped=tuple(wire.dropped(spec)),
         )
 
     def _violations(self, spec: BatchTransform) -> list[Violation]:
@@ -207,7 +207,7 @@ class VertexBatch:
             prepared = Path(folder) / wire.INPUT
             objects = self._all_objects(spec, source)
             count = _prepare(spec, source, prepared, objects=objects)
-            undo.enter_context(parts())
+            undo.enter_context(multi_step_create())
             undo.enter_context(self._files.undone(base, call))
             if spec.model is not None:
                 deployment = self._deployment(spec)

@@ -72,7 +72,7 @@ def violations(spec: BatchTransform) -> list[Violation]:
     return found
 
 
-def losses(spec: BatchTransform) -> list[str]:
+def dropped(spec: BatchTransform) -> list[str]:
     """What the spec asks for and Vertex AI does not carry."""
     found: list[str] = []
     if spec.timeout is not None:

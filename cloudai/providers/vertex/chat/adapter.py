@@ -19,7 +19,7 @@ from cloudai.protocols import Call
 from cloudai.providers.vertex import catalog
 from cloudai.providers.vertex.chat import wire
 from cloudai.providers.vertex.errors import PROVIDER
-from cloudai.providers.vertex.session import API, Session
+from cloudai.providers.vertex.session import API, VertexSession
 from cloudai.types import (
     ChatChunk,
     ChatReply,
@@ -41,7 +41,7 @@ class VertexChat:
     """Chat on Vertex AI."""
 
     def __init__(self, profile: Profile) -> None:
-        self._session = profile.shared(Session.of)
+        self._session = profile.shared(VertexSession.of)
         self._places: dict[str, tuple[str, str]] = {}
 
     def create(self, request: ChatRequest, call: Call) -> ChatReply:
@@ -133,7 +133,7 @@ def openai_chat(profile: Profile) -> OpenAIChat:
     """The adapter of the OpenAI format; loaded when a model first asks for it."""
     from cloudai.providers.vertex.chat.openai import OpenAIChat
 
-    return OpenAIChat(profile.shared(Session.of))
+    return OpenAIChat(profile.shared(VertexSession.of))
 
 
 def count_tokens(
@@ -151,7 +151,7 @@ def count_tokens(
     client: a ``Client`` or an ``AsyncClient`` (this blocks). messages, model, tools: as for
         ``client.chat.create``. timeout: seconds, retries included.
     """
-    bound = client._engine.bound("chat")
+    bound = client._runtime.binding("chat")
     if not isinstance(bound.adapter, VertexChat):
         raise UnsupportedByProvider(
             "counting tokens beforehand",

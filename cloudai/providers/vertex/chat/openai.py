@@ -14,7 +14,7 @@ from cloudai.protocols import Call
 from cloudai.providers.vertex.chat.wire import check_model
 from cloudai.providers.vertex.errors import PROVIDER
 from cloudai.providers.vertex.merge import merge
-from cloudai.providers.vertex.session import API, Session
+from cloudai.providers.vertex.session import API, VertexSession
 from cloudai.types import ChatChunk, ChatReply, ChatRequest
 
 PREFIX: Final = "openai:"
@@ -23,7 +23,7 @@ PREFIX: Final = "openai:"
 class OpenAIChat:
     """``openai:ENDPOINT`` and ``openai:PUBLISHER/MODEL``."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: VertexSession) -> None:
         self._session = session
         self._places: dict[str, tuple[str, str, str]] = {}
 
@@ -90,7 +90,7 @@ def _encode(request: ChatRequest, model: str, *, stream: bool) -> bytes:
     return msgspec.json.encode(merge(body, request.native))
 
 
-def dedicated(session: Session, endpoint: dict[str, object]) -> str:
+def dedicated(session: VertexSession, endpoint: dict[str, object]) -> str:
     """The base URL that an endpoint (its JSON) answers predictions at."""
     host = endpoint.get("dedicatedEndpointDns")
     if host and endpoint.get("dedicatedEndpointEnabled") and not session.overridden:

@@ -17,7 +17,7 @@ from cloudai.providers.vertex import catalog
 from cloudai.providers.vertex.chat import wire as chat_wire
 from cloudai.providers.vertex.embeddings import wire
 from cloudai.providers.vertex.errors import PROVIDER
-from cloudai.providers.vertex.session import API, Session
+from cloudai.providers.vertex.session import API, VertexSession
 from cloudai.types import EmbeddingReply, EmbeddingRequest, Usage
 
 PARALLEL: Final = 16
@@ -28,7 +28,7 @@ class VertexEmbeddings:
     """Embeddings on Vertex AI. What exceeds a request's limit is split; the order is kept."""
 
     def __init__(self, profile: Profile) -> None:
-        self._session = profile.shared(Session.of)
+        self._session = profile.shared(VertexSession.of)
 
     def embed(self, request: EmbeddingRequest, call: Call) -> EmbeddingReply:
         """Raises InvalidRequest for dimensions that the model does not have."""

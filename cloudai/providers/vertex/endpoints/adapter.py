@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai._core.calls.call import parts
+from cloudai._core.calls.call import multi_step_create
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     CloudAIError,
@@ -32,7 +32,7 @@ from cloudai.providers.vertex.endpoints.predict import Predictions
 from cloudai.providers.vertex.errors import PROVIDER
 from cloudai.providers.vertex.gcs import Files
 from cloudai.providers.vertex.resources import Resources
-from cloudai.providers.vertex.session import API, Session
+from cloudai.providers.vertex.session import API, VertexSession
 from cloudai.types import (
     Deployment,
     EndpointStatus,
@@ -52,7 +52,7 @@ class VertexEndpoints:
     """Endpoints on Vertex AI."""
 
     def __init__(self, profile: Profile) -> None:
-        self._session = profile.shared(Session.of)
+        self._session = profile.shared(VertexSession.of)
         self._files = profile.shared(Files.of)
         self._endpoints = Resources(self._session, "endpoints")
         self._models = Models(self._session, self._files, "endpoints")
@@ -95,7 +95,7 @@ class VertexEndpoints:
             capability="endpoints",
             requests=tuple(requests),
             violations=tuple(found),
-            losses=tuple(wire.losses(spec)),
+            dropped=tuple(wire.dropped(spec)),
             cost=None if found else wire.cost(spec, self._session.location),
         )
 
@@ -125,7 +125,7 @@ class VertexEndpoints:
                     hint="Update it, delete it, or use another name",
                 )
             return resource
-        with parts(), self._models.undone(spec, call):
+        with multi_step_create(), self._models.undone(spec, call):
             self._models.upload(spec, call)
             body = wire.endpoint(spec, self._record(spec, time.time()))
             made = self._endpoints.create(body, call, f"?endpointId={spec.name}")

@@ -16,7 +16,7 @@ from cloudai.providers.vertex.endpoints import wire
 from cloudai.providers.vertex.errors import PROVIDER
 from cloudai.providers.vertex.gcs import Files
 from cloudai.providers.vertex.resources import Resources, pauses
-from cloudai.providers.vertex.session import Session
+from cloudai.providers.vertex.session import VertexSession
 from cloudai.types import Deployment, Variant, Violation
 
 
@@ -28,7 +28,7 @@ class Models:
     folder: below ``cloudai/`` in the bucket, where those lie that cloudai puts there.
     """
 
-    def __init__(self, session: Session, files: Files, folder: str) -> None:
+    def __init__(self, session: VertexSession, files: Files, folder: str) -> None:
         self._session = session
         self._files = files
         self._folder = folder

@@ -21,7 +21,7 @@ from cloudai.providers.vertex.endpoints import instances, wire
 from cloudai.providers.vertex.errors import PROVIDER
 from cloudai.providers.vertex.gcs import Files
 from cloudai.providers.vertex.resources import Resources
-from cloudai.providers.vertex.session import API, Session
+from cloudai.providers.vertex.session import API, VertexSession
 from cloudai.types import Prediction, PredictRequest
 
 # "Use dedicated public endpoints for online inference" (read 2026-11), and "Get online inferences".
@@ -42,7 +42,7 @@ class _Known(msgspec.Struct, frozen=True):
 class Predictions:
     """Asks endpoints, by their resource names."""
 
-    def __init__(self, session: Session, files: Files) -> None:
+    def __init__(self, session: VertexSession, files: Files) -> None:
         self._session = session
         self._files = files
         self._endpoints = Resources(session, "endpoints")

@@ -133,7 +133,7 @@ def violations(spec: Deployment, location: str) -> list[Violation]:
     return found
 
 
-def losses(spec: Deployment) -> list[str]:
+def dropped(spec: Deployment) -> list[str]:
     """What the spec asks for and Vertex AI does not carry."""
     found: list[str] = []
     if spec.token is not None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai._core.calls.call import parts
+from cloudai._core.calls.call import multi_step_create
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import InvalidRequest, NotFound, UnsupportedByProvider
 from cloudai.protocols import Call
@@ -19,7 +19,7 @@ from cloudai.providers.vertex import logs as _logs
 from cloudai.providers.vertex.errors import PROVIDER
 from cloudai.providers.vertex.gcs import Files, split
 from cloudai.providers.vertex.resources import Resources
-from cloudai.providers.vertex.session import API, Session
+from cloudai.providers.vertex.session import API, VertexSession
 from cloudai.providers.vertex.training import package, wire
 from cloudai.providers.vertex.training.tuning import Tuning
 from cloudai.providers.vertex.training.tuning_wire import COLLECTION
@@ -44,7 +44,7 @@ class VertexTraining:
     """Training jobs on Vertex AI. A job's id is its resource name."""
 
     def __init__(self, profile: Profile) -> None:
-        self._session = profile.shared(Session.of)
+        self._session = profile.shared(VertexSession.of)
         self._files = profile.shared(Files.of)
         self._jobs = Resources(self._session, "customJobs")
         self._tuning = Tuning(self._session, self._files)
@@ -74,7 +74,7 @@ class VertexTraining:
             capability="training",
             requests=tuple(requests),
             violations=tuple(found),
-            losses=tuple(wire.losses(spec)),
+            dropped=tuple(wire.dropped(spec)),
             cost=cost,
         )
 
@@ -99,7 +99,7 @@ class VertexTraining:
         uploads = self._uploads(spec, place)
         archive = package.build(spec) if spec.kind == "script" else b""
         self._files.check_region(split(place.base)[0], call)
-        with parts(), self._files.undone(place.base, call):
+        with multi_step_create(), self._files.undone(place.base, call):
             for uri, path in uploads:
                 if path is None:
                     self._files.put(uri, archive, call)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cloudai._core import examples
-from cloudai._core.calls.call import parts
+from cloudai._core.calls.call import multi_step_create
 from cloudai.errors import InvalidRequest
 from cloudai.protocols import Call
 from cloudai.providers.vertex import catalog, common
@@ -20,7 +20,7 @@ from cloudai.providers.vertex.endpoints.models import clear_endpoint
 from cloudai.providers.vertex.errors import PROVIDER
 from cloudai.providers.vertex.gcs import Files, split
 from cloudai.providers.vertex.resources import Resources
-from cloudai.providers.vertex.session import API, Session
+from cloudai.providers.vertex.session import API, VertexSession
 from cloudai.providers.vertex.training import examples as _examples
 from cloudai.providers.vertex.training import tuning_wire as wire
 from cloudai.types import (
@@ -38,7 +38,7 @@ from cloudai.types._base import invalid
 class Tuning:
     """Tuning jobs on Vertex AI. A job's id is its resource name."""
 
-    def __init__(self, session: Session, files: Files) -> None:
+    def __init__(self, session: VertexSession, files: Files) -> None:
         self._session = session
         self._files = files
         self._jobs = Resources(session, wire.COLLECTION)
@@ -73,7 +73,7 @@ class Tuning:
             capability="training",
             requests=() if found else tuple(requests),
             violations=tuple(found),
-            losses=tuple(wire.losses(spec)),
+            dropped=tuple(wire.dropped(spec)),
             cost=None if found else _cost(spec, size),
         )
 
@@ -129,7 +129,7 @@ class Tuning:
             for bucket in sorted({split(uri)[0] for uri in uris.values()}):
                 self._files.check_region(bucket, call)
             body = wire.encode(spec, uris, self._session.profile.get("service_account"))
-            with parts(), self._files.undone(self._base(spec), call):
+            with multi_step_create(), self._files.undone(self._base(spec), call):
                 for name, path in made.items():
                     self._files.put_file(uris[name], path, call)
                 return str(self._jobs.create(body, call)["name"])

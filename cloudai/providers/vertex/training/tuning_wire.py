@@ -92,7 +92,7 @@ def _bad_hyperparameters(given: dict[str, Any]) -> list[Violation]:
     return found
 
 
-def losses(spec: TrainingJob) -> list[str]:
+def dropped(spec: TrainingJob) -> list[str]:
     """What the spec asks for and tuning does not carry."""
     code = "no code of yours runs"
     asked: tuple[tuple[str, Any, str], ...] = (

@@ -135,7 +135,7 @@ def violations(spec: TrainingJob, place: Place) -> list[Violation]:
     return found
 
 
-def losses(spec: TrainingJob) -> list[str]:
+def dropped(spec: TrainingJob) -> list[str]:
     """What the spec asks for and Vertex AI does not carry."""
     found: list[str] = []
     if spec.retry.max:

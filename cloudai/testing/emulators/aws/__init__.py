@@ -27,16 +27,16 @@ import msgspec
 
 from cloudai.errors import MissingExtra
 from cloudai.testing.emulators.aws._execute import LocalExecutor
-from cloudai.testing.emulators.aws._world import (
+from cloudai.testing.emulators.aws._state import (
     ACCOUNT,
-    WORLD,
+    STATE,
+    AwsState,
     Executor,
     Fate,
     Look,
     Run,
     ScriptedExecutor,
     Served,
-    World,
 )
 from cloudai.testing.emulators.common.fates import Fates
 from cloudai.testing.emulators.common.faults import Faults
@@ -47,6 +47,7 @@ __all__ = [
     "BUCKET",
     "ROLE",
     "AwsEmulator",
+    "AwsState",
     "Executor",
     "Fate",
     "LocalExecutor",
@@ -55,7 +56,6 @@ __all__ = [
     "Run",
     "ScriptedExecutor",
     "Served",
-    "World",
     "mock_aws",
 ]
 
@@ -99,7 +99,7 @@ class AwsEmulator:
     ----------
     faults: see ``Faults``; a rule matches ``"POST / SageMaker.CreateTrainingJob"`` or
         ``"POST /model/…/converse"``.
-    world: the account: its clock, knobs and resources. requests: what came in, in order.
+    cloud_state: the account: its clock, knobs and resources. requests: what came in, in order.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class AwsEmulator:
 
         install()
         self.region = region
-        self.world = WORLD
+        self.cloud_state = STATE
         self.requests: list[Recorded] = []
         self._executor = executor
         self._app = Dispatcher(create_backend_app)
@@ -131,7 +131,7 @@ class AwsEmulator:
     @property
     def told(self) -> Fates:
         """Outcomes of the next jobs, endpoints and batches."""
-        return WORLD.told
+        return STATE.told
 
     @property
     def url(self) -> str:
@@ -191,7 +191,7 @@ class AwsEmulator:
     @staticmethod
     def _expired(authorization: str) -> bool:
         key = authorization.partition("Credential=")[2].partition("/")[0]
-        return time.time() > WORLD.expiries.get(key, float("inf"))
+        return time.time() > STATE.expiries.get(key, float("inf"))
 
     def start(self, executor: Executor | None = None) -> AwsEmulator:
         """Empties the account, puts the bucket there, and begins to serve; harmless when it
@@ -200,8 +200,8 @@ class AwsEmulator:
         _empty(self._executor, self.region)
         self.requests.clear()
         self._server.start()
-        if isinstance(WORLD.executor, LocalExecutor):
-            WORLD.executor.env = self.env
+        if isinstance(STATE.executor, LocalExecutor):
+            STATE.executor.env = self.env
         return self
 
     def stop(self) -> None:
@@ -229,16 +229,16 @@ def _empty(executor: Executor | None, region: str) -> None:
     _close()
     BackendDict.reset()
     reset_model_data()
-    WORLD.reset()
+    STATE.reset()
     if executor is not None:
-        WORLD.executor = executor
+        STATE.executor = executor
     backend: Any = s3_backends[ACCOUNT]["aws"]
     backend.create_bucket(BUCKET, region)
 
 
 def _close() -> None:
     """Ends what the account's executor runs."""
-    close = getattr(WORLD.executor, "close", None)
+    close = getattr(STATE.executor, "close", None)
     if close is not None:
         close()
 
@@ -254,12 +254,12 @@ def error_body(status: int, message: str) -> tuple[str, bytes]:
 def _sso_answer(start: Callable[..., Any]) -> list[bytes]:
     """GetRoleCredentials of IAM Identity Center's portal, which moto lacks. The user's token is
     not looked at: werkzeug drops headers whose names hold an underscore."""
-    if not WORLD.signed_in:
+    if not STATE.signed_in:
         body: dict[str, Any] = {"message": "Session token not found or invalid"}
         return _json_answer("401 Unauthorized", body, "UnauthorizedException", start)
-    until = time.time() + (3600.0 if WORLD.lifetime is None else WORLD.lifetime)
+    until = time.time() + (3600.0 if STATE.lifetime is None else STATE.lifetime)
     key = f"ASIA{uuid.uuid4().hex[:16].upper()}"
-    WORLD.expiries[key] = until
+    STATE.expiries[key] = until
     made = {
         "accessKeyId": key,
         "secretAccessKey": "emulated",
@@ -293,7 +293,7 @@ def _json_answer(
 
 
 @contextlib.contextmanager
-def mock_aws(executor: Executor | None = None, *, region: str = "us-east-1") -> Generator[World]:
+def mock_aws(executor: Executor | None = None, *, region: str = "us-east-1") -> Generator[AwsState]:
     """moto's ``mock_aws`` with the extension: no socket, any boto3 of this process, cloudai's own
     calls included. Clients that were made before it are not mocked. Also a decorator, as
     ``@mock_aws()``.
@@ -310,7 +310,7 @@ def mock_aws(executor: Executor | None = None, *, region: str = "us-east-1") -> 
     with moto.mock_aws(), _workers_in_threads():
         _empty(executor, region)
         try:
-            yield WORLD
+            yield STATE
         finally:
             _close()
 

@@ -1,8 +1,8 @@
 """Bedrock: Converse, ConverseStream, InvokeModel.
 
 What is answered follows from the request, by the rules of the fake provider; or the executor's
-``models`` answer, which run on this machine; or ``world.chat``: a callable that gets the request's
-body and gives a text, or the whole body of the answer.
+``models`` answer, which run on this machine; or ``AwsState.chat``: a callable that gets the
+request's body and gives a text, or the whole body of the answer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cloudai.providers.fake import _text
 from cloudai.providers.fake.embeddings import _vector
 from cloudai.testing.emulators.aws import _local_models
 from cloudai.testing.emulators.aws._runtime import Answer, error
-from cloudai.testing.emulators.aws._world import WORLD
+from cloudai.testing.emulators.aws._state import STATE
 from cloudai.types import (
     ChatRequest,
     Message,
@@ -36,7 +36,7 @@ _WORD: Final = re.compile(r"\w+")
 
 
 def _known(model: str) -> bool:
-    return any(name in model for name in WORLD.models)
+    return any(name in model for name in STATE.models)
 
 
 def _no_model(model: str) -> Answer:
@@ -133,11 +133,11 @@ def _answered(model: str, body: dict[str, Any]) -> _Answered | ChatRequest | Ans
     request = _request(body, model)
     system = " ".join(one.get("text", "") for one in body.get("system", ()))
     spent = sum(map(_text.count_message, request.messages)) + len(system.split())
-    if spent > WORLD.context:
+    if spent > STATE.context:
         return error(
             400,
             "ValidationException",
-            f"prompt is too long: {spent} tokens > {WORLD.context} maximum",
+            f"prompt is too long: {spent} tokens > {STATE.context} maximum",
         )
     blocked = _guarded(body)
     if not isinstance(blocked, str):
@@ -145,10 +145,10 @@ def _answered(model: str, body: dict[str, Any]) -> _Answered | ChatRequest | Ans
     if blocked:
         told = {"inputTokens": 0, "outputTokens": 0, "totalTokens": 0}
         return _Answered([_BLOCKED], [], "guardrail_intervened", told)
-    custom = WORLD.chat(body) if WORLD.chat is not None else None
+    custom = STATE.chat(body) if STATE.chat is not None else None
     if isinstance(custom, dict):
         return _Answered([], [], "end_turn", {}, body=custom)
-    if custom is None and WORLD.executor.models is not None:
+    if custom is None and STATE.executor.models is not None:
         return _local_models.asked(request, body)
     if custom is None:
         reply = _text.answer(request)
@@ -176,7 +176,7 @@ def _guarded(body: Mapping[str, Any]) -> str | Answer:
     config = body.get("guardrailConfig")
     if config is None:
         return ""
-    words = WORLD.guardrails.get(config["guardrailIdentifier"])
+    words = STATE.guardrails.get(config["guardrailIdentifier"])
     if words is None:
         return error(
             400, "ValidationException",
@@ -196,8 +196,8 @@ def _cached(model: str, body: Mapping[str, Any], spent: int) -> dict[str, int]:
     before = blocks[: points[-1]]
     tokens = sum(len(block.get("text", "").split()) for block in before)
     key = msgspec.json.encode([model, before]).decode()
-    kind = "cacheReadInputTokens" if key in WORLD.cached_prompts else "cacheWriteInputTokens"
-    WORLD.cached_prompts.add(key)
+    kind = "cacheReadInputTokens" if key in STATE.cached_prompts else "cacheWriteInputTokens"
+    STATE.cached_prompts.add(key)
     return {"inputTokens": max(spent - tokens, 0), kind: tokens}
 
 
@@ -216,9 +216,9 @@ def converse_body(model: str, body: dict[str, Any]) -> dict[str, Any] | Answer:
     """The body of the answer to Converse."""
     answer = _answered(model, body)
     if isinstance(answer, ChatRequest):
-        assert WORLD.executor.models is not None  # noqa: S101
+        assert STATE.executor.models is not None  # noqa: S101
         try:
-            return _local_models.body_of(WORLD.executor.models.reply(answer))
+            return _local_models.body_of(STATE.executor.models.reply(answer))
         except CloudAIError as failure:
             return _local_models.refused(failure)
     if not isinstance(answer, _Answered):
@@ -252,9 +252,9 @@ _STREAM: Final = {"Content-Type": "application/vnd.amazon.eventstream"}
 def converse_stream(region: str, path: str, headers: Any, body: bytes, query: Any) -> Answer:
     answer = _answered(_model(path), msgspec.json.decode(body))
     if isinstance(answer, ChatRequest):
-        assert WORLD.executor.models is not None  # noqa: S101
+        assert STATE.executor.models is not None  # noqa: S101
         try:
-            return 200, dict(_STREAM), _local_models.events(WORLD.executor.models, answer)
+            return 200, dict(_STREAM), _local_models.events(STATE.executor.models, answer)
         except CloudAIError as failure:
             return _local_models.refused(failure)
     if not isinstance(answer, _Answered):
@@ -299,8 +299,8 @@ def _block_events(index: int, block: Mapping[str, Any]) -> list[bytes]:
 
 
 def _embeddings(texts: Sequence[str], dim: int) -> list[list[float]]:
-    if WORLD.executor.models is not None:
-        return WORLD.executor.models.vectors(texts, dim)[0]
+    if STATE.executor.models is not None:
+        return STATE.executor.models.vectors(texts, dim)[0]
     return [_vector(_WORD.findall(text.lower()) or [text], dim) for text in texts]
 
 

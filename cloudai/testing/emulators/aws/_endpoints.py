@@ -14,14 +14,14 @@ from cloudai.testing.emulators.aws._sagemaker import (
     new,
     summary,
 )
-from cloudai.testing.emulators.aws._world import NO_PING, WORLD, Echo
+from cloudai.testing.emulators.aws._state import NO_PING, STATE, Echo
 
 
 def create_endpoint(region: str, parameters: dict[str, Any]) -> Any:
     config = existing(region, "EndpointConfig", parameters["EndpointConfigName"])
     made = new(region, "Endpoint", parameters)
     made["Config"] = config
-    made["Ready"] = WORLD.now() + WORLD.endpoint_seconds
+    made["Ready"] = STATE.now() + STATE.endpoint_seconds
     made["EndpointStatus"] = "Creating"
     made["Told"] = _told.endpoint()
     made["Served"] = _serve(region, config, made["Told"])
@@ -35,7 +35,7 @@ def _serve(region: str, config: dict[str, Any], told: str | None) -> dict[str, A
         model = existing(region, "Model", variant["ModelName"])
         container = model.get("PrimaryContainer") or model["Containers"][0]
         served[variant["VariantName"]] = (
-            WORLD.executor.serve(container, WORLD) if told is None else Echo(None, None)
+            STATE.executor.serve(container, STATE) if told is None else Echo(None, None)
         )
     return served
 
@@ -49,14 +49,14 @@ def settle(region: str, endpoint: dict[str, Any]) -> None:
     """Lets an endpoint come up, or fail, when its time has come."""
     if endpoint["EndpointStatus"] not in {"Creating", "Updating"}:
         return
-    if WORLD.now() < endpoint["Ready"]:
+    if STATE.now() < endpoint["Ready"]:
         return
     pending = endpoint.pop("Pending", None)
     if pending is not None:
         config, served, alarms, told = pending
         failed = (
             told is not None
-            or bool(alarms & WORLD.alarms)
+            or bool(alarms & STATE.alarms)
             or any(one.problem() is not None for one in served.values())
         )
         if failed:
@@ -79,7 +79,7 @@ def settle(region: str, endpoint: dict[str, Any]) -> None:
         if problem is not None:
             endpoint["EndpointStatus"] = "Failed"
             endpoint["FailureReason"] = NO_PING.format(variant=name)
-            lines = [(WORLD.now(), line) for line in problem.splitlines()]
+            lines = [(STATE.now(), line) for line in problem.splitlines()]
             group = f"/aws/sagemaker/Endpoints/{endpoint['EndpointName']}"
             _stores.log(region, group, f"{name}/i-0123456789", lines, 0)
             return
@@ -136,7 +136,7 @@ def update_endpoint(region: str, parameters: dict[str, Any]) -> Any:
     told = _told.endpoint()
     endpoint["Pending"] = (config, _serve(region, config, told), names, told)
     endpoint["DeploymentConfig"] = deployment or None
-    endpoint["Ready"] = WORLD.now() + WORLD.endpoint_seconds
+    endpoint["Ready"] = STATE.now() + STATE.endpoint_seconds
     endpoint["EndpointStatus"] = "Updating"
     return {"EndpointArn": endpoint["Arn"]}
 
@@ -148,7 +148,7 @@ def delete_endpoint(region: str, parameters: dict[str, Any]) -> Any:
     if endpoint["EndpointStatus"] == "Updating":
         raise invalid(f'Cannot update in-progress endpoint "{endpoint["Arn"]}".')
     _close(endpoint["Served"])
-    WORLD.drop(region, "Endpoint", name)
+    STATE.drop(region, "Endpoint", name)
 
 
 def list_endpoints(region: str, parameters: dict[str, Any]) -> Any:
@@ -161,9 +161,9 @@ def list_endpoints(region: str, parameters: dict[str, Any]) -> Any:
 
 def tick(region: str) -> None:
     """Looks at every training job, so that its logs are written."""
-    for job in WORLD.of(region, "TrainingJob"):
+    for job in STATE.of(region, "TrainingJob"):
         looked(region, job["TrainingJobName"])
-    for endpoint in WORLD.of(region, "Endpoint"):
+    for endpoint in STATE.of(region, "Endpoint"):
         settle(region, endpoint)
 
 

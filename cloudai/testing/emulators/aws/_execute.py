@@ -19,7 +19,7 @@ from typing import Any, Final
 from cloudai.providers.aws.container import start
 from cloudai.testing.emulators.aws import _container, _stores, _toolkit
 from cloudai.testing.emulators.aws._served import ProcessServed
-from cloudai.testing.emulators.aws._world import Fate, Look, Run, ScriptedExecutor, Served, World
+from cloudai.testing.emulators.aws._state import AwsState, Fate, Look, Run, ScriptedExecutor, Served
 from cloudai.testing.emulators.common import keeper
 from cloudai.testing.emulators.common.local_models import LocalModels
 
@@ -67,11 +67,11 @@ class LocalExecutor(ScriptedExecutor):
         place.mkdir(parents=True)
         return place
 
-    def train(self, job: dict[str, Any], world: World) -> Run:
+    def train(self, job: dict[str, Any], cloud_state: AwsState) -> Run:
         if self.fates:  # told beforehand: it is not run
-            return super().train(job, world)
+            return super().train(job, cloud_state)
         place = self._place(job["TrainingJobName"])
-        run = ProcessRun(job, place, world.now(), self.starting, self.env)
+        run = ProcessRun(job, place, cloud_state.now(), self.starting, self.env)
         self._open.append(run)
         return run
 
@@ -84,10 +84,10 @@ class LocalExecutor(ScriptedExecutor):
                 return
         raise LookupError(f"no spot job {name!r} was started here")
 
-    def transform(self, job: dict[str, Any], world: World) -> tuple[Fate, Served]:
-        return self._fate(), self.serve(job["Container"], world)
+    def transform(self, job: dict[str, Any], cloud_state: AwsState) -> tuple[Fate, Served]:
+        return self._fate(), self.serve(job["Container"], cloud_state)
 
-    def serve(self, container: dict[str, Any], world: World) -> Served:
+    def serve(self, container: dict[str, Any], cloud_state: AwsState) -> Served:
         served = ProcessServed(container, self._place("model"), self.env)
         self._open.append(served)
         return served

@@ -26,7 +26,7 @@ from cloudai.testing.emulators.aws import (
     _sagemaker,
     _transform,
 )
-from cloudai.testing.emulators.aws._world import WORLD, Refused
+from cloudai.testing.emulators.aws._state import STATE, Refused
 
 _lock: Final = threading.Lock()
 _done: list[bool] = []
@@ -55,7 +55,7 @@ def _json_operation(name: str, function: Callable[[str, dict[str, Any]], Any]) -
         parameters = msgspec.json.decode(self.body or b"{}")
         try:
             refuse("sagemaker", name, parameters)
-            with WORLD.lock:
+            with STATE.lock:
                 return ActionResult(function(self.region, parameters) or {})
         except Refused as refused:
             return _runtime.error(400, refused.code, str(refused), __type=refused.code)
@@ -120,7 +120,7 @@ def _wrap_logs(response: Any) -> None:
         before = getattr(response, name)
 
         def method(self: Any, before: Any = before) -> Any:
-            with WORLD.lock:
+            with STATE.lock:
                 _endpoints.tick(self.region)
             return before(self)
 
@@ -136,7 +136,7 @@ def _wrap_tagging(response: Any) -> None:
         kinds = asked.get("ResourceTypeFilters", [])
         if not any(kind.startswith(("sagemaker", "bedrock")) for kind in kinds):
             return before(self)
-        with WORLD.lock:
+        with STATE.lock:
             return ActionResult({"ResourceTagMappingList": _sagemaker.tagged(self.region, asked)})
 
     response.get_resources = get_resources
@@ -150,10 +150,10 @@ def _wrap_sts(response: Any) -> None:
 
     def assume_role(self: Any) -> Any:
         result = before(self)
-        if WORLD.lifetime is not None and isinstance(result, ActionResult):
+        if STATE.lifetime is not None and isinstance(result, ActionResult):
             credentials: Any = result.result
             credentials = credentials["Credentials"]
-            until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=WORLD.lifetime)
+            until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=STATE.lifetime)
             key = (
                 credentials["AccessKeyId"]
                 if isinstance(credentials, dict)
@@ -163,7 +163,7 @@ def _wrap_sts(response: Any) -> None:
                 credentials["Expiration"] = until
             else:
                 credentials.expiration = until
-            WORLD.expiries[key] = until.timestamp()
+            STATE.expiries[key] = until.timestamp()
         return result
 
     response.assume_role = assume_role

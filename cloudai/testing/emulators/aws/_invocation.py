@@ -12,7 +12,7 @@ import msgspec
 from cloudai.testing.emulators.aws import _stores, _told
 from cloudai.testing.emulators.aws._bedrock import converse_body, invoke_body
 from cloudai.testing.emulators.aws._runtime import Answer, error
-from cloudai.testing.emulators.aws._world import ACCOUNT, WORLD
+from cloudai.testing.emulators.aws._state import ACCOUNT, STATE
 
 MIN_RECORDS: Final = 100
 """Records that a job has to have at least (Bedrock quotas, read 2026-11)."""
@@ -26,8 +26,8 @@ def create_model_invocation_job(
     asked = msgspec.json.decode(body)
     refuse("bedrock", "CreateModelInvocationJob", asked)
     token = asked.get("clientRequestToken")
-    with WORLD.lock:
-        for one in WORLD.of(region, "InvocationJob"):
+    with STATE.lock:
+        for one in STATE.of(region, "InvocationJob"):
             if token is not None and one.get("clientRequestToken") == token:
                 return _json({"jobArn": one["Arn"]})
             if one["jobName"] == asked["jobName"]:
@@ -44,15 +44,15 @@ def create_model_invocation_job(
             "Arn": arn,
             "jobArn": arn,
             "Tags": [{"Key": t["key"], "Value": t["value"]} for t in asked.get("tags", ())],
-            "CreationTime": WORLD.now(),
-            "Fate": getattr(WORLD.executor, "default", None),
+            "CreationTime": STATE.now(),
+            "Fate": getattr(STATE.executor, "default", None),
             "Lines": lines,
         }
         if told is not None:
             made["Fate"] = told
-        elif hasattr(WORLD.executor, "_fate"):
-            made["Fate"] = WORLD.executor._fate()  # type: ignore[attr-defined]
-        WORLD.put(region, "InvocationJob", arn, made)
+        elif hasattr(STATE.executor, "_fate"):
+            made["Fate"] = STATE.executor._fate()  # type: ignore[attr-defined]
+        STATE.put(region, "InvocationJob", arn, made)
     return _json({"jobArn": arn})
 
 
@@ -65,7 +65,7 @@ def _state(job: dict[str, Any]) -> tuple[str, str | None]:
     if "End" in job:
         return job["End"]
     fate = job["Fate"]
-    now = WORLD.now()
+    now = STATE.now()
     over = job["CreationTime"] + (fate.starting + fate.running if fate else 0.0)
     if "Stopped" in job:
         job["End"] = ("Stopped", None)
@@ -111,7 +111,7 @@ def _finish(job: dict[str, Any], *, partly: bool) -> tuple[str, str | None]:
                 record["modelOutput"] = made
                 good += 1
             lines.append(msgspec.json.encode(record))
-        WORLD.random.shuffle(lines)  # the real service keeps no order
+        STATE.random.shuffle(lines)  # the real service keeps no order
         name = key.rpartition("/")[2]
         _stores.write(f"{base}/{number}/{name}.out", b"".join(line + b"\n" for line in lines))
     job["Counts"] = (good, bad)
@@ -120,8 +120,8 @@ def _finish(job: dict[str, Any], *, partly: bool) -> tuple[str, str | None]:
 
 def _job(region: str, path: str) -> dict[str, Any] | None:
     name = unquote(path).removeprefix("/model-invocation-job/").removesuffix("/stop")
-    return WORLD.get(region, "InvocationJob", name) or next(
-        (one for one in WORLD.of(region, "InvocationJob") if one["Arn"].endswith(f"/{name}")), None
+    return STATE.get(region, "InvocationJob", name) or next(
+        (one for one in STATE.of(region, "InvocationJob") if one["Arn"].endswith(f"/{name}")), None
     )
 
 
@@ -151,7 +151,7 @@ def _described(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _iso(at: float) -> str:
-    wall = WORLD.wall(at)
+    wall = STATE.wall(at)
     assert wall is not None  # noqa: S101
     return wall.strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -159,7 +159,7 @@ def _iso(at: float) -> str:
 def get_model_invocation_job(
     region: str, path: str, headers: Any, body: bytes, query: Any
 ) -> Answer:
-    with WORLD.lock:
+    with STATE.lock:
         job = _job(region, path)
         return _missing() if job is None else _json(_described(job))
 
@@ -167,14 +167,14 @@ def get_model_invocation_job(
 def stop_model_invocation_job(
     region: str, path: str, headers: Any, body: bytes, query: Any
 ) -> Answer:
-    with WORLD.lock:
+    with STATE.lock:
         job = _job(region, path)
         if job is None:
             return _missing()
         status, _ = _state(job)
         if status not in {"Submitted", "InProgress", "Validating", "Scheduled"}:
             return error(400, "ConflictException", f"The job is in status {status}.")
-        job["Stopped"] = WORLD.now()
+        job["Stopped"] = STATE.now()
         return _json({})
 
 
@@ -182,16 +182,16 @@ def list_model_invocation_jobs(
     region: str, path: str, headers: Any, body: bytes, query: Any
 ) -> Answer:
     word = str(query.get("nameContains", [""])[0]) if query else ""
-    with WORLD.lock:
+    with STATE.lock:
         found = [
-            _described(one) for one in WORLD.of(region, "InvocationJob") if word in one["jobName"]
+            _described(one) for one in STATE.of(region, "InvocationJob") if word in one["jobName"]
         ]
     return _json({"invocationJobSummaries": found})
 
 
 def list_tags_for_resource(region: str, path: str, headers: Any, body: bytes, query: Any) -> Answer:
     arn = msgspec.json.decode(body)["resourceARN"]
-    found = WORLD.by_arn(arn)
+    found = STATE.by_arn(arn)
     if found is None:
         return _missing()
     return _json({"tags": [{"key": t["Key"], "value": t["Value"]} for t in found["Tags"]]})

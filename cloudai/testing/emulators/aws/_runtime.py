@@ -10,7 +10,7 @@ import msgspec
 
 from cloudai.providers.aws import eventstream
 from cloudai.testing.emulators.aws import _endpoints, _stores
-from cloudai.testing.emulators.aws._world import WORLD
+from cloudai.testing.emulators.aws._state import STATE
 
 Answer = tuple[int, dict[str, Any], Any]
 
@@ -23,7 +23,7 @@ def error(status: int, code: str, message: str, **more: Any) -> Answer:
 
 
 def _variant(region: str, name: str, wanted: str | None) -> tuple[str, Any] | Answer:
-    endpoint = WORLD.get(region, "Endpoint", name)
+    endpoint = STATE.get(region, "Endpoint", name)
     if endpoint is not None:
         _endpoints.settle(region, endpoint)
     if endpoint is None or endpoint["EndpointStatus"] in {"Creating", "Failed"}:
@@ -32,7 +32,7 @@ def _variant(region: str, name: str, wanted: str | None) -> tuple[str, Any] | An
     if wanted is None:
         weights = [one.get("InitialVariantWeight", 1.0) for one in variants]
         names: list[str] = [one["VariantName"] for one in variants]
-        chosen = WORLD.random.choices(names, weights)[0]
+        chosen = STATE.random.choices(names, weights)[0]
         return chosen, endpoint["Served"][chosen]
     if wanted not in endpoint["Served"]:
         return error(400, "ValidationError", f"Variant {wanted} of endpoint {name} not found.")
@@ -49,7 +49,7 @@ class _Invoked(NamedTuple):
 
 def _invoked(region: str, path: str, headers: Mapping[str, str], body: bytes) -> _Invoked | Answer:
     name = path.split("/")[2]
-    with WORLD.lock:
+    with STATE.lock:
         chosen = _variant(region, name, headers.get("X-Amzn-SageMaker-Target-Variant"))
     if len(chosen) == 3:
         return chosen
@@ -125,8 +125,8 @@ def invoke_endpoint_async(
     region: str, path: str, headers: Mapping[str, str], body: bytes, query: Any
 ) -> Answer:
     name = path.split("/")[2]
-    with WORLD.lock:
-        endpoint = WORLD.get(region, "Endpoint", name)
+    with STATE.lock:
+        endpoint = STATE.get(region, "Endpoint", name)
     config: Any = endpoint["Config"].get("AsyncInferenceConfig") if endpoint else None
     if endpoint is None or config is None:
         return error(400, "ValidationError", f"Endpoint {name} is not an asynchronous one.")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from cloudai.testing.emulators.aws import _stores, _told
-from cloudai.testing.emulators.aws._world import ACCOUNT, WORLD, Look, Refused, ScriptedRun
+from cloudai.testing.emulators.aws._state import ACCOUNT, STATE, Look, Refused, ScriptedRun
 
 _ARN: Final = {
     "TrainingJob": "training-job",
@@ -30,26 +30,26 @@ def _arn(region: str, kind: str, name: str) -> str:
 def new(region: str, kind: str, parameters: dict[str, Any]) -> dict[str, Any]:
     """Puts a resource of this kind into the account; its parameters are its description."""
     name = parameters[f"{kind}Name"]
-    if WORLD.get(region, kind, name) is not None:
+    if STATE.get(region, kind, name) is not None:
         code = "ResourceInUse" if kind.endswith("Job") else "ValidationException"
         raise Refused(
             code, f"Cannot create already existing {_ARN[kind]} {_arn(region, kind, name)!r}."
         )
-    now = WORLD.now()
+    now = STATE.now()
     made = {
         **{key: value for key, value in parameters.items() if key != "Tags"},
         "Arn": _arn(region, kind, name),
         f"{kind}Arn": _arn(region, kind, name),
-        "CreationTime": WORLD.wall(now),
-        "LastModifiedTime": WORLD.wall(now),
+        "CreationTime": STATE.wall(now),
+        "LastModifiedTime": STATE.wall(now),
         "Tags": list(parameters.get("Tags", [])),
     }
-    WORLD.put(region, kind, name, made)
+    STATE.put(region, kind, name, made)
     return made
 
 
 def existing(region: str, kind: str, name: str) -> dict[str, Any]:
-    found = WORLD.get(region, kind, name)
+    found = STATE.get(region, kind, name)
     if found is None:
         if kind.endswith("Job"):
             raise invalid("Requested resource not found.")
@@ -88,9 +88,9 @@ def create_training_job(region: str, parameters: dict[str, Any]) -> Any:
     key = (region, "TrainingJob", parameters["TrainingJobName"])
     told = _told.fate("training", "SageMaker")
     if told is not None:  # it is not run
-        WORLD.runs[key] = ScriptedRun(told, parameters, WORLD.now())
+        STATE.runs[key] = ScriptedRun(told, parameters, STATE.now())
     else:
-        WORLD.runs[key] = WORLD.executor.train({**parameters}, WORLD)
+        STATE.runs[key] = STATE.executor.train({**parameters}, STATE)
     return {"TrainingJobArn": made["Arn"]}
 
 
@@ -98,7 +98,7 @@ def looked(region: str, name: str) -> tuple[dict[str, Any], Look]:
     job = existing(region, "TrainingJob", name)
     if "Ended" in job:
         return job, job["Ended"]
-    look: Look = WORLD.runs[(region, "TrainingJob", name)].look(WORLD.now())
+    look: Look = STATE.runs[(region, "TrainingJob", name)].look(STATE.now())
     logged = job.setdefault("Logged", {})
     for host in sorted({host for _, _, host in look.logs}):
         lines = [(at, text) for at, text, where in look.logs if where == host]
@@ -137,9 +137,9 @@ def describe_training_job(region: str, parameters: dict[str, Any]) -> Any:
         "SecondaryStatusTransitions": _transitions(job, look),
     }
     if look.started is not None:
-        made["TrainingStartTime"] = WORLD.wall(look.started)
+        made["TrainingStartTime"] = STATE.wall(look.started)
     if look.ended is not None:
-        made["TrainingEndTime"] = WORLD.wall(look.ended)
+        made["TrainingEndTime"] = STATE.wall(look.ended)
         seconds = int(look.ended - (look.started or look.ended))
         made["TrainingTimeInSeconds"] = made["BillableTimeInSeconds"] = seconds
     if look.reason is not None:
@@ -149,14 +149,14 @@ def describe_training_job(region: str, parameters: dict[str, Any]) -> Any:
 
 def _transitions(job: dict[str, Any], look: Look) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [{"Status": "Starting", "StartTime": job["CreationTime"]}]
-    at = WORLD.wall(look.started) or job["CreationTime"]
+    at = STATE.wall(look.started) or job["CreationTime"]
     for _ in range(look.interruptions):
         found.append({"Status": "Training", "StartTime": at})
         found.append({"Status": "Interrupted", "StartTime": at})
     if look.started is not None:
         found.append({"Status": "Training", "StartTime": at})
     if found[-1]["Status"] != look.secondary:
-        found.append({"Status": look.secondary, "StartTime": WORLD.wall(look.ended) or at})
+        found.append({"Status": look.secondary, "StartTime": STATE.wall(look.ended) or at})
     return found
 
 
@@ -167,7 +167,7 @@ def stop_training_job(region: str, parameters: dict[str, Any]) -> Any:
         raise invalid(
             f"The request was rejected because the training job is in status {look.status}."
         )
-    WORLD.runs[(region, "TrainingJob", name)].stop(WORLD.now())
+    STATE.runs[(region, "TrainingJob", name)].stop(STATE.now())
 
 
 def delete_training_job(region: str, parameters: dict[str, Any]) -> Any:
@@ -175,7 +175,7 @@ def delete_training_job(region: str, parameters: dict[str, Any]) -> Any:
     _, look = looked(region, name)
     if look.ended is None:
         raise Refused("ResourceInUse", f"The training job is in status {look.status}.")
-    WORLD.drop(region, "TrainingJob", name)
+    STATE.drop(region, "TrainingJob", name)
 
 
 def list_training_jobs(region: str, parameters: dict[str, Any]) -> Any:
@@ -187,7 +187,7 @@ def list_training_jobs(region: str, parameters: dict[str, Any]) -> Any:
                 **summary(job, "TrainingJob"),
                 "TrainingJobStatus": look.status,
                 "SecondaryStatus": look.secondary,
-                "TrainingEndTime": WORLD.wall(look.ended),
+                "TrainingEndTime": STATE.wall(look.ended),
             }
         )
     return {"TrainingJobSummaries": found}
@@ -195,7 +195,7 @@ def list_training_jobs(region: str, parameters: dict[str, Any]) -> Any:
 
 def listed(region: str, kind: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
     word = parameters.get("NameContains", "")
-    return [one for one in WORLD.of(region, kind) if word.lower() in one[f"{kind}Name"].lower()]
+    return [one for one in STATE.of(region, kind) if word.lower() in one[f"{kind}Name"].lower()]
 
 
 def summary(value: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def _delete(kind: str) -> Callable[[str, dict[str, Any]], Any]:
     def delete(region: str, parameters: dict[str, Any]) -> Any:
         name = parameters[f"{kind}Name"]
         existing(region, kind, name)
-        WORLD.drop(region, kind, name)
+        STATE.drop(region, kind, name)
 
     return delete
 
@@ -265,14 +265,14 @@ def _list(kind: str) -> Callable[[str, dict[str, Any]], Any]:
 
 
 def list_tags(region: str, parameters: dict[str, Any]) -> Any:
-    found = WORLD.by_arn(parameters["ResourceArn"])
+    found = STATE.by_arn(parameters["ResourceArn"])
     if found is None:
         raise invalid(f"Could not find {parameters['ResourceArn']}.")
     return {"Tags": found["Tags"]}
 
 
 def add_tags(region: str, parameters: dict[str, Any]) -> Any:
-    found = WORLD.by_arn(parameters["ResourceArn"])
+    found = STATE.by_arn(parameters["ResourceArn"])
     if found is None:
         raise invalid(f"Could not find {parameters['ResourceArn']}.")
     fresh = {tag["Key"]: tag for tag in [*found["Tags"], *parameters["Tags"]]}
@@ -281,7 +281,7 @@ def add_tags(region: str, parameters: dict[str, Any]) -> Any:
 
 
 def delete_tags(region: str, parameters: dict[str, Any]) -> Any:
-    found = WORLD.by_arn(parameters["ResourceArn"])
+    found = STATE.by_arn(parameters["ResourceArn"])
     if found is None:
         raise invalid(f"Could not find {parameters['ResourceArn']}.")
     found["Tags"] = [tag for tag in found["Tags"] if tag["Key"] not in parameters["TagKeys"]]
@@ -292,7 +292,7 @@ def tagged(region: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
     """What the tagging service finds among the emulated resources."""
     kinds = [kind.partition(":")[2] for kind in asked.get("ResourceTypeFilters", [])]
     found: list[dict[str, Any]] = []
-    for (where, _, _), value in WORLD.resources.items():
+    for (where, _, _), value in STATE.resources.items():
         arn = value["Arn"]
         what = arn.rpartition(":")[2].partition("/")[0]
         tags = {tag["Key"]: tag["Value"] for tag in value["Tags"]}

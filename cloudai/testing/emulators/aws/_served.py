@@ -7,7 +7,7 @@ from typing import Any
 
 from cloudai._core.handlers.container import PORT
 from cloudai.testing.emulators.aws import _stores
-from cloudai.testing.emulators.aws._world import Streamed
+from cloudai.testing.emulators.aws._state import Streamed
 from cloudai.testing.emulators.common.served import ServedModel
 
 

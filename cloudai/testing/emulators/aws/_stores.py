@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from cloudai.testing.emulators.aws._world import ACCOUNT
+from cloudai.testing.emulators.aws._state import ACCOUNT
 
 
 def _s3() -> Any:

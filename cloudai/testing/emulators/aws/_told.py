@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai.testing.emulators.aws._world import NO_CAPACITY, NO_PING, WORLD, Fate
+from cloudai.testing.emulators.aws._state import NO_CAPACITY, NO_PING, STATE, Fate
 
 _AS: Final[dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
     ("training", "SageMaker"): {
@@ -33,15 +33,15 @@ _AS: Final[dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
 
 def fate(of: str, service: str) -> Fate | None:
     """The fate that the next one of a kind was told, if any."""
-    outcome = WORLD.told.take(of, service)
+    outcome = STATE.told.take(of, service)
     if outcome is None:
         return None
-    return msgspec.structs.replace(WORLD.life, **_AS[of, service][outcome])
+    return msgspec.structs.replace(STATE.life, **_AS[of, service][outcome])
 
 
 def endpoint() -> str | None:
     """Why the next endpoint fails, in SageMaker's words; None where it takes its own course."""
-    outcome = WORLD.told.take("endpoints", "SageMaker")
+    outcome = STATE.told.take("endpoints", "SageMaker")
     if outcome in {None, "SUCCEEDED"}:
         return None
     return NO_CAPACITY.removeprefix("CapacityError: ") if outcome == "CAPACITY" else NO_PING

@@ -14,7 +14,7 @@ from cloudai.testing.emulators.aws._sagemaker import (
     new,
     summary,
 )
-from cloudai.testing.emulators.aws._world import WORLD, Echo
+from cloudai.testing.emulators.aws._state import STATE, Echo
 
 
 def create_transform_job(region: str, parameters: dict[str, Any]) -> Any:
@@ -33,8 +33,8 @@ def create_transform_job(region: str, parameters: dict[str, Any]) -> Any:
     if told is not None and told.end != "Completed":  # it is not run
         fate, served = told, Echo(None, None)
     else:
-        fate, served = WORLD.executor.transform({**parameters, "Container": container}, WORLD)
-    made["Fate"], made["Served"], made["Began"] = fate, served, WORLD.now()
+        fate, served = STATE.executor.transform({**parameters, "Container": container}, STATE)
+    made["Fate"], made["Served"], made["Began"] = fate, served, STATE.now()
     return {"TransformJobArn": made["Arn"]}
 
 
@@ -43,7 +43,7 @@ def _transform(job: dict[str, Any]) -> tuple[str, float | None, str | None]:
     if "End" in job:
         return job["End"]
     fate = job["Fate"]
-    now, begin = WORLD.now(), job["Began"]
+    now, begin = STATE.now(), job["Began"]
     over = begin + fate.starting + fate.running
     stopped = job.get("Stopped")
     if stopped is not None:
@@ -108,10 +108,10 @@ def describe_transform_job(region: str, parameters: dict[str, Any]) -> Any:
     hidden = {"Arn", "Tags", "Fate", "Served", "Began", "Stopped", "End", "LastModifiedTime"}
     made = {key: value for key, value in job.items() if key not in hidden}
     made["TransformJobStatus"] = status
-    if status != "InProgress" or WORLD.now() >= job["Began"] + job["Fate"].starting:
-        made["TransformStartTime"] = WORLD.wall(job["Began"] + job["Fate"].starting)
+    if status != "InProgress" or STATE.now() >= job["Began"] + job["Fate"].starting:
+        made["TransformStartTime"] = STATE.wall(job["Began"] + job["Fate"].starting)
     if ended is not None:
-        made["TransformEndTime"] = WORLD.wall(ended)
+        made["TransformEndTime"] = STATE.wall(ended)
     if reason is not None:
         made["FailureReason"] = reason
     return made
@@ -122,7 +122,7 @@ def stop_transform_job(region: str, parameters: dict[str, Any]) -> Any:
     status, _, _ = _transform(job)
     if status != "InProgress":
         raise invalid(f"The request was rejected because the transform job is in status {status}.")
-    job["Stopped"] = WORLD.now()
+    job["Stopped"] = STATE.now()
 
 
 def list_transform_jobs(region: str, parameters: dict[str, Any]) -> Any:
@@ -133,7 +133,7 @@ def list_transform_jobs(region: str, parameters: dict[str, Any]) -> Any:
             {
                 **summary(one, "TransformJob"),
                 "TransformJobStatus": status,
-                "TransformEndTime": WORLD.wall(ended),
+                "TransformEndTime": STATE.wall(ended),
                 **({"FailureReason": reason} if reason else {}),
             }
         )

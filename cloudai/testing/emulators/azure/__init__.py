@@ -31,21 +31,21 @@ from cloudai.testing.emulators.azure._http import Refused, Request, Response, Ro
 from cloudai.testing.emulators.azure._local import LocalExecutor
 from cloudai.testing.emulators.azure._ml import MachineLearning, Scoring
 from cloudai.testing.emulators.azure._scripted import ScriptedExecutor
-from cloudai.testing.emulators.azure._tuning import Tuning
-from cloudai.testing.emulators.azure._vault import Authority, Identity, KeyVault
-from cloudai.testing.emulators.azure._world import (
+from cloudai.testing.emulators.azure._state import (
     ACCOUNT,
     CLIENT,
     GROUP,
     SUBSCRIPTION,
     TENANT,
     WORKSPACE,
+    AzureState,
     Clock,
     Deployed,
     Executor,
     Vault,
-    World,
 )
+from cloudai.testing.emulators.azure._tuning import Tuning
+from cloudai.testing.emulators.azure._vault import Authority, Identity, KeyVault
 from cloudai.testing.emulators.common.fates import Fates
 from cloudai.testing.emulators.common.faults import Faults
 from cloudai.testing.emulators.common.server import EmulatorServer
@@ -81,26 +81,26 @@ class AzureEmulator:
         seed: int = 0,
     ) -> None:
         self.executor: Any = executor or ScriptedExecutor()
-        self.world = World(self.executor, Clock(speed))
+        self.cloud_state = AzureState(self.executor, Clock(speed))
         self._folder = tempfile.TemporaryDirectory(prefix="cloudai-azure-")
-        self._data = DataPlane(self.world)
-        self._vault = KeyVault(self.world)
-        self._identity = Identity(self.world)
+        self._data = DataPlane(self.cloud_state)
+        self._vault = KeyVault(self.cloud_state)
+        self._identity = Identity(self.cloud_state)
         self._planes: list[tuple[str, Any, Routes]] = []
-        files = Files(self.world)
-        self.batches = Batches(self.world, files, self._data)
-        self.manager = Manager(self.world)
-        self._tuning = Tuning(self.world, files)
+        files = Files(self.cloud_state)
+        self.batches = Batches(self.cloud_state, files, self._data)
+        self.manager = Manager(self.cloud_state)
+        self._tuning = Tuning(self.cloud_state, files)
         self._add("/openai/", self._data, files, self.batches, self._tuning)
         self._add("/secrets", self._vault)
         self._add("/deletedsecrets", self._vault)
         self._add("/identity/", self._identity)
-        self._add(f"/{TENANT}/", Authority(self.world, self._identity))
+        self._add(f"/{TENANT}/", Authority(self.cloud_state, self._identity))
         self._add("/metadata/", Cloud(lambda: self.secure_url))
-        ml = MachineLearning(self.world)
+        ml = MachineLearning(self.cloud_state)
         self._add("/subscriptions/", self.manager, ml)
-        self._add("/store/", Blobs(self.world))
-        scoring = Scoring(self.world, ml)
+        self._add("/store/", Blobs(self.cloud_state))
+        scoring = Scoring(self.cloud_state, ml)
         self._add("/score/", scoring)
         self._add("/jobs/", scoring)
         context, self.authority = _tls.make(Path(self._folder.name))
@@ -118,8 +118,8 @@ class AzureEmulator:
 
     def _serve(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         request = read(environ)
-        with self.world.lock:
-            self.world.requests.append(request)
+        with self.cloud_state.lock:
+            self.cloud_state.requests.append(request)
         return write(self._answer(request), start)
 
     def _answer(self, request: Request) -> Response:
@@ -146,7 +146,7 @@ class AzureEmulator:
     @property
     def told(self) -> Fates:
         """Outcomes of the next jobs, endpoints and batches."""
-        return self.world.told
+        return self.cloud_state.told
 
     @property
     def url(self) -> str:
@@ -165,17 +165,17 @@ class AzureEmulator:
     @property
     def key(self) -> str:
         """The resource's API key."""
-        return next(iter(self.world.keys))
+        return next(iter(self.cloud_state.keys))
 
     @property
     def vault(self) -> Vault:
         """The vault's content."""
-        return self.world.vault
+        return self.cloud_state.vault
 
     @property
     def requests(self) -> list[Request]:
         """All requests that were handled, in order."""
-        return self.world.requests
+        return self.cloud_state.requests
 
     @property
     def tokens_issued(self) -> int:
@@ -188,7 +188,7 @@ class AzureEmulator:
         return {
             "AZURE_OPENAI_ENDPOINT": self.url,
             "IDENTITY_ENDPOINT": f"{self.url}/identity/token",
-            "IDENTITY_HEADER": self.world.identity_header,
+            "IDENTITY_HEADER": self.cloud_state.identity_header,
             "REQUESTS_CA_BUNDLE": str(self.bundle),
             "SSL_CERT_FILE": str(self.bundle),
             "CLOUDAI_ENDPOINT": self.url,
@@ -228,55 +228,55 @@ class AzureEmulator:
             "AZURE_AUTHORITY_HOST": self.secure_url,
             "AZURE_TENANT_ID": TENANT,
             "AZURE_CLIENT_ID": CLIENT,
-            "AZURE_CLIENT_SECRET": self.world.client_secret,
+            "AZURE_CLIENT_SECRET": self.cloud_state.client_secret,
         }
 
     def deploy(self, name: str, model: str = "gpt-4o", **about: Any) -> Deployed:
         """Puts a deployment there, as if it had been made before."""
         made = Deployed(name=name, model=model, **about)
-        with self.world.lock:
-            self.world.deployments[name] = made
+        with self.cloud_state.lock:
+            self.cloud_state.deployments[name] = made
         return made
 
     def fate(self, kind: str, *fates: str) -> None:
         """What the next of a kind (``fine_tuning``, ``batches``, ``deployments``, ``jobs``) end
         in, one each, in the service's own words: ``failed``, ``expired``, …"""
-        with self.world.lock:
-            self.world.fates.setdefault(kind, []).extend(fates)
+        with self.cloud_state.lock:
+            self.cloud_state.fates.setdefault(kind, []).extend(fates)
 
     def advance(self, seconds: float) -> None:
         """Lets time pass at once for all that is under way."""
-        self.world.clock.advance(seconds)
+        self.cloud_state.clock.advance(seconds)
 
     def freeze(self) -> None:
         """Stops the time of all that is under way; ``advance`` alone moves it from then on."""
-        self.world.clock.freeze()
+        self.cloud_state.clock.freeze()
 
     def reset(self) -> None:
         """Forgets all that was made, asked and scripted; keys and addresses stay."""
-        world = self.world
-        with world.lock:
+        cloud_state = self.cloud_state
+        with cloud_state.lock:
             for held in (
-                world.deployments,
-                world.files,
-                world.batches,
-                world.tunings,
-                world.tuned,
-                world.ml,
-                world.blobs,
-                world.operations,
-                world.fates,
-                world.requests,
+                cloud_state.deployments,
+                cloud_state.files,
+                cloud_state.batches,
+                cloud_state.tunings,
+                cloud_state.tuned,
+                cloud_state.ml,
+                cloud_state.blobs,
+                cloud_state.operations,
+                cloud_state.fates,
+                cloud_state.requests,
             ):
                 held.clear()
-            world.told.clear()
-            world.vault = Vault()
+            cloud_state.told.clear()
+            cloud_state.vault = Vault()
         self.faults.clear()
 
     def rotate(self, key: str) -> None:
         """Makes ``key`` the resource's only API key."""
-        with self.world.lock:
-            self.world.keys = {key}
+        with self.cloud_state.lock:
+            self.cloud_state.keys = {key}
 
     def start(self) -> AzureEmulator:
         """Begins to serve."""

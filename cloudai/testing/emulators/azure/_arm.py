@@ -8,7 +8,13 @@ from typing import Any, Final
 
 from cloudai.testing.emulators.azure import _shapes
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
-from cloudai.testing.emulators.azure._world import ACCOUNT, GROUP, SUBSCRIPTION, Deployed, World
+from cloudai.testing.emulators.azure._state import (
+    ACCOUNT,
+    GROUP,
+    SUBSCRIPTION,
+    AzureState,
+    Deployed,
+)
 
 API_VERSIONS: Final = {"2023-05-01", "2024-10-01", "2025-06-01", "2025-09-01"}
 CLOUD: Final = "EmulatedCloud"
@@ -51,8 +57,8 @@ class Manager:
     capacity: thousands of tokens a minute that all deployments may have together.
     """
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, cloud_state: AzureState) -> None:
+        self._cloud_state = cloud_state
         self.capacity = 1000
 
     def routes(self, table: Routes) -> None:
@@ -68,7 +74,7 @@ class Manager:
         """Raises Refused without a management token, and for a wrong subscription."""
         if not request.secure:
             raise Refused(400, "BadRequest", "Resource Manager answers https alone.")
-        resource = self._world.token_for(request.headers.get("authorization", ""))
+        resource = self._cloud_state.token_for(request.headers.get("authorization", ""))
         if resource is None or resource.removeprefix("https://") not in {
             request.host,
             "management.azure.com",
@@ -92,19 +98,19 @@ class Manager:
 
     def _list(self, request: Request) -> Response:
         self._version(request)
-        with self._world.lock:
-            alive = [d for d in self._world.deployments.values() if not self._gone(d)]
+        with self._cloud_state.lock:
+            alive = [d for d in self._cloud_state.deployments.values() if not self._gone(d)]
             return Response(body={"value": [self._shown(d) for d in alive]})
 
     def _gone(self, deployment: Deployed) -> bool:
         gone = deployment.deleted_at is not None
         if gone:
-            self._world.deployments.pop(deployment.name, None)
+            self._cloud_state.deployments.pop(deployment.name, None)
         return gone
 
     def _held(self, request: Request) -> Deployed:
         self._version(request)
-        found = self._world.deployments.get(request.groups["name"])
+        found = self._cloud_state.deployments.get(request.groups["name"])
         if found is None:
             raise Refused(
                 404,
@@ -115,7 +121,7 @@ class Manager:
         return found
 
     def _shown(self, deployment: Deployed) -> dict[str, Any]:
-        young = deployment.ready_at > self._world.clock()
+        young = deployment.ready_at > self._cloud_state.clock()
         return {
             "id": f"{_BASE}/deployments/{deployment.name}",
             "name": deployment.name,
@@ -135,7 +141,7 @@ class Manager:
         }
 
     def _get(self, request: Request) -> Response:
-        with self._world.lock:
+        with self._cloud_state.lock:
             return Response(body=self._shown(self._held(request)))
 
     def _put(self, request: Request) -> Response:
@@ -143,17 +149,21 @@ class Manager:
         body = request.json()
         sku, model = _checked(body)
         name = request.groups["name"]
-        with self._world.lock:
+        with self._cloud_state.lock:
             self._free()
-            known = _MODELS | set(self._world.tuned) | {d.split(":")[0] for d in self._world.tuned}
+            known = (
+                _MODELS
+                | set(self._cloud_state.tuned)
+                | {d.split(":")[0] for d in self._cloud_state.tuned}
+            )
             if model["name"].split(":")[0] not in known:
                 raise Refused(
                     400,
                     "DeploymentModelNotSupported",
                     f"The model 'Format: OpenAI, Name: {model['name']}' is not supported.",
                 )
-            before = self._world.deployments.get(name)
-            used = sum(d.capacity for d in self._world.deployments.values() if d.name != name)
+            before = self._cloud_state.deployments.get(name)
+            used = sum(d.capacity for d in self._cloud_state.deployments.values() if d.name != name)
             if used + sku["capacity"] > self.capacity:
                 raise Refused(
                     400,
@@ -170,20 +180,20 @@ class Manager:
                 capacity=sku["capacity"],
                 tags=body.get("tags") or {},
                 any_use=False,
-                ready_at=self._world.clock() + CREATING,
-                fate=self._world.fate("deployments", "Succeeded"),
+                ready_at=self._cloud_state.clock() + CREATING,
+                fate=self._cloud_state.fate("deployments", "Succeeded"),
             )
-            if self._world.told.take("endpoints", "Azure OpenAI") == "FAILED":
+            if self._cloud_state.told.take("endpoints", "Azure OpenAI") == "FAILED":
                 made.fate = "Failed"
-            self._world.deployments[name] = made
+            self._cloud_state.deployments[name] = made
             operation = self._begin(request, made.ready_at, made.fate)
             status = 200 if before is not None else 201
             return Response(status=status, body=self._shown(made), headers=operation)
 
     def _free(self) -> None:
         """One operation at a time on all deployments of the resource."""
-        now = self._world.clock()
-        if any(until > now for until, _ in self._world.operations.values()):
+        now = self._cloud_state.clock()
+        if any(until > now for until, _ in self._cloud_state.operations.values()):
             raise Refused(
                 409,
                 "RequestConflict",
@@ -193,7 +203,7 @@ class Manager:
 
     def _begin(self, request: Request, until: float, fate: str) -> dict[str, str]:
         id = secrets.token_hex(8)
-        self._world.operations[id] = (until, fate)
+        self._cloud_state.operations[id] = (until, fate)
         version = request.query["api-version"]
         return {
             "Azure-AsyncOperation": (
@@ -203,18 +213,18 @@ class Manager:
         }
 
     def _operation(self, request: Request) -> Response:
-        found = self._world.operations.get(request.groups["id"])
+        found = self._cloud_state.operations.get(request.groups["id"])
         if found is None:
             raise Refused(404, "NotFound", "The operation was not found.")
         until, fate = found
-        status = "InProgress" if until > self._world.clock() else fate
+        status = "InProgress" if until > self._cloud_state.clock() else fate
         return Response(body={"id": request.path, "status": status})
 
     def _patch(self, request: Request) -> Response:
         from azure.mgmt.cognitiveservices.models import PatchResourceTagsAndSku
 
         body = _shapes.check(request.json(), PatchResourceTagsAndSku)
-        with self._world.lock:
+        with self._cloud_state.lock:
             held = self._held(request)
             self._free()
             sku = body.get("sku") or {}
@@ -224,12 +234,12 @@ class Manager:
 
     def _delete(self, request: Request) -> Response:
         self._version(request)
-        with self._world.lock:
-            if request.groups["name"] not in self._world.deployments:
+        with self._cloud_state.lock:
+            if request.groups["name"] not in self._cloud_state.deployments:
                 return Response(status=204)
             self._free()
-            del self._world.deployments[request.groups["name"]]
-            headers = self._begin(request, self._world.clock() + DELETING, "Succeeded")
+            del self._cloud_state.deployments[request.groups["name"]]
+            headers = self._begin(request, self._cloud_state.clock() + DELETING, "Succeeded")
             location = headers["Azure-AsyncOperation"]
             return Response(status=202, headers={**headers, "Location": location})
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 from cloudai.testing.emulators.azure._chat import DataPlane
 from cloudai.testing.emulators.azure._files import Files, paged
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
+from cloudai.testing.emulators.azure._state import BATCH_SKUS, AzureState
 from cloudai.testing.emulators.azure._validate import check
-from cloudai.testing.emulators.azure._world import BATCH_SKUS, World
 
 VALIDATING: Final = 0.3
 RUNNING: Final = 0.7
@@ -29,8 +29,8 @@ class Batches:
     enqueued: words of input that may be waiting at once; None: any number.
     """
 
-    def __init__(self, world: World, files: Files, data: DataPlane) -> None:
-        self._world = world
+    def __init__(self, cloud_state: AzureState, files: Files, data: DataPlane) -> None:
+        self._cloud_state = cloud_state
         self._files = files
         self._data = data
         self.enqueued: int | None = None
@@ -49,13 +49,15 @@ class Batches:
             raise Refused(400, "invalidPayload", "The input file has another purpose.")
         if body["endpoint"] not in _PATHS:
             raise Refused(400, "invalidPayload", f"Unsupported endpoint {body['endpoint']!r}.")
-        with self._world.lock:
+        with self._cloud_state.lock:
             id = f"batch_{secrets.token_hex(12)}"
             lines, errors = self._lines(held.content, body["endpoint"])
             words = len(held.content.split())
             if self.enqueued is not None and not errors:
                 waiting = sum(
-                    b["words"] for b in self._world.batches.values() if self._state(b) not in _ENDED
+                    b["words"]
+                    for b in self._cloud_state.batches.values()
+                    if self._state(b) not in _ENDED
                 )
                 if waiting + words > self.enqueued:
                     errors = [
@@ -64,23 +66,23 @@ class Batches:
                             "message": "The number of enqueued tokens has surpassed the limit.",
                         }
                     ]
-            told = self._world.told.take("batch", "Azure OpenAI")
+            told = self._cloud_state.told.take("batch", "Azure OpenAI")
             if told == "FAILED" and not errors:
                 errors = [{"code": "internal_error", "message": "emulated failure"}]
             job: dict[str, Any] = {
                 "id": id,
                 "body": body,
-                "born": self._world.clock(),
+                "born": self._cloud_state.clock(),
                 "errors": errors,
                 "lines": lines,
                 "words": words,
                 "fate": "expired"
                 if told == "EXPIRED"
-                else self._world.fate("batches", "completed"),
+                else self._cloud_state.fate("batches", "completed"),
                 "partly": told == "PARTIAL",
                 "stopped": None,
             }
-            self._world.batches[id] = job
+            self._cloud_state.batches[id] = job
         return Response(body=self._shown(job))
 
     def _lines(
@@ -116,7 +118,7 @@ class Batches:
         if len(models) > 1:
             errors.append({"code": "model_mismatch", "message": "One deployment a file."})
         for name in models:
-            found = self._world.deployments.get(name)
+            found = self._cloud_state.deployments.get(name)
             if found is None or ".ft-" in found.model or found.model.startswith("text-emb"):
                 code = "model_not_found" if found is None else "invalid_request"
                 errors.append({"code": code, "message": f"{name} is not served by batches."})
@@ -128,7 +130,7 @@ class Batches:
     def _state(self, job: dict[str, Any]) -> str:
         if job["stopped"] is not None:
             return "cancelled"
-        age = self._world.clock() - job["born"]
+        age = self._cloud_state.clock() - job["born"]
         if age < VALIDATING:
             return "validating"
         if job["errors"]:
@@ -143,7 +145,7 @@ class Batches:
         state, body = self._state(job), job["body"]
         if state in {"completed", "expired", "cancelled"} and "output" not in job:
             self._work(job, state)
-        now = int(self._world.clock())
+        now = int(self._cloud_state.clock())
         total = len(job["lines"])
         done, failed = job.get("counts", (0, 0))
         return {
@@ -187,7 +189,7 @@ class Batches:
                 response = {"status_code": 500, "request_id": "r", "body": body}
                 failed.append(json.dumps({**shown, "response": response, "error": None}))
                 continue
-            deployment = self._world.deployments[line["body"]["model"]]
+            deployment = self._cloud_state.deployments[line["body"]["model"]]
             try:
                 checked = check("chat", line["body"])
                 answer = self._data.answer(deployment, checked)
@@ -207,24 +209,24 @@ class Batches:
                 job[name] = self._files.add(f"{name}.jsonl", "batch_output", content)
 
     def _held(self, request: Request) -> dict[str, Any]:
-        found = self._world.batches.get(request.groups["id"])
+        found = self._cloud_state.batches.get(request.groups["id"])
         if found is None:
             raise Refused(404, "NotFound", "The batch does not exist.")
         return found
 
     def _get(self, request: Request) -> Response:
-        with self._world.lock:
+        with self._cloud_state.lock:
             return Response(body=self._shown(self._held(request)))
 
     def _list(self, request: Request) -> Response:
-        with self._world.lock:
-            shown = [self._shown(job) for job in reversed(self._world.batches.values())]
+        with self._cloud_state.lock:
+            shown = [self._shown(job) for job in reversed(self._cloud_state.batches.values())]
         return paged(shown, request)
 
     def _cancel(self, request: Request) -> Response:
-        with self._world.lock:
+        with self._cloud_state.lock:
             job = self._held(request)
             if self._state(job) in _ENDED:
                 raise Refused(400, "invalidPayload", "The batch has ended.")
-            job["stopped"] = self._world.clock()
+            job["stopped"] = self._cloud_state.clock()
             return Response(body=self._shown(job))

@@ -7,7 +7,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
-from cloudai.testing.emulators.azure._world import World
+from cloudai.testing.emulators.azure._state import AzureState
 
 STORE = "store"
 """The storage account's name: the first segment of the path, as with Azurite."""
@@ -16,8 +16,8 @@ STORE = "store"
 class Blobs:
     """``/store/CONTAINER/…``."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, cloud_state: AzureState) -> None:
+        self._cloud_state = cloud_state
 
     def routes(self, table: Routes) -> None:
         table.add("GET", f"/{STORE}/(?P<container>[^/]+)", self._list)
@@ -28,31 +28,31 @@ class Blobs:
 
     def admit(self, request: Request) -> None:
         """Raises Refused without a signature."""
-        if request.query.get("sig") != self._world.sas:
+        if request.query.get("sig") != self._cloud_state.sas:
             raise Refused(403, "AuthenticationFailed", "Server failed to authenticate the request.")
 
     def _put(self, request: Request) -> Response:
         path = request.groups["path"]
         kind, block = request.query.get("comp"), request.query.get("blockid", "")
-        with self._world.lock:
+        with self._cloud_state.lock:
             if kind == "block":
-                self._world.blobs[f"{path}\0{block}"] = request.body
+                self._cloud_state.blobs[f"{path}\0{block}"] = request.body
             elif kind == "blocklist":
                 names = re.findall(rb"<Latest>([^<]+)</Latest>", request.body)
                 whole = b"".join(
-                    self._world.blobs.pop(f"{path}\0{name.decode()}") for name in names
+                    self._cloud_state.blobs.pop(f"{path}\0{name.decode()}") for name in names
                 )
-                self._world.blobs[path] = whole
+                self._cloud_state.blobs[path] = whole
             elif kind == "metadata":
                 self._held(request)  # taken, and shown to nobody
             else:
                 if request.headers.get("x-ms-blob-type") != "BlockBlob":
                     raise Refused(400, "InvalidHeaderValue", "x-ms-blob-type must be BlockBlob.")
-                self._world.blobs[path] = request.body
+                self._cloud_state.blobs[path] = request.body
         return Response(status=200 if kind == "metadata" else 201, headers=_HEADERS)
 
     def _held(self, request: Request) -> bytes:
-        found = self._world.blobs.get(request.groups["path"])
+        found = self._cloud_state.blobs.get(request.groups["path"])
         if found is None:
             raise Refused(
                 404,
@@ -91,11 +91,13 @@ class Blobs:
     def _list(self, request: Request) -> Response:
         prefix = f"{request.groups['container']}/"
         wanted = f"{prefix}{request.query.get('prefix', '')}"
-        with self._world.lock:
-            names = sorted(n for n in self._world.blobs if n.startswith(wanted) and "\0" not in n)
+        with self._cloud_state.lock:
+            names = sorted(
+                n for n in self._cloud_state.blobs if n.startswith(wanted) and "\0" not in n
+            )
         blobs = "".join(
             f"<Blob><Name>{escape(name[len(prefix) :])}</Name><Properties>"
-            f"<Content-Length>{len(self._world.blobs[name])}</Content-Length>"
+            f"<Content-Length>{len(self._cloud_state.blobs[name])}</Content-Length>"
             "<BlobType>BlockBlob</BlobType></Properties></Blob>"
             for name in names
         )
@@ -106,9 +108,9 @@ class Blobs:
         return Response(body=body, content_type="application/xml", headers=_HEADERS)
 
     def _delete(self, request: Request) -> Response:
-        with self._world.lock:
+        with self._cloud_state.lock:
             self._held(request)
-            del self._world.blobs[request.groups["path"]]
+            del self._cloud_state.blobs[request.groups["path"]]
         return Response(status=202, headers=_HEADERS)
 
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from cloudai.testing.emulators.azure import _stream
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
+from cloudai.testing.emulators.azure._state import BATCH_SKUS, AzureState, Deployed
 from cloudai.testing.emulators.azure._validate import check
-from cloudai.testing.emulators.azure._world import BATCH_SKUS, Deployed, World
 
 VERSIONS: Final = {
     "2022-12-01",
@@ -38,8 +38,8 @@ _SAFE: Final = {
 class DataPlane:
     """``/openai/…`` of one resource."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, cloud_state: AzureState) -> None:
+        self._cloud_state = cloud_state
 
     def routes(self, table: Routes) -> None:
         for path, handler in (("chat/completions", self._chat), ("embeddings", self._embed)):
@@ -50,7 +50,7 @@ class DataPlane:
 
     def admit(self, request: Request) -> None:
         """Who asks, and which API version. Raises Refused."""
-        world, headers = self._world, request.headers
+        cloud_state, headers = self._cloud_state, request.headers
         dated = not request.path.startswith("/openai/v1/")
         version = request.query.get("api-version")
         if dated and version not in VERSIONS:
@@ -60,9 +60,9 @@ class DataPlane:
             raise Refused(400, "BadRequest", "API version not supported")
         bearer = headers.get("authorization", "")
         key = headers.get("api-key") or bearer.partition(" ")[2]
-        if key in world.keys and (not dated or "api-key" in headers):
+        if key in cloud_state.keys and (not dated or "api-key" in headers):
             return
-        resource = world.token_for(bearer)
+        resource = cloud_state.token_for(bearer)
         if resource in _COGNITIVE:
             return
         raise Refused(
@@ -75,8 +75,8 @@ class DataPlane:
 
     def _deployment(self, request: Request, body: dict[str, Any]) -> Deployed:
         name = request.groups.get("deployment") or body.get("model")
-        found = self._world.deployments.get(str(name))
-        if found is None or found.ready_at > self._world.clock():
+        found = self._cloud_state.deployments.get(str(name))
+        if found is None or found.ready_at > self._cloud_state.clock():
             raise Refused(
                 404,
                 "DeploymentNotFound",
@@ -96,7 +96,7 @@ class DataPlane:
         if deployment.limit is None:
             return
         now = time.monotonic()
-        with self._world.lock:
+        with self._cloud_state.lock:
             if now >= deployment.since + deployment.window:
                 deployment.since, deployment.used, deployment.told_at = now, 0, None
             if deployment.used < deployment.limit:
@@ -126,7 +126,7 @@ class DataPlane:
             return Response(body=self.answer(deployment, checked))
         usage = bool((body.get("stream_options") or {}).get("include_usage"))
         _filtered(checked)
-        chunks = self._world.executor.stream(deployment, checked)
+        chunks = self._cloud_state.executor.stream(deployment, checked)
         if chunks is None:
             answer = self.answer(deployment, checked)
             events = _stream.cut(answer, usage)
@@ -138,7 +138,7 @@ class DataPlane:
         """What every answer of a deployment begins with."""
         return {
             "id": "chatcmpl-emulated",
-            "created": int(self._world.clock()),
+            "created": int(self._cloud_state.clock()),
             "model": f"{deployment.model}-{deployment.version}",
             "prompt_filter_results": [{"prompt_index": 0, "content_filter_results": _SAFE}],
         }
@@ -147,7 +147,7 @@ class DataPlane:
         """A chat completion."""
         _filtered(body)
         prompt = json.dumps(body["messages"])
-        message = self._world.executor.chat(deployment, body)
+        message = self._cloud_state.executor.chat(deployment, body)
         content = message.get("content")
         finish = "tool_calls" if message.get("tool_calls") else "stop"
         if isinstance(body.get("tool_choice"), dict) and message.get("tool_calls"):
@@ -211,11 +211,11 @@ class DataPlane:
                 "max_tokens_per_request",
                 f"Requested {sum(counts)} tokens, max 300000 tokens per request",
             )
-        size = body.get("dimensions") or self._world.executor.dimensions(deployment)
+        size = body.get("dimensions") or self._cloud_state.executor.dimensions(deployment)
         packed = body.get("encoding_format") == "base64"
         data: list[dict[str, Any]] = []
         for index, text in enumerate(texts):
-            vector = self._world.executor.embed(deployment, str(text), size)
+            vector = self._cloud_state.executor.embed(deployment, str(text), size)
             made: Any = vector
             if packed:
                 made = base64.b64encode(struct.pack(f"<{size}f", *vector)).decode()
@@ -229,7 +229,9 @@ class DataPlane:
         }
 
     def _models(self, request: Request) -> Response:
-        models = {d.model for d in self._world.deployments.values()} | set(self._world.tuned)
+        models = {d.model for d in self._cloud_state.deployments.values()} | set(
+            self._cloud_state.tuned
+        )
         data = [{"id": name, "object": "model", "created_at": 0} for name in sorted(models)]
         return Response(body={"object": "list", "data": data})
 

@@ -7,7 +7,7 @@ import secrets
 from typing import Any, Final
 
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
-from cloudai.testing.emulators.azure._world import Held, World
+from cloudai.testing.emulators.azure._state import AzureState, Held
 
 _PURPOSES: Final = {"fine-tune", "batch", "assistants", "user_data", "vision", "evals"}
 _MAX: Final = {"fine-tune": 512_000_000, "batch": 200_000_000}
@@ -16,8 +16,8 @@ _MAX: Final = {"fine-tune": 512_000_000, "batch": 200_000_000}
 class Files:
     """``/openai/…/files``."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, cloud_state: AzureState) -> None:
+        self._cloud_state = cloud_state
 
     def routes(self, table: Routes) -> None:
         for prefix in ("/openai/v1", "/openai"):
@@ -30,15 +30,19 @@ class Files:
     def add(self, name: str, purpose: str, content: bytes) -> str:
         """Puts a file there, and gives its id."""
         id = f"file-{secrets.token_hex(16)}"
-        with self._world.lock:
-            self._world.files[id] = Held(
-                id=id, name=name, purpose=purpose, content=content, created=self._world.clock()
+        with self._cloud_state.lock:
+            self._cloud_state.files[id] = Held(
+                id=id,
+                name=name,
+                purpose=purpose,
+                content=content,
+                created=self._cloud_state.clock(),
             )
         return id
 
     def held(self, id: str) -> Held:
         """Raises Refused for one that is not there."""
-        found = self._world.files.get(id)
+        found = self._cloud_state.files.get(id)
         if found is None:
             raise Refused(404, "NotFound", f"File with id '{id}' not found.")
         return found
@@ -54,11 +58,11 @@ class Files:
         if purpose in {"fine-tune", "batch"} and not name.endswith(".jsonl"):
             raise Refused(400, "invalidPayload", "The file must be .jsonl.", param="file")
         id = self.add(name, purpose, content)
-        return Response(status=201, body=self._shown(self._world.files[id]))
+        return Response(status=201, body=self._shown(self._cloud_state.files[id]))
 
     def _shown(self, file: Held) -> dict[str, Any]:
         # Azure works on an upload for a moment before it may be used.
-        young = self._world.clock() - file.created < 0.05
+        young = self._cloud_state.clock() - file.created < 0.05
         return {
             "id": file.id,
             "object": "file",
@@ -71,17 +75,17 @@ class Files:
 
     def _list(self, request: Request) -> Response:
         wanted = request.query.get("purpose")
-        with self._world.lock:
-            found = [f for f in self._world.files.values() if wanted in {None, f.purpose}]
+        with self._cloud_state.lock:
+            found = [f for f in self._cloud_state.files.values() if wanted in {None, f.purpose}]
         return paged([self._shown(file) for file in reversed(found)], request)
 
     def _get(self, request: Request) -> Response:
         return Response(body=self._shown(self.held(request.groups["id"])))
 
     def _delete(self, request: Request) -> Response:
-        with self._world.lock:
+        with self._cloud_state.lock:
             self.held(request.groups["id"])
-            del self._world.files[request.groups["id"]]
+            del self._cloud_state.files[request.groups["id"]]
         return Response(body={"id": request.groups["id"], "object": "file", "deleted": True})
 
     def _content(self, request: Request) -> Response:

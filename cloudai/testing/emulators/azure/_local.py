@@ -23,7 +23,7 @@ from cloudai.testing.emulators.azure import _scoring
 from cloudai.testing.emulators.azure._http import Refused
 from cloudai.testing.emulators.azure._ml import ModelError, Running
 from cloudai.testing.emulators.azure._scripted import ScriptedExecutor
-from cloudai.testing.emulators.azure._world import GROUP, SUBSCRIPTION, WORKSPACE, Deployed
+from cloudai.testing.emulators.azure._state import GROUP, SUBSCRIPTION, WORKSPACE, Deployed
 from cloudai.testing.emulators.common import keeper
 from cloudai.testing.emulators.common.local_models import LocalModels
 from cloudai.testing.emulators.common.served import ServedModel

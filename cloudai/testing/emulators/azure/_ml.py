@@ -14,7 +14,7 @@ from typing import Any, Final
 from cloudai.testing.emulators.azure import _shapes
 from cloudai.testing.emulators.azure._blobs import STORE
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
-from cloudai.testing.emulators.azure._world import GROUP, SUBSCRIPTION, WORKSPACE, World
+from cloudai.testing.emulators.azure._state import GROUP, SUBSCRIPTION, WORKSPACE, AzureState
 
 API_VERSIONS: Final = {
     # Those that azure-ai-ml 1.35 sends, which are several, one an operation.
@@ -64,8 +64,8 @@ class Running:
     body: as it was asked for. cancelled: set when it is to stop.
     """
 
-    def __init__(self, world: World, name: str, body: dict[str, Any]) -> None:
-        self.world = world
+    def __init__(self, cloud_state: AzureState, name: str, body: dict[str, Any]) -> None:
+        self.cloud_state = cloud_state
         self.name = name
         self.body = body
         self.cancelled = threading.Event()
@@ -73,28 +73,30 @@ class Running:
     def log(self, text: str) -> None:
         """Adds to ``user_logs/std_log.txt``."""
         path = f"artifacts/ExperimentRun/dcid.{self.name}/user_logs/std_log.txt"
-        with self.world.lock:
-            self.world.blobs[path] = self.world.blobs.get(path, b"") + text.encode()
+        with self.cloud_state.lock:
+            self.cloud_state.blobs[path] = self.cloud_state.blobs.get(path, b"") + text.encode()
 
     def files(self, uri: str) -> dict[str, bytes]:
         """The blobs at or below a place, by what follows it."""
         path = blob_path(uri)
-        with self.world.lock:
-            if path in self.world.blobs:
-                return {path.rpartition("/")[2]: self.world.blobs[path]}
+        with self.cloud_state.lock:
+            if path in self.cloud_state.blobs:
+                return {path.rpartition("/")[2]: self.cloud_state.blobs[path]}
             prefix = f"{path.rstrip('/')}/"
             return {
-                n[len(prefix) :]: b for n, b in self.world.blobs.items() if n.startswith(prefix)
+                n[len(prefix) :]: b
+                for n, b in self.cloud_state.blobs.items()
+                if n.startswith(prefix)
             }
 
     def put(self, uri: str, name: str, content: bytes) -> None:
         """Puts a blob below a place."""
-        with self.world.lock:
-            self.world.blobs[f"{blob_path(uri).rstrip('/')}/{name}"] = content
+        with self.cloud_state.lock:
+            self.cloud_state.blobs[f"{blob_path(uri).rstrip('/')}/{name}"] = content
 
     def held(self, id: str) -> dict[str, Any]:
         """A resource by its id."""
-        return self.world.ml[id.removeprefix(f"{BASE}/")]
+        return self.cloud_state.ml[id.removeprefix(f"{BASE}/")]
 
     def asset(self, id: str, field: str) -> dict[str, bytes]:
         """The files of a code or model asset."""
@@ -111,8 +113,8 @@ def blob_path(uri: str) -> str:
 class MachineLearning:
     """``/subscriptions/…/workspaces/lab/…``, and the scoring addresses."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, cloud_state: AzureState) -> None:
+        self._cloud_state = cloud_state
         self._running: dict[str, Running] = {}
 
     def routes(self, table: Routes) -> None:
@@ -155,7 +157,7 @@ class MachineLearning:
         return request.path.rstrip("/")[len(BASE) + 1 :]
 
     def _held(self, key: str) -> dict[str, Any]:
-        found = self._world.ml.get(key)
+        found = self._cloud_state.ml.get(key)
         if found is None:
             raise Refused(404, "ResourceNotFound", f"The resource {key!r} was not found.")
         return found
@@ -168,7 +170,7 @@ class MachineLearning:
     def _pending(self, request: Request) -> Response:
         name = request.groups["name"]
         uri = f"https://{request.host}/{STORE}/assets-{name}"
-        sas = f"{uri}?sp=rcwl&sig={self._world.sas}"
+        sas = f"{uri}?sp=rcwl&sig={self._cloud_state.sas}"
         return Response(
             body={
                 "pendingUploadType": "TemporaryBlobReference",
@@ -198,12 +200,12 @@ class MachineLearning:
             "name": key.rpartition("/")[2],
             "systemData": {"createdAt": now, "lastModifiedAt": now},
         }
-        with self._world.lock:
-            self._world.ml[key] = held
+        with self._cloud_state.lock:
+            self._cloud_state.ml[key] = held
         return Response(status=status, body=held)
 
     def _now(self) -> str:
-        at = datetime.datetime.fromtimestamp(self._world.clock(), datetime.UTC)
+        at = datetime.datetime.fromtimestamp(self._cloud_state.clock(), datetime.UTC)
         return at.isoformat()
 
     def _get_asset(self, request: Request) -> Response:
@@ -211,8 +213,10 @@ class MachineLearning:
 
     def _list_assets(self, request: Request) -> Response:
         kind = request.groups["kind"]
-        with self._world.lock:
-            names = {key.split("/")[1] for key in self._world.ml if key.startswith(f"{kind}/")}
+        with self._cloud_state.lock:
+            names = {
+                key.split("/")[1] for key in self._cloud_state.ml if key.startswith(f"{kind}/")
+            }
         base = f"{BASE}/{kind}"
         items = [{"id": f"{base}/{n}", "name": n, "properties": {}} for n in sorted(names)]
         return Response(body={"value": items})
@@ -238,7 +242,7 @@ class MachineLearning:
         )
 
     def _secrets(self, request: Request) -> Response:
-        token = f"sp=rcwdl&sig={self._world.sas}"
+        token = f"sp=rcwdl&sig={self._cloud_state.sas}"
         return Response(body={"secretsType": "Sas", "sasToken": token})
 
     # -- jobs ----------------------------------------------------------------------------
@@ -256,18 +260,18 @@ class MachineLearning:
                 raise Refused(400, "UserError", f"{field} is required.")
         if "computeId" not in properties and not properties["resources"].get("instanceType"):
             raise Refused(400, "UserError", "Serverless compute needs an instanceType.")
-        if key in self._world.ml:
+        if key in self._cloud_state.ml:
             raise Refused(409, "Conflict", f"A job {key!r} exists.")
         properties["status"] = "NotStarted"
         response = self._keep(request, body)
-        self._start(request.groups["name"], self._world.ml[key])
+        self._start(request.groups["name"], self._cloud_state.ml[key])
         return response
 
     def _start(self, name: str, held: dict[str, Any], of: str = "training") -> None:
-        running = Running(self._world, name, held)
+        running = Running(self._cloud_state, name, held)
         self._running[name] = running
-        fate = self._world.fate("jobs", "")
-        told = self._world.told.take(of, "Azure ML")
+        fate = self._cloud_state.fate("jobs", "")
+        told = self._cloud_state.told.take(of, "Azure ML")
 
         def run() -> None:
             held["properties"]["status"] = "Running"
@@ -275,7 +279,7 @@ class MachineLearning:
                 running.log("emulated failure\n")
                 ended = "Failed"
             else:
-                ended = self._world.executor.train(running)
+                ended = self._cloud_state.executor.train(running)
             if running.cancelled.is_set():
                 ended = "Canceled"
             held["systemData"]["lastModifiedAt"] = self._now()
@@ -287,10 +291,10 @@ class MachineLearning:
         return self._listed("jobs/")
 
     def _listed(self, prefix: str) -> Response:
-        with self._world.lock:
+        with self._cloud_state.lock:
             found = [
                 item
-                for key, item in self._world.ml.items()
+                for key, item in self._cloud_state.ml.items()
                 if key.startswith(prefix) and "/" not in key[len(prefix) :]
             ]
         return Response(body={"value": found})
@@ -309,16 +313,16 @@ class MachineLearning:
 
     def _delete(self, request: Request) -> Response:
         key = self._key(request)
-        with self._world.lock:
-            if key not in self._world.ml:
+        with self._cloud_state.lock:
+            if key not in self._cloud_state.ml:
                 return Response(status=204)
-            gone = [k for k in self._world.ml if k == key or k.startswith(f"{key}/")]
+            gone = [k for k in self._cloud_state.ml if k == key or k.startswith(f"{key}/")]
             for inner in gone:
-                del self._world.ml[inner]
+                del self._cloud_state.ml[inner]
         for inner in gone:
             if inner.startswith("onlineEndpoints/") and inner.count("/") == 3:
                 _, endpoint, _, deployment = inner.split("/")
-                self._world.executor.unserve(endpoint, deployment)
+                self._cloud_state.executor.unserve(endpoint, deployment)
         return Response(status=202)
 
     # -- endpoints -----------------------------------------------------------------------
@@ -332,16 +336,18 @@ class MachineLearning:
         name, key = request.groups["name"], self._key(request)
         if not 3 <= len(name) <= 32:
             raise Refused(400, "UserError", "Endpoint names have 3 to 32 characters.")
-        known = {k.rpartition("/")[2] for k in self._world.ml if k.startswith(f"{key}/deploy")}
+        known = {
+            k.rpartition("/")[2] for k in self._cloud_state.ml if k.startswith(f"{key}/deploy")
+        }
         traffic: dict[str, int] = body["properties"].get("traffic") or {}
         if not set(traffic) <= known or sum(traffic.values()) not in {0, 100}:
             raise Refused(400, "UserError", f"The traffic {traffic} fits no deployments.")
-        before = self._world.ml.get(key)
+        before = self._cloud_state.ml.get(key)
         path = "score" if online else "jobs"
         body["properties"]["scoringUri"] = f"https://{request.host}/{path}/{name}"
         if before is not None:
             body["properties"].setdefault("traffic", before["properties"].get("traffic"))
-        ready = self._world.clock() + (0.0 if before else CREATING)
+        ready = self._cloud_state.clock() + (0.0 if before else CREATING)
         body["properties"]["ready"] = ready
         response = self._keep(request, body, 200 if before else 201)
         return Response(status=response.status, body=self._shown(response.body))
@@ -350,7 +356,7 @@ class MachineLearning:
         properties = dict(held["properties"])
         ready = properties.pop("ready", 0.0)
         fate = properties.pop("fate", "Succeeded")
-        young = ready > self._world.clock()
+        young = ready > self._cloud_state.clock()
         properties["provisioningState"] = "Creating" if young else fate
         return {**held, "properties": properties}
 
@@ -382,23 +388,25 @@ class MachineLearning:
             raise Refused(400, "UserError", "instanceType is required.")
         if not online and not properties.get("compute"):
             raise Refused(400, "UserError", "compute is required.")
-        fate = self._world.fate("ml_deployments", "Succeeded")
-        if online and self._world.told.take("endpoints", "Azure ML") == "FAILED":
+        fate = self._cloud_state.fate("ml_deployments", "Succeeded")
+        if online and self._cloud_state.told.take("endpoints", "Azure ML") == "FAILED":
             fate, properties["log"] = "Failed", "emulated failure\n"
         if online and fate == "Succeeded":
-            problem = self._world.executor.serve(
-                Running(self._world, "", body), request.groups["name"], request.groups["deployment"]
+            problem = self._cloud_state.executor.serve(
+                Running(self._cloud_state, "", body),
+                request.groups["name"],
+                request.groups["deployment"],
             )
             if problem is not None:
                 fate, properties["log"] = "Failed", problem
         properties["fate"] = fate
-        properties["ready"] = self._world.clock() + CREATING
+        properties["ready"] = self._cloud_state.clock() + CREATING
         self._keep(request, body)
         return Response(status=201, body=self._shown(self._held(self._key(request))))
 
     def _check_server(self, properties: dict[str, Any], *, online: bool) -> None:
         """A scoring script, or an image that says where it is asked."""
-        environment = self._world.ml[properties["environmentId"].removeprefix(f"{BASE}/")]
+        environment = self._cloud_state.ml[properties["environmentId"].removeprefix(f"{BASE}/")]
         own = environment["properties"].get("inferenceConfig")
         if properties.get("codeConfiguration") is not None:
             self._held(str(properties["codeConfiguration"]["codeId"])[len(BASE) + 1 :])
@@ -418,14 +426,16 @@ class MachineLearning:
 
     def _list_keys(self, request: Request) -> Response:
         self._held(f"onlineEndpoints/{request.groups['name']}")
-        return Response(body={"primaryKey": self._world.sas, "secondaryKey": self._world.sas})
+        return Response(
+            body={"primaryKey": self._cloud_state.sas, "secondaryKey": self._cloud_state.sas}
+        )
 
 
 class Scoring:
     """``/score/ENDPOINT`` and ``/jobs/ENDPOINT``: where endpoints are asked."""
 
-    def __init__(self, world: World, ml: MachineLearning) -> None:
-        self._world = world
+    def __init__(self, cloud_state: AzureState, ml: MachineLearning) -> None:
+        self._cloud_state = cloud_state
         self._ml = ml
         self._asked = 0
 
@@ -437,15 +447,15 @@ class Scoring:
         """Raises Refused without the endpoint's key, or a token for a batch endpoint."""
         bearer = request.headers.get("authorization", "")
         if request.path.startswith("/score/"):
-            fine = bearer == f"Bearer {self._world.sas}"
+            fine = bearer == f"Bearer {self._cloud_state.sas}"
         else:
-            fine = self._world.token_for(bearer) is not None
+            fine = self._cloud_state.token_for(bearer) is not None
         if not fine:
             raise Refused(401, "key_auth_access_denied", "The key or token is wrong.")
 
     def _score(self, request: Request) -> Response:
         name = request.groups["name"]
-        held = self._world.ml.get(f"onlineEndpoints/{name}")
+        held = self._cloud_state.ml.get(f"onlineEndpoints/{name}")
         if held is None:
             raise Refused(404, "NotFound", "There is no such endpoint.")
         traffic: dict[str, int] = held["properties"].get("traffic") or {}
@@ -454,7 +464,7 @@ class Scoring:
             chosen = self._by_traffic(traffic)
         headers = {"azureml-model-deployment": chosen}
         try:
-            answer = self._world.executor.score(name, chosen, request.body.decode())
+            answer = self._cloud_state.executor.score(name, chosen, request.body.decode())
         except ModelError as error:
             headers["ms-azureml-model-error-statuscode"] = str(error.status)
             headers["ms-azureml-model-error-reason"] = "model_error"
@@ -472,13 +482,13 @@ class Scoring:
 
     def _invoke(self, request: Request) -> Response:
         name = request.groups["name"]
-        deployment = self._world.ml.get(f"batchEndpoints/{name}/deployments/main")
+        deployment = self._cloud_state.ml.get(f"batchEndpoints/{name}/deployments/main")
         if deployment is None:
             raise Refused(404, "NotFound", "There is no such endpoint.")
         asked = request.json()["properties"]
         job = str(asked["jobName"])
-        with self._world.lock:
-            if f"jobs/{job}" in self._world.ml:
+        with self._cloud_state.lock:
+            if f"jobs/{job}" in self._cloud_state.ml:
                 raise Refused(409, "Conflict", f"A job {job!r} exists.")
             now = self._ml._now()
             held: dict[str, Any] = {
@@ -496,7 +506,7 @@ class Scoring:
                     },
                 },
             }
-            self._world.ml[f"jobs/{job}"] = held
+            self._cloud_state.ml[f"jobs/{job}"] = held
         self._ml._start(job, held, "batch")
         return Response(status=201, body={"id": held["id"], "name": job})
 

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from cloudai.testing.emulators.azure._world import Deployed
+from cloudai.testing.emulators.azure._state import Deployed
 from cloudai.types import ChatChunk
 
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from cloudai.testing.emulators.azure._files import Files, paged
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
+from cloudai.testing.emulators.azure._state import AzureState
 from cloudai.testing.emulators.azure._validate import check
-from cloudai.testing.emulators.azure._world import World
 from cloudai.testing.emulators.common.local_models import LocalModels
 from cloudai.testing.emulators.common.tuned import Tuning as Tuned
 
@@ -35,8 +35,8 @@ _ENDED: Final = {"succeeded", "failed", "cancelled"}
 class Tuning:
     """``/openai/…/fine_tuning/jobs``."""
 
-    def __init__(self, world: World, files: Files) -> None:
-        self._world = world
+    def __init__(self, cloud_state: AzureState, files: Files) -> None:
+        self._cloud_state = cloud_state
         self._files = files
 
     def routes(self, table: Routes) -> None:
@@ -57,7 +57,7 @@ class Tuning:
 
     def _create(self, request: Request) -> Response:
         body = check("fine_tuning", request.json())
-        if body["model"] not in MODELS and body["model"] not in self._world.tuned:
+        if body["model"] not in MODELS and body["model"] not in self._cloud_state.tuned:
             raise Refused(
                 400, "invalidPayload", f"The model {body['model']!r} cannot be fine-tuned."
             )
@@ -72,23 +72,25 @@ class Tuning:
                 held = self._files.held(body[field])
                 if held.purpose != "fine-tune":
                     raise Refused(400, "invalidPayload", f"{field} has another purpose.")
-        with self._world.lock:
-            waiting = [j for j in self._world.tunings.values() if self._state(j) not in _ENDED]
+        with self._cloud_state.lock:
+            waiting = [
+                j for j in self._cloud_state.tunings.values() if self._state(j) not in _ENDED
+            ]
             if len(waiting) >= _MAX_RUNNING + _MAX_QUEUED:
                 raise Refused(429, "quotaExceeded", "Too many fine-tuning jobs are queued.")
             id = f"ftjob-{secrets.token_hex(16)}"
             bad = self._problem(body)
             job: dict[str, Any] = {
                 "id": id,
-                "born": self._world.clock(),
+                "born": self._cloud_state.clock(),
                 "body": body,
-                "fate": "failed" if bad else self._world.fate("fine_tuning", "succeeded"),
+                "fate": "failed" if bad else self._cloud_state.fate("fine_tuning", "succeeded"),
                 "problem": bad,
                 "paused": None,
                 "lost": 0.0,
                 "stopped": None,
             }
-            self._world.tunings[id] = job
+            self._cloud_state.tunings[id] = job
             return Response(status=201, body=self._shown(job))
 
     def _problem(self, body: dict[str, Any]) -> str | None:
@@ -114,7 +116,7 @@ class Tuning:
 
     def _age(self, job: dict[str, Any]) -> float:
         """Seconds of life, without those it was paused."""
-        until = job["paused"] if job["paused"] is not None else self._world.clock()
+        until = job["paused"] if job["paused"] is not None else self._cloud_state.clock()
         return until - job["born"] - job["lost"]
 
     def _state(self, job: dict[str, Any]) -> str:
@@ -136,7 +138,7 @@ class Tuning:
 
     def _work(self, job: dict[str, Any]) -> Tuned | None:
         """The fine-tuning itself, begun when it is first asked for; None where none is done."""
-        models: LocalModels | None = getattr(self._world.executor, "models", None)
+        models: LocalModels | None = getattr(self._cloud_state.executor, "models", None)
         if models is None or job["fate"] != "succeeded" or _method(job["body"]) != "supervised":
             return None
         if "work" not in job:
@@ -186,7 +188,7 @@ class Tuning:
             "status": state,
             "model": body["model"],
             "created_at": int(job["born"]),
-            "finished_at": int(self._world.clock()) if state in _ENDED else None,
+            "finished_at": int(self._cloud_state.clock()) if state in _ENDED else None,
             "training_file": body["training_file"],
             "validation_file": body.get("validation_file"),
             "fine_tuned_model": job.get("model") if done else None,
@@ -216,9 +218,9 @@ class Tuning:
         )
         suffix = job["body"].get("suffix") or "custom"
         job["model"] = f"{job['body']['model']}.ft-{job['id'][6:14]}-{suffix}"
-        self._world.tuned[job["model"]] = job["body"]
+        self._cloud_state.tuned[job["model"]] = job["body"]
         if "work" in job:
-            models: Any = getattr(self._world.executor, "models", None)
+            models: Any = getattr(self._cloud_state.executor, "models", None)
             models.add(job["model"], job["work"])
 
     def _losses(self, job: dict[str, Any]) -> list[float]:
@@ -227,22 +229,22 @@ class Tuning:
         return [2.0 / step for step in range(1, _STEPS + 1)]
 
     def _held(self, request: Request) -> dict[str, Any]:
-        found = self._world.tunings.get(request.groups["id"])
+        found = self._cloud_state.tunings.get(request.groups["id"])
         if found is None:
             raise Refused(404, "NotFound", "The fine-tuning job does not exist.")
         return found
 
     def _get(self, request: Request) -> Response:
-        with self._world.lock:
+        with self._cloud_state.lock:
             return Response(body=self._shown(self._held(request)))
 
     def _list(self, request: Request) -> Response:
-        with self._world.lock:
-            jobs = [self._shown(job) for job in reversed(self._world.tunings.values())]
+        with self._cloud_state.lock:
+            jobs = [self._shown(job) for job in reversed(self._cloud_state.tunings.values())]
         return paged(jobs, request)
 
     def _events(self, request: Request) -> Response:
-        with self._world.lock:
+        with self._cloud_state.lock:
             job = self._held(request)
             age, born = self._age(job), job["born"]
             told = [(0.0, "info", "Job enqueued. Waiting for jobs ahead to complete.")]
@@ -277,7 +279,7 @@ class Tuning:
         return paged(events[::-1], request)
 
     def _checkpoints(self, request: Request) -> Response:
-        with self._world.lock:
+        with self._cloud_state.lock:
             job = self._held(request)
             shown = self._shown(job)
         data: list[dict[str, Any]] = []
@@ -297,43 +299,43 @@ class Tuning:
         return paged(data, request)
 
     def _cancel(self, request: Request) -> Response:
-        with self._world.lock:
+        with self._cloud_state.lock:
             job = self._held(request)
             if self._state(job) in _ENDED:
                 raise Refused(400, "invalidPayload", "The job has ended and cannot be cancelled.")
-            job["stopped"] = self._world.clock()
+            job["stopped"] = self._cloud_state.clock()
             if "work" in job:
                 job["work"].stop()
             return Response(body=self._shown(job))
 
     def _pause(self, request: Request) -> Response:
-        with self._world.lock:
+        with self._cloud_state.lock:
             job = self._held(request)
             if self._state(job) != "running":
                 raise Refused(400, "invalidPayload", "Only a running job can be paused.")
-            job["paused"] = self._world.clock()
+            job["paused"] = self._cloud_state.clock()
             return Response(body=self._shown(job))
 
     def _resume(self, request: Request) -> Response:
-        with self._world.lock:
+        with self._cloud_state.lock:
             job = self._held(request)
             if job["paused"] is None:
                 raise Refused(400, "invalidPayload", "Only a paused job can be resumed.")
-            job["lost"] += self._world.clock() - job["paused"]
+            job["lost"] += self._cloud_state.clock() - job["paused"]
             job["paused"] = None
             return Response(body=self._shown(job))
 
     def _delete(self, request: Request) -> Response:
-        with self._world.lock:
+        with self._cloud_state.lock:
             job = self._held(request)
             if self._state(job) not in _ENDED:
                 raise Refused(409, "conflict", "The job is under way.")
-            del self._world.tunings[job["id"]]
+            del self._cloud_state.tunings[job["id"]]
         return Response(status=204)
 
     def close(self) -> None:
         """Ends what is still tuned."""
-        for job in self._world.tunings.values():
+        for job in self._cloud_state.tunings.values():
             if "work" in job:
                 job["work"].stop()
 

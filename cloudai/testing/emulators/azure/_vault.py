@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 
 from cloudai.testing.emulators.azure import _shapes
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
-from cloudai.testing.emulators.azure._world import CLIENT, TENANT, Vaulted, World
+from cloudai.testing.emulators.azure._state import CLIENT, TENANT, AzureState, Vaulted
 
 VERSIONS: Final = {"7.4", "7.5", "7.6", "2025-07-01", "2026-04-01"}
 
@@ -15,8 +15,8 @@ VERSIONS: Final = {"7.4", "7.5", "7.6", "2025-07-01", "2026-04-01"}
 class KeyVault:
     """``/secrets/…`` of one vault; https only, as the real one."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, cloud_state: AzureState) -> None:
+        self._cloud_state = cloud_state
 
     def routes(self, table: Routes) -> None:
         table.add("GET", "/secrets", self._list)
@@ -37,7 +37,7 @@ class KeyVault:
         if request.query.get("api-version") not in VERSIONS:
             raise Refused(400, "BadParameter", "The api-version is not supported.")
         resource = self._resource(request)
-        if self._world.token_for(request.headers.get("authorization", "")) != resource:
+        if self._cloud_state.token_for(request.headers.get("authorization", "")) != resource:
             raise Refused(
                 401,
                 "Unauthorized",
@@ -47,7 +47,7 @@ class KeyVault:
                     f'resource="{resource}"'
                 },
             )
-        if self._world.vault.forbidden:
+        if self._cloud_state.vault.forbidden:
             raise Refused(
                 403,
                 "Forbidden",
@@ -62,9 +62,9 @@ class KeyVault:
         return f"https://{request.host.partition('.')[2]}"
 
     def _get(self, request: Request) -> Response:
-        vault = self._world.vault
+        vault = self._cloud_state.vault
         name, version = request.groups["name"], request.groups.get("version")
-        with self._world.lock:
+        with self._cloud_state.lock:
             vault.reads += 1
             versions = vault.secrets.get(name, [])
             found = next((v for v in reversed(versions) if version in {None, v.version}), None)
@@ -87,8 +87,8 @@ class KeyVault:
     def _bundle(self, request: Request, name: str, secret: Vaulted) -> dict[str, Any]:
         attributes = {
             "enabled": secret.enabled,
-            "created": int(self._world.clock()),
-            "updated": int(self._world.clock()),
+            "created": int(self._cloud_state.clock()),
+            "updated": int(self._cloud_state.clock()),
             "recoveryLevel": "Recoverable+Purgeable",
             "recoverableDays": 90,
         }
@@ -101,14 +101,14 @@ class KeyVault:
         }
 
     def _list(self, request: Request) -> Response:
-        with self._world.lock:
-            found = [(name, held[-1]) for name, held in self._world.vault.secrets.items()]
+        with self._cloud_state.lock:
+            found = [(name, held[-1]) for name, held in self._cloud_state.vault.secrets.items()]
         return self._items(request, found)
 
     def _list_versions(self, request: Request) -> Response:
         name = request.groups["name"]
-        with self._world.lock:
-            found = [(name, version) for version in self._world.vault.secrets.get(name, [])]
+        with self._cloud_state.lock:
+            found = [(name, version) for version in self._cloud_state.vault.secrets.get(name, [])]
         return self._items(request, found)
 
     def _items(self, request: Request, found: list[tuple[str, Vaulted]]) -> Response:
@@ -122,8 +122,8 @@ class KeyVault:
 
         body = _shapes.check(request.json(), SecretUpdateParameters)
         name, version = request.groups["name"], request.groups["version"]
-        with self._world.lock:
-            versions = self._world.vault.secrets.get(name, [])
+        with self._cloud_state.lock:
+            versions = self._cloud_state.vault.secrets.get(name, [])
             found = next((held for held in versions if held.version == version), None)
             if found is None:
                 raise Refused(404, "SecretNotFound", f"A secret with {name} was not found.")
@@ -139,8 +139,8 @@ class KeyVault:
 
         body, name = _shapes.check(request.json(), SecretSetParameters), request.groups["name"]
         attributes = body.get("attributes") or {}
-        with self._world.lock:
-            if name in self._world.vault.deleted:
+        with self._cloud_state.lock:
+            if name in self._cloud_state.vault.deleted:
                 raise Refused(
                     409,
                     "Conflict",
@@ -148,26 +148,26 @@ class KeyVault:
                     "name cannot be reused; recover or purge it first.",
                     inner={"code": "ObjectIsDeletedButRecoverable"},
                 )
-            self._world.vault.put(
+            self._cloud_state.vault.put(
                 name,
                 body["value"],
                 enabled=attributes.get("enabled", True),
                 expires=attributes.get("exp"),
             )
-            found = self._world.vault.secrets[name][-1]
+            found = self._cloud_state.vault.secrets[name][-1]
         return Response(body=self._bundle(request, name, found))
 
     def _delete(self, request: Request) -> Response:
         name = request.groups["name"]
-        with self._world.lock:
-            if name not in self._world.vault.secrets:
+        with self._cloud_state.lock:
+            if name not in self._cloud_state.vault.secrets:
                 raise Refused(404, "SecretNotFound", f"A secret with {name} was not found.")
-            self._world.vault.delete(name)
+            self._cloud_state.vault.delete(name)
         return self._get_deleted(request)
 
     def _get_deleted(self, request: Request) -> Response:
         name = request.groups["name"]
-        found = self._world.vault.deleted.get(name)
+        found = self._cloud_state.vault.deleted.get(name)
         if found is None:
             raise Refused(404, "SecretNotFound", f"Deleted Secret not found: {name}")
         bundle = self._bundle(request, name, found[-1])
@@ -176,32 +176,32 @@ class KeyVault:
             body={
                 **bundle,
                 "recoveryId": f"https://{request.host}/deletedsecrets/{name}",
-                "deletedDate": int(self._world.clock()),
-                "scheduledPurgeDate": int(self._world.clock()) + 90 * 86_400,
+                "deletedDate": int(self._cloud_state.clock()),
+                "scheduledPurgeDate": int(self._cloud_state.clock()) + 90 * 86_400,
             }
         )
 
     def _purge(self, request: Request) -> Response:
-        with self._world.lock:
-            if self._world.vault.deleted.pop(request.groups["name"], None) is None:
+        with self._cloud_state.lock:
+            if self._cloud_state.vault.deleted.pop(request.groups["name"], None) is None:
                 raise Refused(404, "SecretNotFound", "The deleted secret was not found.")
         return Response(status=204)
 
     def _recover(self, request: Request) -> Response:
         name = request.groups["name"]
-        with self._world.lock:
-            versions = self._world.vault.deleted.pop(name, None)
+        with self._cloud_state.lock:
+            versions = self._cloud_state.vault.deleted.pop(name, None)
             if versions is None:
                 raise Refused(404, "SecretNotFound", f"Deleted Secret not found: {name}")
-            self._world.vault.secrets[name] = versions
+            self._cloud_state.vault.secrets[name] = versions
         return Response(body=self._bundle(request, name, versions[-1]))
 
 
 class Identity:
     """The managed identity endpoint of App Service: a token for whoever knows the header."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, cloud_state: AzureState) -> None:
+        self._cloud_state = cloud_state
         self.issued = 0
 
     def routes(self, table: Routes) -> None:
@@ -209,7 +209,7 @@ class Identity:
 
     def admit(self, request: Request) -> None:
         """Raises Refused without the identity header."""
-        if request.headers.get("x-identity-header") != self._world.identity_header:
+        if request.headers.get("x-identity-header") != self._cloud_state.identity_header:
             raise Refused(401, "Unauthorized", "The identity header is wrong.")
 
     def _token(self, request: Request) -> Response:
@@ -217,7 +217,7 @@ class Identity:
         if not resource or request.query.get("api-version") != "2019-08-01":
             raise Refused(400, "BadRequest", "resource and api-version=2019-08-01 are required.")
         self.issued += 1
-        token, until = self._world.issue(resource)
+        token, until = self._cloud_state.issue(resource)
         return Response(
             body={
                 "access_token": token,
@@ -232,8 +232,8 @@ class Identity:
 class Authority:
     """Entra ID's token endpoint, for one service principal; https only."""
 
-    def __init__(self, world: World, identity: Identity) -> None:
-        self._world = world
+    def __init__(self, cloud_state: AzureState, identity: Identity) -> None:
+        self._cloud_state = cloud_state
         self._identity = identity
 
     def routes(self, table: Routes) -> None:
@@ -261,13 +261,13 @@ class Authority:
             return _denied("unsupported_grant_type", "AADSTS70003: The grant is not supported.")
         if form.get("client_id") != CLIENT:
             return _denied("unauthorized_client", "AADSTS700016: Application was not found.")
-        if form.get("client_secret") != self._world.client_secret:
+        if form.get("client_secret") != self._cloud_state.client_secret:
             return _denied("invalid_client", "AADSTS7000215: Invalid client secret provided.")
         scope = form.get("scope", "").split(" ")[0]
         if not scope.endswith("/.default"):
             return _denied("invalid_scope", "AADSTS1002012: The scope must end with /.default.")
         self._identity.issued += 1
-        token, _ = self._world.issue(scope.removesuffix("/.default"))
+        token, _ = self._cloud_state.issue(scope.removesuffix("/.default"))
         return Response(body={"token_type": "Bearer", "expires_in": 3599, "access_token": token})
 
 

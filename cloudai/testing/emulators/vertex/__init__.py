@@ -48,9 +48,9 @@ from cloudai.testing.emulators.vertex._jobs import Executor, Fate, Jobs
 from cloudai.testing.emulators.vertex._operations import Operations
 from cloudai.testing.emulators.vertex._predicting import Predicting
 from cloudai.testing.emulators.vertex._serving import Serving
+from cloudai.testing.emulators.vertex._state import Clock, VertexState
 from cloudai.testing.emulators.vertex._storage import Storage
 from cloudai.testing.emulators.vertex._tuning import Tunings
-from cloudai.testing.emulators.vertex._world import Clock, World
 
 __all__ = ["Clock", "Executor", "Fate", "LocalExecutor", "VertexEmulator"]
 
@@ -89,22 +89,22 @@ class VertexEmulator:
         models: LocalModels | None = None,
     ) -> None:
         self.clock = Clock(speed)
-        self._world = World(project, location, self.clock)
+        self._cloud_state = VertexState(project, location, self.clock)
         self._router = Router()
-        self.identity = Identity(self._world)
-        self.secrets = Secrets(self._world)
-        self.logging = Logging(self._world)
-        self.storage = Storage(self._world)
-        self.gemini = Gemini(self._world)
+        self.identity = Identity(self._cloud_state)
+        self.secrets = Secrets(self._cloud_state)
+        self.logging = Logging(self._cloud_state)
+        self.storage = Storage(self._cloud_state)
+        self.gemini = Gemini(self._cloud_state)
         self.gemini.local = models
-        self.developer = Developer(self._world, self.gemini)
-        self.operations = Operations(self._world)
-        self.jobs = Jobs(self._world, self.operations, self.logging)
-        self.serving = Serving(self._world, self.operations, self.logging)
+        self.developer = Developer(self._cloud_state, self.gemini)
+        self.operations = Operations(self._cloud_state)
+        self.jobs = Jobs(self._cloud_state, self.operations, self.logging)
+        self.serving = Serving(self._cloud_state, self.operations, self.logging)
         self.batches = Batches(
-            self._world, self.operations, self.storage, self.serving, self.gemini, seed
+            self._cloud_state, self.operations, self.storage, self.serving, self.gemini, seed
         )
-        self.tunings = Tunings(self._world, self.storage, self.serving, self.gemini)
+        self.tunings = Tunings(self._cloud_state, self.storage, self.serving, self.gemini)
         for service in (
             self.identity,
             self.secrets,
@@ -114,7 +114,7 @@ class VertexEmulator:
             self.developer,
             self.jobs,
             self.serving,
-            Predicting(self._world, self.serving, seed),
+            Predicting(self._cloud_state, self.serving, seed),
             self.batches,
             self.tunings,
             self.operations,  # last: its routes fit any resource
@@ -131,16 +131,16 @@ class VertexEmulator:
 
     @property
     def project(self) -> str:
-        return self._world.project
+        return self._cloud_state.project
 
     @property
     def location(self) -> str:
-        return self._world.location
+        return self._cloud_state.location
 
     @property
     def told(self) -> Fates:
         """Outcomes of the next jobs, endpoints and batches."""
-        return self._world.told
+        return self._cloud_state.told
 
     @property
     def url(self) -> str:
@@ -153,17 +153,17 @@ class VertexEmulator:
     @property
     def requests(self) -> list[Request]:
         """All requests so far, in order; tokens left out."""
-        return self._world.requests
+        return self._cloud_state.requests
 
     @property
     def ignored(self) -> list[str]:
         """Fields of requests that only the service sets."""
-        return self._world.ignored
+        return self._cloud_state.ignored
 
     @property
     def credentials(self) -> Path:
         """A service account's file, whose tokens the emulator gives out."""
-        with self._world.lock:
+        with self._cloud_state.lock:
             if self._folder is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="cloudai-vertex-")
                 path = Path(self._folder.name) / "service-account.json"
@@ -209,7 +209,7 @@ class VertexEmulator:
     def start(self) -> VertexEmulator:
         """Begins to serve."""
         self._server.start()
-        self._world.url = self.url
+        self._cloud_state.url = self.url
         return self
 
     def stop(self) -> None:
@@ -244,12 +244,12 @@ class VertexEmulator:
             traceback.print_exc()
             told = f"The emulator failed: {type(error).__name__}: {error}"
             answer = Answer(data=error_body(501, told)[1], http=501)
-        answer.headers.setdefault("x-request-id", f"emulated-{len(self._world.requests)}")
+        answer.headers.setdefault("x-request-id", f"emulated-{len(self._cloud_state.requests)}")
         return send(answer, start)
 
     def _handle(self, request: Request, token: str | None) -> Answer:
-        with self._world.lock:
-            self._world.requests.append(request)
+        with self._cloud_state.lock:
+            self._cloud_state.requests.append(request)
         found = self._router.find(request)
         if found is None:
             raise Refused(
@@ -269,11 +269,11 @@ class VertexEmulator:
         )
         thinks |= self._executor is not None and request.path.lower().endswith(_PREDICTING)
         if request.path == "/token" or (thinks and request.method == "POST"):
-            with self._world.lock:
+            with self._cloud_state.lock:
                 self.operations.advance()
             made = handler(request, **values)
         else:
-            with self._world.lock:
+            with self._cloud_state.lock:
                 self.operations.advance()
                 made = handler(request, **values)
         return made if isinstance(made, Answer) else Answer(json=made)

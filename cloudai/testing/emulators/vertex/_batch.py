@@ -15,8 +15,8 @@ from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Rou
 from cloudai.testing.emulators.vertex._jobs import DONE, TOLD, Executor, Fate, check_labels
 from cloudai.testing.emulators.vertex._operations import Operations
 from cloudai.testing.emulators.vertex._serving import Serving
+from cloudai.testing.emulators.vertex._state import VertexState, fits, page, stamp
 from cloudai.testing.emulators.vertex._storage import Storage
-from cloudai.testing.emulators.vertex._world import World, fits, page, stamp
 
 
 class Batches:
@@ -29,14 +29,14 @@ class Batches:
 
     def __init__(
         self,
-        world: World,
+        cloud_state: VertexState,
         operations: Operations,
         storage: Storage,
         serving: Serving,
         gemini: Gemini,
         seed: int,
     ) -> None:
-        self._world = world
+        self._cloud_state = cloud_state
         self._operations = operations
         self._storage = storage
         self._serving = serving
@@ -58,10 +58,10 @@ class Batches:
             router.add("POST", base + "/{id}:cancel", self._cancel)
 
     def _create(self, request: Request, project: str, location: str) -> dict[str, Any]:
-        parent = self._world.parent(project, location)
+        parent = self._cloud_state.parent(project, location)
         version = request.path.split("/")[1]
         body = _schema.checked(
-            version, "BatchPredictionJob", request.json, ignored=self._world.ignored
+            version, "BatchPredictionJob", request.json, ignored=self._cloud_state.ignored
         )
         check_labels(body.get("labels", {}))
         if ("model" in body) == ("unmanagedContainerModel" in body):
@@ -81,19 +81,19 @@ class Batches:
         for uri in body["inputConfig"].get("gcsSource", {}).get("uris", []):
             if self._storage.get(uri) is None:
                 raise Refused(400, "INVALID_ARGUMENT", f"Input file {uri} does not exist.")
-        name = f"{parent}/batchPredictionJobs/{self._world.number()}"
-        now = self._world.clock.now()
+        name = f"{parent}/batchPredictionJobs/{self._cloud_state.number()}"
+        now = self._cloud_state.clock.now()
         job = {
             **body, "name": name, "createTime": stamp(now), "updateTime": stamp(now),
             "state": "JOB_STATE_PENDING",
         }  # fmt: skip
         self.all[name] = job
-        self._runs[name] = _Run(now, self._world.told.take("batch", "Vertex AI"))
+        self._runs[name] = _Run(now, self._cloud_state.told.take("batch", "Vertex AI"))
         return job
 
     def _advance(self, name: str) -> dict[str, Any]:
         job, run = self.all[name], self._runs[name]
-        now = self._world.clock.now()
+        now = self._cloud_state.clock.now()
         if job["state"] in DONE or now < run.created + self.pending:
             return job
         if run.thread is None:
@@ -216,7 +216,7 @@ class Batches:
         return {"predictions": [{"embeddings": self._gemini.vector(line["content"], size, dim)}]}
 
     def _need(self, project: str, location: str, id: str) -> dict[str, Any]:
-        name = f"{self._world.parent(project, location)}/batchPredictionJobs/{id}"
+        name = f"{self._cloud_state.parent(project, location)}/batchPredictionJobs/{id}"
         if name not in self.all:
             raise Refused(404, "NOT_FOUND", f'The BatchPredictionJob "{name}" does not exist.')
         return self._advance(name)
@@ -225,7 +225,7 @@ class Batches:
         return self._need(project, location, id)
 
     def _list(self, request: Request, project: str, location: str) -> dict[str, Any]:
-        self._world.parent(project, location)
+        self._cloud_state.parent(project, location)
         wanted = request.query.get("filter", "")
         found = [self._advance(name) for name in self.all]
         found = [job for job in reversed(found) if fits(job, wanted)]
@@ -240,7 +240,7 @@ class Batches:
         job["state"] = "JOB_STATE_CANCELLING"
         if run.thread is None:
             job["state"] = "JOB_STATE_CANCELLED"
-            job["endTime"] = stamp(self._world.clock.now())
+            job["endTime"] = stamp(self._cloud_state.clock.now())
         return Answer(json={})
 
     def _delete(self, request: Request, project: str, location: str, id: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import msgspec
 
 from cloudai.testing.emulators.vertex._gemini import CONTEXT, Gemini
 from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Router
-from cloudai.testing.emulators.vertex._world import World, page
+from cloudai.testing.emulators.vertex._state import VertexState, page
 
 BASE = "/v1beta/models"
 
@@ -27,8 +27,8 @@ class Developer:
     key: the API key that is good here.
     """
 
-    def __init__(self, world: World, gemini: Gemini) -> None:
-        self._world = world
+    def __init__(self, cloud_state: VertexState, gemini: Gemini) -> None:
+        self._cloud_state = cloud_state
         self._gemini = gemini
         self.key = f"AIza-emulated-{secrets.token_hex(12)}"
 
@@ -58,7 +58,7 @@ class Developer:
             self._admit(request)
             # Checked against the messages of Vertex AI's v1beta1, which hold the same fields.
             request = msgspec.structs.replace(request, path=f"/v1beta1{request.path}")
-            return handler(request, self._world.project, self._world.location, model)
+            return handler(request, self._cloud_state.project, self._cloud_state.location, model)
 
         return handled
 

@@ -20,7 +20,7 @@ from cloudai.testing.emulators.common.local_models import LocalModels
 from cloudai.testing.emulators.vertex import _local_models, _schema
 from cloudai.testing.emulators.vertex._answers import answer, check, text_of
 from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Router
-from cloudai.testing.emulators.vertex._world import World
+from cloudai.testing.emulators.vertex._state import VertexState
 
 CONTEXT: Final = 1_048_576
 """Tokens of a prompt at most."""
@@ -36,8 +36,8 @@ class Gemini:
     local: what answers instead of the rules; None: nothing.
     """
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, cloud_state: VertexState) -> None:
+        self._cloud_state = cloud_state
         self.local: LocalModels | None = None
         self.models = {"gemini-2.5-flash", "gemini-2.5-pro", "gemini-3-pro-preview"}
         self.embedding_models = {
@@ -79,7 +79,7 @@ class Gemini:
     def _read(
         self, request: Request, project: str, location: str, model: str, message: str
     ) -> dict[str, Any]:
-        parent = self._world.parent(project, location)
+        parent = self._cloud_state.parent(project, location)
         if message != "EmbedContentRequest" and model not in self.models:
             raise Refused(
                 404,
@@ -91,20 +91,20 @@ class Gemini:
         body = {**request.json, "model": f"{parent}/publishers/google/models/{model}"}
         if message == "CountTokensRequest":
             body["endpoint"] = body["model"]
-        return _schema.checked(version, message, body, ignored=self._world.ignored)
+        return _schema.checked(version, message, body, ignored=self._cloud_state.ignored)
 
     def _tuned(
         self, request: Request, project: str, location: str, id: str, message: str
     ) -> tuple[str, dict[str, Any]]:
         """The model behind a tuned model's endpoint, and the request's body."""
-        name = f"{self._world.parent(project, location)}/endpoints/{id}"
+        name = f"{self._cloud_state.parent(project, location)}/endpoints/{id}"
         if name not in self.tuned:
             raise Refused(404, "NOT_FOUND", f"The Endpoint {name} is not a tuned model's.")
         body = {**request.json, "model": name, "endpoint": name}
         if message == "GenerateContentRequest":
             del body["endpoint"]
         version = request.path.split("/")[1]
-        return name, _schema.checked(version, message, body, ignored=self._world.ignored)
+        return name, _schema.checked(version, message, body, ignored=self._cloud_state.ignored)
 
     def _generate_tuned(
         self, request: Request, project: str, location: str, id: str
@@ -179,7 +179,7 @@ class Gemini:
                 f"The input token count ({spent}) exceeds the maximum number of tokens allowed "
                 f"({CONTEXT}).",
             )
-        common = {"modelVersion": model, "responseId": f"r{self._world.number()}"}
+        common = {"modelVersion": model, "responseId": f"r{self._cloud_state.number()}"}
         if self._script:
             scripted = self._script.pop(0)
             return [{**common, **piece} for piece in scripted.get("stream", [scripted])]
@@ -219,14 +219,14 @@ class Gemini:
         return size
 
     def _predict(self, request: Request, project: str, location: str, model: str) -> dict[str, Any]:
-        parent = self._world.parent(project, location)
+        parent = self._cloud_state.parent(project, location)
         size = self._embedding(model)
         version = request.path.split("/")[1]
         body: dict[str, Any] = {
             **request.json,
             "endpoint": f"{parent}/publishers/google/models/{model}",
         }
-        _schema.checked(version, "PredictRequest", body, ignored=self._world.ignored)
+        _schema.checked(version, "PredictRequest", body, ignored=self._cloud_state.ignored)
         instances = body["instances"]
         most = 1 if model == "gemini-embedding-001" else 250
         if len(instances) > most:

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Router
-from cloudai.testing.emulators.vertex._world import World, page, stamp
+from cloudai.testing.emulators.vertex._state import VertexState, page, stamp
 
 
 class Identity:
@@ -23,8 +23,8 @@ class Identity:
     delay: seconds that handing out one takes.
     """
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, cloud_state: VertexState) -> None:
+        self._cloud_state = cloud_state
         self.lifetime = 3600.0
         self.delay = 0.0
         self.issued = 0
@@ -78,16 +78,16 @@ class Identity:
         return {"accessToken": found["access_token"], "expireTime": ends}
 
     def _project(self, request: Request, number: str) -> dict[str, Any]:
-        return {"projectId": self._world.project, "projectNumber": number}
+        return {"projectId": self._cloud_state.project, "projectNumber": number}
 
     def _meta(self, request: Request, account: str) -> Answer:
         return Answer(json=self.issue(), headers=_FLAVOR)
 
     def _metadata(self, request: Request, account: str = "") -> Answer:
         """The metadata server of Google's machines, as far as google-auth asks it."""
-        email = f"emulated@{self._world.project}.iam.gserviceaccount.com"
+        email = f"emulated@{self._cloud_state.project}.iam.gserviceaccount.com"
         told = {
-            "project-id": self._world.project,
+            "project-id": self._cloud_state.project,
             "universe-domain": "googleapis.com",
         }.get(request.path.rpartition("/")[2], "computeMetadata/")
         if account:
@@ -134,8 +134,8 @@ def service_account(project: str, url: str) -> str:
 class Secrets:
     """Secret Manager: ``secrets["NAME"] = "value"`` adds a version."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, cloud_state: VertexState) -> None:
+        self._cloud_state = cloud_state
         self._values: dict[str, list[str]] = {}
 
     def __setitem__(self, name: str, value: str) -> None:
@@ -149,7 +149,7 @@ class Secrets:
     def _access(self, request: Request, project: str, name: str, version: str) -> dict[str, Any]:
         values = self._values.get(name)
         number = len(values or ()) if version == "latest" else int(version)
-        if project != self._world.project or not values or not 1 <= number <= len(values):
+        if project != self._cloud_state.project or not values or not 1 <= number <= len(values):
             raise Refused(
                 404,
                 "NOT_FOUND",
@@ -163,8 +163,8 @@ class Secrets:
 class Logging:
     """Cloud Logging: what jobs and endpoints wrote."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, cloud_state: VertexState) -> None:
+        self._cloud_state = cloud_state
         self._entries: list[dict[str, Any]] = []
 
     def routes(self, router: Router) -> None:
@@ -181,20 +181,20 @@ class Logging:
         structured: bool = False,
     ) -> None:
         """Adds a line."""
-        with self._world.lock:
+        with self._cloud_state.lock:
             entry: dict[str, Any] = {
                 "insertId": f"line{len(self._entries):08d}",
-                "timestamp": stamp(self._world.clock.now() if at is None else at),
+                "timestamp": stamp(self._cloud_state.clock.now() if at is None else at),
                 "severity": severity,
                 "resource": {"type": kind, "labels": labels},
-                "logName": f"projects/{self._world.project}/logs/emulated",
+                "logName": f"projects/{self._cloud_state.project}/logs/emulated",
             }
             entry |= {"jsonPayload": {"message": text}} if structured else {"textPayload": text}
             self._entries.append(entry)
 
     def _list(self, request: Request) -> dict[str, Any]:
         body = request.json
-        if body.get("resourceNames") != [f"projects/{self._world.project}"]:
+        if body.get("resourceNames") != [f"projects/{self._cloud_state.project}"]:
             raise Refused(400, "INVALID_ARGUMENT", "resourceNames is required")
         found = [entry for entry in self._entries if _passes(entry, body.get("filter", ""))]
         found.sort(key=lambda entry: entry["timestamp"])

@@ -12,7 +12,7 @@ from cloudai.testing.emulators.vertex import _schema
 from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Router
 from cloudai.testing.emulators.vertex._identity import Logging
 from cloudai.testing.emulators.vertex._operations import Operations
-from cloudai.testing.emulators.vertex._world import World, fits, page, stamp
+from cloudai.testing.emulators.vertex._state import VertexState, fits, page, stamp
 
 DONE = frozenset(
     f"JOB_STATE_{name}"
@@ -107,8 +107,8 @@ class Jobs:
     fate: of a job that no entry of ``fates`` fits. fates: pattern on the display name → fate.
     """
 
-    def __init__(self, world: World, operations: Operations, logging: Logging) -> None:
-        self._world = world
+    def __init__(self, cloud_state: VertexState, operations: Operations, logging: Logging) -> None:
+        self._cloud_state = cloud_state
         self._operations = operations
         self._logging = logging
         self.executor: Executor | None = None
@@ -127,12 +127,14 @@ class Jobs:
             router.add("POST", base + "/{id}:cancel", self._cancel)
 
     def _create(self, request: Request, project: str, location: str) -> dict[str, Any]:
-        parent = self._world.parent(project, location)
+        parent = self._cloud_state.parent(project, location)
         version = request.path.split("/")[1]
-        body = _schema.checked(version, "CustomJob", request.json, ignored=self._world.ignored)
+        body = _schema.checked(
+            version, "CustomJob", request.json, ignored=self._cloud_state.ignored
+        )
         _check_job(body)
-        name = f"{parent}/customJobs/{self._world.number()}"
-        now = self._world.clock.now()
+        name = f"{parent}/customJobs/{self._cloud_state.number()}"
+        now = self._cloud_state.clock.now()
         job = {**body, "name": name, "createTime": stamp(now), "updateTime": stamp(now)}
         self.all[name] = job
         fate = next(
@@ -143,7 +145,7 @@ class Jobs:
             ),
             self.fate,
         )
-        told = self._world.told.take("training", "Vertex AI")
+        told = self._cloud_state.told.take("training", "Vertex AI")
         if told is not None:  # it is not run
             fate = msgspec.structs.replace(self.fate, **TOLD[told])
         self._courses[name] = _Course(now, fate, scripted=told is not None)
@@ -152,7 +154,7 @@ class Jobs:
 
     def _advance(self, name: str) -> dict[str, Any]:
         job, course = self.all[name], self._courses[name]
-        now = self._world.clock.now()
+        now = self._cloud_state.clock.now()
         if job.get("state") in DONE:
             return job
         state = self._state(job, course, now)
@@ -201,7 +203,7 @@ class Jobs:
         return course.fate.state
 
     def _need(self, project: str, location: str, id: str) -> dict[str, Any]:
-        name = f"{self._world.parent(project, location)}/customJobs/{id}"
+        name = f"{self._cloud_state.parent(project, location)}/customJobs/{id}"
         if name not in self.all:
             raise Refused(404, "NOT_FOUND", f'The CustomJob "{name}" does not exist.')
         return self._advance(name)
@@ -210,7 +212,7 @@ class Jobs:
         return self._need(project, location, id)
 
     def _list(self, request: Request, project: str, location: str) -> dict[str, Any]:
-        self._world.parent(project, location)
+        self._cloud_state.parent(project, location)
         wanted = request.query.get("filter", "")
         found = [self._advance(name) for name in self.all]
         found = [job for job in reversed(found) if fits(job, wanted)]
@@ -222,7 +224,7 @@ class Jobs:
             raise Refused(
                 400, "FAILED_PRECONDITION", f"The CustomJob is in state {job['state']}, not active."
             )
-        self._courses[job["name"]].cancelled = self._world.clock.now()
+        self._courses[job["name"]].cancelled = self._cloud_state.clock.now()
         job["state"] = "JOB_STATE_CANCELLING"
         return Answer(json={})
 

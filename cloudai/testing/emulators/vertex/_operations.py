@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Router
-from cloudai.testing.emulators.vertex._world import World, page, stamp
+from cloudai.testing.emulators.vertex._state import VertexState, page, stamp
 
 Effect = Callable[[], "tuple[str, dict[str, Any]]"]
 """Carries the operation out: gives the response's message and its JSON. May raise Refused."""
@@ -41,8 +41,8 @@ class Operation(msgspec.Struct):
 class Operations:
     """All operations of the emulator."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, cloud_state: VertexState) -> None:
+        self._cloud_state = cloud_state
         self._all: dict[str, Operation] = {}
 
     def routes(self, router: Router) -> None:
@@ -67,12 +67,12 @@ class Operations:
         parent: the resource it belongs to. kind: the message of its metadata.
         seconds: of the clock, until it is due. poll: instead of a time, whether it is due.
         """
-        due = self._world.clock.now() + seconds
+        due = self._cloud_state.clock.now() + seconds
         made = Operation(
-            f"{parent}/operations/{self._world.number()}",
+            f"{parent}/operations/{self._cloud_state.number()}",
             kind,
-            self._world.clock.now(),
-            poll or (lambda: self._world.clock.now() >= due),
+            self._cloud_state.clock.now(),
+            poll or (lambda: self._cloud_state.clock.now() >= due),
             effect,
         )
         self._all[made.name] = made
@@ -102,7 +102,7 @@ class Operations:
         return any(name.startswith(begin) and not one.done for name, one in self._all.items())
 
     def _json(self, one: Operation) -> dict[str, Any]:
-        times = {"createTime": stamp(one.began), "updateTime": stamp(self._world.clock.now())}
+        times = {"createTime": stamp(one.began), "updateTime": stamp(self._cloud_state.clock.now())}
         kind = f"type.googleapis.com/google.cloud.aiplatform.v1.{one.kind}"
         made: dict[str, Any] = {
             "name": one.name,

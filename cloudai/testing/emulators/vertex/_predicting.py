@@ -12,14 +12,14 @@ from cloudai.testing.emulators.vertex import _schema
 from cloudai.testing.emulators.vertex._answers import openai_answer
 from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Router
 from cloudai.testing.emulators.vertex._serving import Serving
-from cloudai.testing.emulators.vertex._world import World
+from cloudai.testing.emulators.vertex._state import VertexState
 
 
 class Predicting:
     """The prediction service. ``seed``: of the traffic's split."""
 
-    def __init__(self, world: World, serving: Serving, seed: int) -> None:
-        self._world = world
+    def __init__(self, cloud_state: VertexState, serving: Serving, seed: int) -> None:
+        self._cloud_state = cloud_state
         self._serving = serving
         self._random = random.Random(seed)  # noqa: S311 - repeatable on purpose
 
@@ -47,7 +47,7 @@ class Predicting:
         endpoint = self._serving.endpoint(project, location, id)
         version = request.path.split("/")[1]
         body = {**request.json, "endpoint": endpoint["name"]}
-        _schema.checked(version, "PredictRequest", body, ignored=self._world.ignored)
+        _schema.checked(version, "PredictRequest", body, ignored=self._cloud_state.ignored)
         one = self._chosen(endpoint)
         model = self._serving.model(one["model"])
         return {
@@ -109,7 +109,7 @@ class Predicting:
         body = request.json
         if not body.get("messages"):
             raise Refused(400, "INVALID_ARGUMENT", "messages is required")
-        about = {"id": f"chat-{self._world.number()}", "model": body.get("model") or id}
+        about = {"id": f"chat-{self._cloud_state.number()}", "model": body.get("model") or id}
         return openai_answer(body, about)
 
 

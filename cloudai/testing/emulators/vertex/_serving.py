@@ -10,7 +10,7 @@ from cloudai.testing.emulators.vertex._http import Refused, Request, Router
 from cloudai.testing.emulators.vertex._identity import Logging
 from cloudai.testing.emulators.vertex._jobs import Executor, check_labels
 from cloudai.testing.emulators.vertex._operations import Operations
-from cloudai.testing.emulators.vertex._world import World, fits, page, stamp
+from cloudai.testing.emulators.vertex._state import VertexState, fits, page, stamp
 
 
 class Serving:
@@ -22,8 +22,8 @@ class Serving:
     failures: pattern on a DeployedModel's display name → why it does not come up.
     """
 
-    def __init__(self, world: World, operations: Operations, logging: Logging) -> None:
-        self._world = world
+    def __init__(self, cloud_state: VertexState, operations: Operations, logging: Logging) -> None:
+        self._cloud_state = cloud_state
         self._operations = operations
         self._logging = logging
         self.executor: Executor | None = None
@@ -56,12 +56,14 @@ class Serving:
     # -- models ------------------------------------------------------------------------------
 
     def _upload(self, request: Request, project: str, location: str) -> dict[str, Any]:
-        parent = self._world.parent(project, location)
+        parent = self._cloud_state.parent(project, location)
         version = request.path.split("/")[1]
         whole = {**request.json, "parent": parent}
-        body = _schema.checked(version, "UploadModelRequest", whole, ignored=self._world.ignored)
+        body = _schema.checked(
+            version, "UploadModelRequest", whole, ignored=self._cloud_state.ignored
+        )
         model = body["model"]
-        id = body.get("modelId") or self._world.number()
+        id = body.get("modelId") or self._cloud_state.number()
         if not re.fullmatch(r"[a-z0-9_-]{1,63}", id):
             raise Refused(400, "INVALID_ARGUMENT", f"Invalid model_id: {id}")
         check_labels(model.get("labels", {}))
@@ -73,7 +75,7 @@ class Serving:
         name = f"{parent}/models/{id}"
         if name in self.models:
             raise Refused(409, "ALREADY_EXISTS", f'The Model "{name}" already exists.')
-        now = stamp(self._world.clock.now())
+        now = stamp(self._cloud_state.clock.now())
         self.models[name] = {
             **model, "name": name, "versionId": "1", "createTime": now, "updateTime": now,
             "supportedDeploymentResourcesTypes": ["DEDICATED_RESOURCES"],
@@ -93,10 +95,10 @@ class Serving:
         return self.models[bare]
 
     def _get_model(self, request: Request, project: str, location: str, id: str) -> dict[str, Any]:
-        return self.model(f"{self._world.parent(project, location)}/models/{id}")
+        return self.model(f"{self._cloud_state.parent(project, location)}/models/{id}")
 
     def _list_models(self, request: Request, project: str, location: str) -> dict[str, Any]:
-        self._world.parent(project, location)
+        self._cloud_state.parent(project, location)
         wanted = request.query.get("filter", "")
         found = [model for model in self.models.values() if fits(model, wanted)]
         return page(found, request.query, "models")
@@ -104,7 +106,7 @@ class Serving:
     def _delete_model(
         self, request: Request, project: str, location: str, id: str
     ) -> dict[str, Any]:
-        model = self.model(f"{self._world.parent(project, location)}/models/{id}")
+        model = self.model(f"{self._cloud_state.parent(project, location)}/models/{id}")
         for endpoint in self.endpoints.values():
             if any(one["model"] == model["name"] for one in endpoint["deployedModels"]):
                 raise Refused(
@@ -123,14 +125,14 @@ class Serving:
 
     def tuned(self, parent: str, label: str, labels: dict[str, str]) -> tuple[str, str]:
         """A tuned model behind an endpoint of its own, as a tuning job makes them; their names."""
-        now = stamp(self._world.clock.now())
-        model = f"{parent}/models/{self._world.number()}"
-        endpoint = f"{parent}/endpoints/{self._world.number()}"
+        now = stamp(self._cloud_state.clock.now())
+        model = f"{parent}/models/{self._cloud_state.number()}"
+        endpoint = f"{parent}/endpoints/{self._cloud_state.number()}"
         common: dict[str, Any] = {
             "displayName": label, "labels": labels, "createTime": now, "updateTime": now,
         }  # fmt: skip
         self.models[model] = {**common, "name": model, "versionId": "1"}
-        own = self._world.number()
+        own = self._cloud_state.number()
         self.endpoints[endpoint] = {
             **common, "name": endpoint, "etag": own, "trafficSplit": {own: 100},
             "deployedModels": [
@@ -142,20 +144,20 @@ class Serving:
     # -- endpoints ---------------------------------------------------------------------------
 
     def _create(self, request: Request, project: str, location: str) -> dict[str, Any]:
-        parent = self._world.parent(project, location)
+        parent = self._cloud_state.parent(project, location)
         version = request.path.split("/")[1]
-        body = _schema.checked(version, "Endpoint", request.json, ignored=self._world.ignored)
-        id = request.query.get("endpointId") or self._world.number()
+        body = _schema.checked(version, "Endpoint", request.json, ignored=self._cloud_state.ignored)
+        id = request.query.get("endpointId") or self._cloud_state.number()
         if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?|[1-9][0-9]{0,9}", id):
             raise Refused(400, "INVALID_ARGUMENT", f"Invalid endpoint_id: {id}")
         check_labels(body.get("labels", {}))
         name = f"{parent}/endpoints/{id}"
         if name in self.endpoints:
             raise Refused(409, "ALREADY_EXISTS", f'The Endpoint "{name}" already exists.')
-        now = self._world.clock.now()
+        now = self._cloud_state.clock.now()
         made = {
             **body, "name": name, "createTime": stamp(now), "updateTime": stamp(now),
-            "etag": self._world.number(), "deployedModels": [], "trafficSplit": {},
+            "etag": self._cloud_state.number(), "deployedModels": [], "trafficSplit": {},
         }  # fmt: skip
         if body.get("dedicatedEndpointEnabled"):
             made["dedicatedEndpointDns"] = f"{id}.{location}-1.prediction.vertexai.goog"
@@ -166,7 +168,7 @@ class Serving:
 
     def endpoint(self, project: str, location: str, id: str) -> dict[str, Any]:
         """An Endpoint. Raises Refused where there is none."""
-        name = f"{self._world.parent(project, location)}/endpoints/{id}"
+        name = f"{self._cloud_state.parent(project, location)}/endpoints/{id}"
         if name not in self.endpoints:
             raise Refused(404, "NOT_FOUND", f'The Endpoint "{name}" does not exist.')
         return self.endpoints[name]
@@ -175,7 +177,7 @@ class Serving:
         return self.endpoint(project, location, id)
 
     def _list(self, request: Request, project: str, location: str) -> dict[str, Any]:
-        self._world.parent(project, location)
+        self._cloud_state.parent(project, location)
         wanted = request.query.get("filter", "")
         found = [one for one in self.endpoints.values() if fits(one, wanted)]
         return page(found, request.query, "endpoints")
@@ -184,7 +186,7 @@ class Serving:
         endpoint = self.endpoint(project, location, id)
         version = request.path.split("/")[1]
         body = _schema.checked(
-            version, "Endpoint", request.json, ignored=self._world.ignored, partial=True
+            version, "Endpoint", request.json, ignored=self._cloud_state.ignored, partial=True
         )
         mask = [name for name in request.query.get("updateMask", "").split(",") if name]
         if not mask:
@@ -204,8 +206,8 @@ class Serving:
         return endpoint
 
     def _touch(self, endpoint: dict[str, Any]) -> None:
-        endpoint["etag"] = self._world.number()
-        endpoint["updateTime"] = stamp(self._world.clock.now())
+        endpoint["etag"] = self._cloud_state.number()
+        endpoint["updateTime"] = stamp(self._cloud_state.clock.now())
 
     def _check_split(self, split: dict[str, int], ids: set[str]) -> None:
         unknown = set(split) - ids
@@ -227,14 +229,16 @@ class Serving:
         endpoint = self.endpoint(project, location, id)
         version = request.path.split("/")[1]
         whole = {**request.json, "endpoint": endpoint["name"]}
-        body = _schema.checked(version, "DeployModelRequest", whole, ignored=self._world.ignored)
+        body = _schema.checked(
+            version, "DeployModelRequest", whole, ignored=self._cloud_state.ignored
+        )
         one = body["deployedModel"]
         if not one.get("model"):
             raise Refused(400, "INVALID_ARGUMENT", "deployed_model.model is required.")
         model = self.model(one["model"])
         if not {"dedicatedResources", "automaticResources", "sharedResources"} & set(one):
             raise Refused(400, "INVALID_ARGUMENT", "deployed_model: resources are required.")
-        own = one.get("id") or self._world.number()[:10]
+        own = one.get("id") or self._cloud_state.number()[:10]
         if not re.fullmatch(r"[0-9]{1,10}", own):
             raise Refused(400, "INVALID_ARGUMENT", f"Invalid deployed_model.id: {own}")
         if any(other["id"] == own for other in endpoint["deployedModels"]):
@@ -242,7 +246,7 @@ class Serving:
         split = body.get("trafficSplit", {})
         self._check_split(split, {"0", *(other["id"] for other in endpoint["deployedModels"])})
         self._busy(endpoint)
-        told = self._world.told.take("endpoints", "Vertex AI")
+        told = self._cloud_state.told.take("endpoints", "Vertex AI")
 
         label = one.get("displayName") or model["displayName"]
         fate = next((why for word, why in self.failures.items() if re.search(word, label)), None)
@@ -250,11 +254,11 @@ class Serving:
             fate = "emulated failure"
         # What is told to fail is not loaded.
         executor = self.executor if fate is None and told != "CAPACITY" else None
-        due = self._world.clock.now() + self.deploy_seconds
+        due = self._cloud_state.clock.now() + self.deploy_seconds
 
         def ready() -> bool:
             loads = executor is not None and executor.starting(model)
-            return not loads and self._world.clock.now() >= due
+            return not loads and self._cloud_state.clock.now() >= due
 
         def effect() -> tuple[str, dict[str, Any]]:
             if told == "CAPACITY":
@@ -277,7 +281,7 @@ class Serving:
                 )
             made = {
                 **one, "id": own, "displayName": label, "modelVersionId": "1",
-                "createTime": stamp(self._world.clock.now()),
+                "createTime": stamp(self._cloud_state.clock.now()),
             }  # fmt: skip
             resources = one.get("dedicatedResources")
             if resources:
@@ -296,7 +300,9 @@ class Serving:
         endpoint = self.endpoint(project, location, id)
         version = request.path.split("/")[1]
         whole = {**request.json, "endpoint": endpoint["name"]}
-        body = _schema.checked(version, "UndeployModelRequest", whole, ignored=self._world.ignored)
+        body = _schema.checked(
+            version, "UndeployModelRequest", whole, ignored=self._cloud_state.ignored
+        )
         gone = body["deployedModelId"]
         rest = {one["id"] for one in endpoint["deployedModels"]} - {gone}
         if len(rest) == len(endpoint["deployedModels"]):

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Router
-from cloudai.testing.emulators.vertex._world import World, page, stamp
+from cloudai.testing.emulators.vertex._state import VertexState, page, stamp
 
 
 class Stored(msgspec.Struct):
@@ -40,8 +40,8 @@ class Storage:
         storage.buckets.get.
     """
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, cloud_state: VertexState) -> None:
+        self._cloud_state = cloud_state
         self.buckets: dict[str, Bucket] = {}
         self.hidden: set[str] = set()
         self._uploads: dict[str, tuple[str, str, dict[str, Any], bytearray, dict[str, str]]] = {}
@@ -67,21 +67,21 @@ class Storage:
 
     def bucket(self, name: str, location: str | None = None) -> Bucket:
         """Makes a bucket, in the emulator's region unless told."""
-        with self._world.lock:
-            where = (location or self._world.location).upper()
+        with self._cloud_state.lock:
+            where = (location or self._cloud_state.location).upper()
             return self.buckets.setdefault(name, Bucket(where, {}))
 
     def put(self, uri: str, data: bytes | str) -> str:
         """Writes an object by its gs:// URI."""
         bucket, name = split(uri)
-        with self._world.lock:
+        with self._cloud_state.lock:
             self._store(bucket, name, data.encode() if isinstance(data, str) else data)
         return uri
 
     def get(self, uri: str) -> bytes | None:
         """An object's bytes; None where there is none."""
         bucket, name = split(uri)
-        with self._world.lock:
+        with self._cloud_state.lock:
             held = self.buckets.get(bucket)
             found = held.objects.get(name) if held else None
             return found.data if found else None
@@ -89,7 +89,7 @@ class Storage:
     def names(self, uri: str) -> list[str]:
         """The URIs of the objects whose names begin so, sorted."""
         bucket, prefix = split(uri)
-        with self._world.lock:
+        with self._cloud_state.lock:
             held = self.buckets.get(bucket)
             found = [name for name in held.objects if name.startswith(prefix)] if held else []
         return [f"gs://{bucket}/{name}" for name in sorted(found)]
@@ -230,7 +230,7 @@ class Storage:
             raise Refused(400, "INVALID_ARGUMENT", f"Unknown uploadType: {kind}")
         about = request.json
         name = about.get("name") or request.query.get("name", "")
-        upload = self._world.number()
+        upload = self._cloud_state.number()
         self._uploads[upload] = (bucket, name, about, bytearray(), request.query)
         host = f"http://{request.headers['host']}"
         place = f"{host}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={upload}"
@@ -302,7 +302,7 @@ class Storage:
             data,
             self._generation,
             kind or "application/octet-stream",
-            self._world.clock.now(),
+            self._cloud_state.clock.now(),
             metadata or {},
         )
 
@@ -323,7 +323,7 @@ class Storage:
             "timeCreated": stamp(found.created),
             "updated": stamp(found.created),
             "metadata": found.metadata,
-            "mediaLink": f"{self._world.url}/download/storage/v1/b/{bucket}/o/"
+            "mediaLink": f"{self._cloud_state.url}/download/storage/v1/b/{bucket}/o/"
             f"{quote(name, safe='')}?alt=media",
         }
 

@@ -14,8 +14,8 @@ from cloudai.testing.emulators.vertex._gemini import Gemini
 from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Router
 from cloudai.testing.emulators.vertex._jobs import DONE, Fate, check_labels
 from cloudai.testing.emulators.vertex._serving import Serving
+from cloudai.testing.emulators.vertex._state import VertexState, fits, page, stamp
 from cloudai.testing.emulators.vertex._storage import Storage
-from cloudai.testing.emulators.vertex._world import World, fits, page, stamp
 
 TUNABLE: Final = {"gemini-2.5-flash", "gemini-2.5-flash-lite", "gemini-2.5-pro"}
 MAX_EPOCHS: Final = 100
@@ -30,8 +30,10 @@ class Tunings:
         name → fate. What a job's examples are wrong in goes before its fate.
     """
 
-    def __init__(self, world: World, storage: Storage, serving: Serving, gemini: Gemini) -> None:
-        self._world = world
+    def __init__(
+        self, cloud_state: VertexState, storage: Storage, serving: Serving, gemini: Gemini
+    ) -> None:
+        self._cloud_state = cloud_state
         self._storage = storage
         self._serving = serving
         self._gemini = gemini
@@ -49,11 +51,13 @@ class Tunings:
             router.add("POST", base + "/{id}:cancel", self._cancel)
 
     def _create(self, request: Request, project: str, location: str) -> dict[str, Any]:
-        parent = self._world.parent(project, location)
+        parent = self._cloud_state.parent(project, location)
         if location == "global":
             raise Refused(400, "INVALID_ARGUMENT", "Tuning is not supported in global.")
         version = request.path.split("/")[1]
-        body = _schema.checked(version, "TuningJob", request.json, ignored=self._world.ignored)
+        body = _schema.checked(
+            version, "TuningJob", request.json, ignored=self._cloud_state.ignored
+        )
         check_labels(body.get("labels", {}))
         if "supervisedTuningSpec" not in body:
             raise Refused(400, "INVALID_ARGUMENT", "tuning_spec is required.")
@@ -77,8 +81,8 @@ class Tunings:
             uri = body["supervisedTuningSpec"].get(key)
             if uri is not None and self._storage.get(uri) is None:
                 raise Refused(400, "INVALID_ARGUMENT", f"Dataset {uri} does not exist.")
-        name = f"{parent}/tuningJobs/{self._world.number()}"
-        now = self._world.clock.now()
+        name = f"{parent}/tuningJobs/{self._cloud_state.number()}"
+        now = self._cloud_state.clock.now()
         self.all[name] = {
             **body, "name": name, "createTime": stamp(now), "updateTime": stamp(now),
             "state": "JOB_STATE_PENDING", "emulated": {"created": now, "base": base},
@@ -97,7 +101,7 @@ class Tunings:
         return {key: value for key, value in job.items() if key != "emulated"}
 
     def _step(self, job: dict[str, Any]) -> None:
-        now, fate = self._world.clock.now(), self._fate(job)
+        now, fate = self._cloud_state.clock.now(), self._fate(job)
         began = job["emulated"]["created"] + fate.pending
         if job["name"] in self._cancelled:
             if "work" in job["emulated"]:
@@ -152,7 +156,7 @@ class Tunings:
 
     def _end(self, job: dict[str, Any], state: str, code: int, message: str) -> None:
         job["state"] = state
-        job["endTime"] = job["updateTime"] = stamp(self._world.clock.now())
+        job["endTime"] = job["updateTime"] = stamp(self._cloud_state.clock.now())
         if message:
             job["error"] = {"code": code, "message": message}
 
@@ -205,7 +209,7 @@ class Tunings:
         }
 
     def _need(self, project: str, location: str, id: str) -> str:
-        name = f"{self._world.parent(project, location)}/tuningJobs/{id}"
+        name = f"{self._cloud_state.parent(project, location)}/tuningJobs/{id}"
         if name not in self.all:
             raise Refused(404, "NOT_FOUND", f'The TuningJob "{name}" does not exist.')
         return name
@@ -214,7 +218,7 @@ class Tunings:
         return self._advance(self._need(project, location, id))
 
     def _list(self, request: Request, project: str, location: str) -> dict[str, Any]:
-        self._world.parent(project, location)
+        self._cloud_state.parent(project, location)
         wanted = request.query.get("filter", "")
         found = [self._advance(name) for name in reversed(self.all)]
         return page([job for job in found if fits(job, wanted)], request.query, "tuningJobs")

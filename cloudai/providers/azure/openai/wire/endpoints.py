@@ -97,7 +97,7 @@ def violations(spec: Deployment) -> list[Violation]:
     return found
 
 
-def losses(spec: Deployment) -> list[str]:
+def dropped(spec: Deployment) -> list[str]:
     """What the spec asks for and a model deployment cannot carry, and what to know of it."""
     found: list[str] = []
     if len(spec.variants) > 1:
@@ -133,7 +133,7 @@ def idle(name: str) -> str:
 
 
 def warn(spec: Deployment) -> None:
-    """Says on the log what ``losses`` say of idle deployments."""
+    """Says on the log what ``dropped`` say of idle deployments."""
     if any(fine_tuned(variant.uri) for variant in spec.variants):
         logger.warning("azure: %s", idle(spec.name))
 

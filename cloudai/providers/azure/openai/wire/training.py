@@ -110,7 +110,7 @@ def violations(spec: TrainingJob) -> list[Violation]:
     return found
 
 
-def losses(spec: TrainingJob) -> list[str]:
+def dropped(spec: TrainingJob) -> list[str]:
     """What the spec asks for and fine-tuning cannot carry."""
     asked = {
         "resources": spec.resources.accelerator or spec.resources.instance_type,

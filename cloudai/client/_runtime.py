@@ -25,7 +25,7 @@ KINDS: dict[str, Capability] = {
 }
 
 
-class Bound:
+class CapabilityBinding:
     """A capability of a profile, ready to be called.
 
     Attributes
@@ -55,7 +55,7 @@ class Bound:
         return f"{path}?{query}" if query else path
 
 
-class Engine:
+class Runtime:
     """The state behind one client. Thread-safe; survives a fork."""
 
     def __init__(
@@ -67,45 +67,49 @@ class Engine:
     ) -> None:
         self.config = Config(config)
         self.profile = self.config.profile(profile, provider=provider, **keys)
-        self._bounds: dict[tuple[int, Capability], Bound] = {}
+        self._bindings: dict[tuple[int, Capability], CapabilityBinding] = {}
         self._budgets: dict[str, Budget] = {}
         self._lock = threading.RLock()
         self._extra: list[Profile] = []
-        _engines.add(self)
+        _runtimes.add(self)
 
-    def bound(self, capability: Capability) -> Bound:
+    def binding(self, capability: Capability) -> CapabilityBinding:
         """The capability, where the profile says it lives."""
-        found = self._bounds.get((id(self.profile), capability))
+        found = self._bindings.get((id(self.profile), capability))
         if found is not None:
             return found
         other = self.profile.capabilities.get(capability)
         profile = self.config.profile(other) if other else self.profile
         made = self.bind(capability, profile)
-        self._bounds[(id(self.profile), capability)] = made
+        self._bindings[(id(self.profile), capability)] = made
         return made
 
-    def bind(self, capability: Capability, profile: Profile) -> Bound:
+    def bind(self, capability: Capability, profile: Profile) -> CapabilityBinding:
         """The capability of one profile; made once."""
         with self._lock:
-            found = self._bounds.get((id(profile), capability))
+            found = self._bindings.get((id(profile), capability))
             if found is None:
                 factory = registry.adapter_factory(profile.spec, capability)
                 budget = self._budgets.setdefault(profile.name, Budget())
                 caller = Caller(
                     profile.provider, profile.timeout, RetryPolicy(profile.retries, budget)
                 )
-                found = Bound(capability, profile, factory(profile), caller)
-                self._bounds[(id(profile), capability)] = found
+                found = CapabilityBinding(capability, profile, factory(profile), caller)
+                self._bindings[(id(profile), capability)] = found
             return found
 
-    def fallbacks(self, capability: Capability, bound: Bound) -> list[Bound]:
+    def fallbacks(
+        self, capability: Capability, binding: CapabilityBinding
+    ) -> list[CapabilityBinding]:
         """Where to ask next, in order."""
-        return [self.bind(capability, self.config.profile(name)) for name in bound.profile.fallback]
+        return [
+            self.bind(capability, self.config.profile(name)) for name in binding.profile.fallback
+        ]
 
-    def ledger(self, bound: Bound) -> Ledger:
-        return Ledger(bound.profile.home)
+    def ledger(self, binding: CapabilityBinding) -> Ledger:
+        return Ledger(binding.profile.home)
 
-    def locate(self, uri: str) -> tuple[Bound, str, str]:
+    def locate(self, uri: str) -> tuple[CapabilityBinding, str, str]:
         """The capability, kind and provider's id that a handle's URI names. The id is empty for
         a place: the URI of a create that was never confirmed."""
         parts = urlsplit(uri)
@@ -133,12 +137,12 @@ class Engine:
         return profile
 
     def close(self) -> None:
-        """Closes what the adapters hold. A closed engine opens again when it is used."""
+        """Closes what the adapters hold. A closed runtime opens again when it is used."""
         with self._lock:
-            bounds = {id(bound): bound for bound in self._bounds.values()}
-            self._bounds.clear()
-        for bound in bounds.values():
-            close = getattr(bound.adapter, "close", None)
+            bindings = {id(binding): binding for binding in self._bindings.values()}
+            self._bindings.clear()
+        for binding in bindings.values():
+            close = getattr(binding.adapter, "close", None)
             if callable(close):
                 close()
         for profile in (self.profile, *self._extra):
@@ -147,20 +151,20 @@ class Engine:
 
     def after_fork(self) -> None:
         self._lock = threading.RLock()
-        self._bounds = {}
+        self._bindings = {}
         self._budgets = {}
         for profile in (self.profile, *self._extra):
             profile.after_fork()
         self.config.after_fork()
 
 
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
     # Sockets and sessions of the parent must not be used from two processes.
-    for engine in list(_engines):
-        engine.after_fork()
+    for runtime in list(_runtimes):
+        runtime.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

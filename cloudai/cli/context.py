@@ -53,7 +53,7 @@ _COMMON = [
 ]
 
 
-class Session:
+class CommandContext:
     """One run of a command.
 
     Attributes
@@ -148,13 +148,13 @@ class Session:
         return number
 
 
-def command(function: Callable[Concatenate[Session, P], int | None]) -> Callable[..., None]:
+def command(function: Callable[Concatenate[CommandContext, P], int | None]) -> Callable[..., None]:
     """Makes a command of a function: adds the common options to its own, hands it a
-    ``Session``, and turns errors and what it returns into the exit code."""
+    ``CommandContext``, and turns errors and what it returns into the exit code."""
 
     @functools.wraps(function)
     def run(**options: Any) -> None:
-        session = Session(**{one.name: options.pop(one.name) for one in _COMMON})
+        session = CommandContext(**{one.name: options.pop(one.name) for one in _COMMON})
         try:
             number = function(session, **options) or exits.OK  # type: ignore[call-arg]
         except typer.Exit:

@@ -1,6 +1,6 @@
 """What the fake's adapters share: the script's queues, the faults, the received requests.
 
-There is one world for each home and script in a process. Jobs and endpoints are in the store,
+There is one cloud_state for each home and script in a process. Jobs and endpoints are in the store,
 which processes share; queues and received requests belong to the process.
 """
 
@@ -38,7 +38,7 @@ class Received(msgspec.Struct, frozen=True):
     request: Any
 
 
-class World:
+class FakeState:
     """See the module.
 
     Parameters
@@ -55,19 +55,19 @@ class World:
         self.play(_script.read(file) if file else Script())
 
     @classmethod
-    def of(cls, profile: Profile) -> World:
-        """The world of a profile."""
+    def of(cls, profile: Profile) -> FakeState:
+        """The cloud_state of a profile."""
         file = profile.path("script", Path()) if profile.get("script") is not None else None
         return cls.at(profile.home, file)
 
     @classmethod
-    def at(cls, home: Path, file: Path | None = None) -> World:
-        """The process's one world of this home and script."""
+    def at(cls, home: Path, file: Path | None = None) -> FakeState:
+        """The process's one cloud_state of this home and script."""
         key = (home.expanduser().absolute(), file)
         with _lock:
-            found = _worlds.get(key)
+            found = _states.get(key)
             if found is None:
-                found = _worlds[key] = cls(*key)
+                found = _states[key] = cls(*key)
             return found
 
     def play(self, script: Script) -> None:
@@ -168,7 +168,7 @@ class World:
             raise fault.exception()
 
 
-_worlds: weakref.WeakValueDictionary[tuple[Path, Path | None], World] = (
+_states: weakref.WeakValueDictionary[tuple[Path, Path | None], FakeState] = (
     weakref.WeakValueDictionary()
 )
 _lock = threading.Lock()
@@ -178,8 +178,8 @@ def _after_fork() -> None:
     # Another thread of the parent may have held a lock; here there is no other thread.
     global _lock
     _lock = threading.Lock()
-    for world in list(_worlds.values()):
-        world.lock = threading.Lock()
+    for cloud_state in list(_states.values()):
+        cloud_state.lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -164,7 +164,7 @@ class Vault(msgspec.Struct, kw_only=True):
         self.deleted[name] = self.secrets.pop(name)
 
 
-class World:
+class AzureState:
     """All state, under one lock."""
 
     def __init__(self, executor: Executor, clock: Clock) -> None:

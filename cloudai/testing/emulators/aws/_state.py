@@ -126,12 +126,12 @@ class Executor(Protocol):
     models: LocalModels | None
     """What answers chat and embeddings; None: rules do."""
 
-    def train(self, job: dict[str, Any], world: World) -> Run: ...
-    def transform(self, job: dict[str, Any], world: World) -> tuple[Fate, Served]: ...
-    def serve(self, container: dict[str, Any], world: World) -> Served: ...
+    def train(self, job: dict[str, Any], cloud_state: AwsState) -> Run: ...
+    def transform(self, job: dict[str, Any], cloud_state: AwsState) -> tuple[Fate, Served]: ...
+    def serve(self, container: dict[str, Any], cloud_state: AwsState) -> Served: ...
 
 
-class World:
+class AwsState:
     """The state of the emulated account, behind one lock.
 
     Attributes
@@ -245,14 +245,14 @@ class ScriptedExecutor:
     def _fate(self) -> Fate:
         return self.fates.popleft() if self.fates else self.default
 
-    def train(self, job: dict[str, Any], world: World) -> Run:
-        return ScriptedRun(self._fate(), job, world.now())
+    def train(self, job: dict[str, Any], cloud_state: AwsState) -> Run:
+        return ScriptedRun(self._fate(), job, cloud_state.now())
 
-    def transform(self, job: dict[str, Any], world: World) -> tuple[Fate, Served]:
+    def transform(self, job: dict[str, Any], cloud_state: AwsState) -> tuple[Fate, Served]:
         fate = self._fate()
         return fate, Echo(self.invoke, fate.lines)
 
-    def serve(self, container: dict[str, Any], world: World) -> Served:
+    def serve(self, container: dict[str, Any], cloud_state: AwsState) -> Served:
         return Echo(self.invoke, None)
 
 
@@ -376,5 +376,5 @@ class Echo:
         return status, kind, iter([answer])
 
 
-WORLD: Final = World()
+STATE: Final = AwsState()
 """The one account: moto's backends are one a process too."""

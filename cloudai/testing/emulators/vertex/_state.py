@@ -35,7 +35,7 @@ class Clock:
         self._extra += seconds
 
 
-class World:
+class VertexState:
     """State that the services share; ``lock`` is held while a request is handled. ``url`` is the
     emulator's, once it serves; ``told`` are outcomes of the next ones, by their common names."""
 
