@@ -88,6 +88,8 @@ class CloudAIError(Exception):
     ambiguous: True when the request may have taken effect although no answer came
         (the connection broke after it was sent). A create is then looked up before
         it is sent again.
+    reply: what had been answered, a ``cloudai.ChatReply``, where an answer came and cannot be
+        given as it was asked for.
     """
 
     retryable: bool = False
@@ -103,6 +105,7 @@ class CloudAIError(Exception):
         retry_after: float | None = None,
         hint: str | None = None,
         ambiguous: bool = False,
+        reply: Any = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -113,6 +116,7 @@ class CloudAIError(Exception):
         self.retry_after = retry_after
         self.hint = hint
         self.ambiguous = ambiguous
+        self.reply = reply
 
     def __str__(self) -> str:
         text = f"{self.provider}: {self.message}" if self.provider else self.message

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from cloudai.errors import ProviderError
+from cloudai.errors import ContentFiltered, ProviderError
 from cloudai.types import ChatReply, ResponseSchema
 from cloudai.types._base import invalid
 
@@ -63,10 +63,20 @@ def _closed(schema: Any) -> Any:
 
 
 def parse(kind: Any, reply: ChatReply) -> Any:
-    """The answer as a value of ``kind``. Raises ProviderError when it does not fit, with the
-    reason, and with a word on max_tokens when the answer was cut."""
+    """The answer as a value of ``kind``; None where the model called tools instead. Raises
+    ContentFiltered for an answer that was withheld, and ProviderError for one that does not fit,
+    with the reason, and with a word on max_tokens when the answer was cut. Both keep the answer
+    in ``reply``."""
     if reply.tool_calls and not reply.text:
         return None
+    if reply.finish_reason == "content_filter":
+        raise ContentFiltered(
+            "the answer was refused or withheld, so there is nothing of response_type",
+            provider=reply.provider,
+            request_id=reply.request_id,
+            hint="What came is in .reply",
+            reply=reply,
+        )
     try:
         if hasattr(kind, "model_validate_json"):
             return kind.model_validate_json(reply.text)
@@ -80,4 +90,5 @@ def parse(kind: Any, reply: ChatReply) -> Any:
             provider=reply.provider,
             request_id=reply.request_id,
             hint="The answer was cut at max_tokens: raise it" if cut else None,
+            reply=reply,
         ) from None

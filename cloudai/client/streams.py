@@ -9,8 +9,18 @@ import msgspec
 
 from cloudai.client._runtime import CapabilityBinding
 from cloudai.client._schema import parse
-from cloudai.errors import StreamTruncated, TransientError
-from cloudai.types import ChatChunk, ChatReply, FinishReason, Reasoning, ToolCall, Usage
+from cloudai.errors import CloudAIError, StreamTruncated, TransientError
+from cloudai.types import (
+    ChatChunk,
+    ChatReply,
+    FinishReason,
+    Part,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
 
 Chunks = TypeVar("Chunks")
 Opened: TypeAlias = tuple[Chunks, ChatChunk | None, CapabilityBinding]
@@ -25,21 +35,16 @@ class Gathered:
     """The pieces of a stream, put together."""
 
     def __init__(self) -> None:
-        self.texts: list[str] = []
         self.finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
         self.cost: float | None = None
         self.model = ""
         self.id: str | None = None
         self.request_id: str | None = None
-        self._calls: dict[int, dict[str, Any]] = {}
-        self._reasoning: list[str] = []
-        self._signature: str | None = None
-        self._redacted: list[str] = []
+        self._chunks: list[ChatChunk] = []
 
     def add(self, chunk: ChatChunk) -> None:
-        if chunk.text:
-            self.texts.append(chunk.text)
+        self._chunks.append(chunk)
         if chunk.finish_reason is not None:
             self.finish_reason = chunk.finish_reason
         if chunk.usage is not None:
@@ -50,58 +55,99 @@ class Gathered:
             self.model = chunk.model
         self.id = chunk.id or self.id
         self.request_id = chunk.request_id or self.request_id
-        if chunk.reasoning:
-            self._reasoning.append(chunk.reasoning)
-        if chunk.reasoning_signature:
-            self._signature = chunk.reasoning_signature
-        if chunk.reasoning_redacted:
-            self._redacted.append(chunk.reasoning_redacted)
-        for delta in chunk.tool_calls:
-            call = self._calls.setdefault(
-                delta.index, {"id": "", "name": "", "arguments": [], "signature": None}
-            )
-            call["id"] = delta.id or call["id"]
-            call["name"] = delta.name or call["name"]
-            call["signature"] = delta.signature or call["signature"]
-            call["arguments"].append(delta.arguments)
 
     @property
     def text(self) -> str:
-        return "".join(self.texts)
+        return "".join([chunk.text for chunk in self._chunks])
 
-    def truncated(self, provider: str, cause: str = "") -> StreamTruncated:
+    def truncated(self, provider: str, cause: CloudAIError | None = None) -> StreamTruncated:
+        """The error of a stream without its end; what broke it tells status and code."""
         return StreamTruncated(
-            f"the stream ended without its end{cause}",
+            f"the stream ended without its end{f': {cause}' if cause else ''}",
             text=self.text,
             usage=self.usage,
             provider=provider,
-            request_id=self.request_id,
-            hint="What had come is in .text and .usage",
+            code=cause.code if cause else None,
+            status=cause.status if cause else None,
+            retry_after=cause.retry_after if cause else None,
+            request_id=self.request_id or (cause.request_id if cause else None),
+            hint="What had come is in .text, .usage and .reply",
+            reply=self.partial(provider),
         )
+
+    def partial(self, provider: str) -> ChatReply | None:
+        """What has come so far, as an answer that ends with an error; None where nothing came."""
+        return self._reply(provider, "error") if self._chunks else None
 
     def reply(self, provider: str, kind: Any) -> ChatReply:
         if self.finish_reason is None:
             raise self.truncated(provider)
-        reasoning: list[Reasoning] = []
-        if self._reasoning or self._signature:
-            reasoning.append(Reasoning("".join(self._reasoning), self._signature))
-        reasoning.extend(Reasoning(redacted=text) for text in self._redacted)
-        reply = ChatReply(
+        reply = self._reply(provider, self.finish_reason)
+        return parsed(kind, reply) if kind is not None else reply
+
+    def _reply(self, provider: str, reason: FinishReason) -> ChatReply:
+        parts = _parts(self._chunks, provider)
+        return ChatReply(
             text=self.text,
-            finish_reason=self.finish_reason,
+            finish_reason=reason,
             usage=self.usage or Usage(),
             model=self.model,
             provider=provider,
-            tool_calls=tuple(
-                ToolCall(c["id"], c["name"], "".join(c["arguments"]), c["signature"])
-                for _, c in sorted(self._calls.items())
-            ),
-            reasoning=tuple(reasoning),
+            tool_calls=tuple(part for part in parts if isinstance(part, ToolCall)),
+            reasoning=tuple(part for part in parts if isinstance(part, Reasoning)),
+            parts=() if all(isinstance(part, Text) for part in parts) else parts,
             cost=self.cost,
             id=self.id,
             request_id=self.request_id,
         )
-        return parsed(kind, reply) if kind is not None else reply
+
+
+def _parts(chunks: list[ChatChunk], provider: str) -> tuple[Part, ...]:
+    """The answer's parts, in the order in which their first pieces came."""
+    blocks: dict[tuple[str, int | None], list[Any]] = {}
+    for at, chunk in enumerate(chunks):
+        if chunk.reasoning or chunk.reasoning_signature:
+            blocks.setdefault(("reasoning", chunk.block), []).append(chunk)
+        if chunk.reasoning_redacted:
+            blocks["redacted", at] = [chunk]
+        if chunk.text:
+            blocks.setdefault(("text", chunk.block), []).append(chunk.text)
+        for delta in chunk.tool_calls:
+            blocks.setdefault(("call", delta.index), []).append(delta)
+        if chunk.parts:
+            blocks["parts", at] = list(chunk.parts)
+    parts: list[Part] = []
+    for (kind, _), pieces in blocks.items():
+        if kind == "text":
+            parts.append(Text("".join(pieces)))
+        elif kind == "call":
+            parts.append(_call(pieces))
+        elif kind == "parts":
+            parts.extend(pieces)
+        else:
+            parts.append(
+                Reasoning(
+                    text="".join([piece.reasoning for piece in pieces]),
+                    signature=_last([piece.reasoning_signature for piece in pieces]),
+                    redacted=pieces[0].reasoning_redacted if kind == "redacted" else None,
+                    provider=provider,
+                    family=pieces[0].family,
+                )
+            )
+    return tuple(parts)
+
+
+def _call(pieces: list[ToolCallDelta]) -> ToolCall:
+    return ToolCall(
+        id=_last([piece.id for piece in pieces]) or "",
+        name=_last([piece.name for piece in pieces]) or "",
+        arguments="".join([piece.arguments for piece in pieces]),
+        signature=_last([piece.signature for piece in pieces]),
+    )
+
+
+def _last(values: list[str | None]) -> str | None:
+    return next((value for value in reversed(values) if value), None)
 
 
 class _Stream:
@@ -132,6 +178,15 @@ class _Stream:
     def reply(self) -> ChatReply:
         """All pieces as one answer; raises StreamTruncated before the end has come."""
         return self._gathered.reply(self._provider, self._kind)
+
+    def _cut(self, error: TransientError) -> StreamTruncated:
+        self._ended = True
+        return self._gathered.truncated(self._provider, error)
+
+    def _keep(self, error: CloudAIError) -> None:
+        """What had come stays on the error that ends the stream."""
+        self._ended = True
+        error.reply = self._gathered.partial(self._provider)
 
     def _end(self) -> None:
         self._ended = True
@@ -165,8 +220,10 @@ class ChatStream(_Stream):
             try:
                 chunk = next(self._chunks, None)
             except TransientError as error:
-                self._ended = True
-                raise self._gathered.truncated(self._provider, f": {error}") from error
+                raise self._cut(error) from error
+            except CloudAIError as error:
+                self._keep(error)
+                raise
         if chunk is None:
             self._end()
             raise StopIteration
@@ -211,8 +268,10 @@ class AsyncChatStream(_Stream):
             try:
                 chunk = await anext(self._chunks, None)
             except TransientError as error:
-                self._ended = True
-                raise self._gathered.truncated(self._provider, f": {error}") from error
+                raise self._cut(error) from error
+            except CloudAIError as error:
+                self._keep(error)
+                raise
         if chunk is None:
             self._end()
             raise StopAsyncIteration

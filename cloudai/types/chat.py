@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -29,17 +30,21 @@ class Image(msgspec.Struct, frozen=True, tag_field="type", tag="image"):
     Parameters
     ----------
     data: the encoded bytes (PNG, JPEG, GIF, WebP); None when ``url`` is given.
-    media_type: such as ``"image/png"``.
+    media_type: such as ``"image/png"``; ``"image/jpg"`` is read as ``"image/jpeg"``.
     url: ``https://``, ``gs://`` or ``s3://``, where the provider takes one.
+    detail: ``"low"``, ``"high"`` or ``"auto"``, where the provider has it (OpenAI's format).
     """
 
     data: bytes | None = None
     media_type: str = "image/png"
     url: str | None = None
+    detail: str | None = None
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.url is None):
             raise invalid("image", self.url, "needs exactly one of data and url")
+        if self.media_type == "image/jpg":  # often written, and no registered type (RFC 2046)
+            msgspec.structs.force_setattr(self, "media_type", "image/jpeg")
 
 
 class Document(msgspec.Struct, frozen=True, tag_field="type", tag="document"):
@@ -65,18 +70,28 @@ class Document(msgspec.Struct, frozen=True, tag_field="type", tag="document"):
 
 class Reasoning(msgspec.Struct, frozen=True, tag_field="type", tag="reasoning"):
     """A part of an assistant's message: its reasoning, with the vendor's signature, which has
-    to go back unchanged in the next turn.
+    to go back unchanged in the next turn. It goes to the provider and the family of models that
+    made it, and to no other: these refuse signatures that are not their own.
 
     Parameters
     ----------
     text: the reasoning, where the vendor shows it.
-    signature: the vendor's opaque proof (base64 text).
+    signature: the vendor's opaque proof (base64 text). Without a text it belongs to the part
+        after it (Gemini signs any part).
     redacted: opaque reasoning that the vendor encrypted (base64 text).
+    provider, family: who made it, such as ``"aws"`` and ``"anthropic.claude"``; None where that
+        is not known, and then it goes to any that takes reasoning.
     """
 
     text: str = ""
     signature: str | None = None
     redacted: str | None = None
+    provider: str | None = None
+    family: str | None = None
+
+    def made_by(self, provider: str, family: str) -> bool:
+        """Whether it may go back to these models."""
+        return self.provider in (None, provider) and self.family in (None, family)
 
 
 class ToolCall(msgspec.Struct, frozen=True, tag_field="type", tag="tool_call"):
@@ -112,16 +127,70 @@ class ToolResult(msgspec.Struct, frozen=True, tag_field="type", tag="tool_result
     Parameters
     ----------
     id: the call's id.
-    content: text, or any JSON value.
+    content: text, any JSON value, an ``Image``, or a sequence of ``Text`` and ``Image``. Images
+        go as images where the model takes them in a result (Bedrock, Gemini 3).
     error: True when the tool failed.
     """
 
     id: str
-    content: JSON
+    content: JSON | Image | Sequence[Text | Image]
     error: bool = False
 
+    @property
+    def text(self) -> str:
+        """The content as text, any other value as JSON; images are left out."""
+        content = self.content
+        if isinstance(content, str):
+            return content
+        parts = self.parts
+        if parts is None:
+            return msgspec.json.encode(content).decode()
+        return "".join(part.text for part in parts if isinstance(part, Text))
 
-Part: TypeAlias = Text | Image | Document | Reasoning | ToolCall | ToolResult
+    @property
+    def told(self) -> str:
+        """``text``, with a word before it when the tool failed: for formats without a mark."""
+        return f"Error: {self.text}" if self.error else self.text
+
+    @property
+    def parts(self) -> tuple[Text | Image, ...] | None:
+        """The content where it is made of parts; None for a text or a JSON value."""
+        content = self.content
+        if isinstance(content, Text | Image):
+            return (content,)
+        if not isinstance(content, list | tuple) or not content:
+            return None
+        if not all(isinstance(one, Text | Image) for one in content):
+            return None
+        return tuple(content)
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The images among its parts."""
+        return tuple(part for part in self.parts or () if isinstance(part, Image))
+
+
+class NativePart(msgspec.Struct, frozen=True, tag_field="type", tag="native"):
+    """A part of an assistant's message in the vendor's own format, such as the code that a model
+    ran on the vendor's side and what came of it. It goes back unchanged to the provider and the
+    family of models that made it; others never see it.
+
+    Parameters
+    ----------
+    provider, family: who made it.
+    data: the part as the vendor's JSON has it.
+    """
+
+    provider: str
+    family: str
+    data: dict[str, Any]
+
+    def made_by(self, provider: str, family: str) -> bool:
+        """Whether it may go back to these models."""
+        return self.provider == provider and self.family == family
+
+
+Part: TypeAlias = Text | Image | Document | Reasoning | ToolCall | ToolResult | NativePart
 
 
 class CachePoint(msgspec.Struct, frozen=True, tag_field="type", tag="cache_point"):
@@ -250,6 +319,8 @@ class ChatReply(msgspec.Struct, frozen=True, kw_only=True):
     model: what answered, in the vendor's words. provider: its name.
     tool_calls: what the model wants called.
     reasoning: its reasoning, to be sent back in the next turn.
+    parts: the answer's parts in the vendor's order, images and parts of its own among them;
+        empty for an answer of text alone. ``message`` is made of them.
     parsed: the value of ``response_type``, when one was asked for.
     cost: US dollars from the dated price table; None where the price is not known; 0.0 locally.
     id, request_id: the vendor's ids.
@@ -263,6 +334,7 @@ class ChatReply(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     tool_calls: tuple[ToolCall, ...] = ()
     reasoning: tuple[Reasoning, ...] = ()
+    parts: tuple[Part, ...] = ()
     parsed: Any = None
     cost: float | None = None
     id: str | None = None
@@ -277,6 +349,8 @@ class ChatReply(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def message(self) -> Message:
         """This answer as a message, to be appended to the conversation."""
+        if self.parts:
+            return Message("assistant", self.parts)
         if not self.tool_calls and not self.reasoning:
             return Message("assistant", self.text)
         parts: list[Part | CachePoint] = list(self.reasoning)
@@ -304,7 +378,11 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     text: a piece of the answer. reasoning: a piece of the reasoning.
     reasoning_signature, reasoning_redacted: see ``Reasoning``.
+    block: which block of the answer the text or the reasoning belongs to, where the vendor tells
+        blocks apart (Claude, Gemini); None joins it to what came before of its kind.
+    family: of the model, for ``Reasoning``.
     tool_calls: pieces of calls. usage: once, at or after the end.
+    parts: whole parts of other kinds: images, and those that are the vendor's own.
     cost: US dollars, with the usage, where the price is known.
     """
 
@@ -312,6 +390,9 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     reasoning: str = ""
     reasoning_signature: str | None = None
     reasoning_redacted: str | None = None
+    block: int | None = None
+    family: str | None = None
+    parts: tuple[Part, ...] = ()
     tool_calls: tuple[ToolCallDelta, ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
