@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from cloudai._core.numerals import numeral
 from cloudai.types import Accelerator, Resources, Usage
 
 AS_OF: Final = "2025-11-01"
@@ -317,7 +318,7 @@ def _cpu(resources: Resources) -> Machine:
                     continue
                 return Machine(f"n2-{kind}-{size}", hour=size * _N2_VCPU_HOUR * price)
     raise Unavailable(
-        f"no n2 machine has {cpus} CPUs and {memory:g} GiB.", "Name resources.instance_type."
+        f"no n2 machine has {cpus} CPUs and {numeral(memory)} GiB.", "Name resources.instance_type."
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.numerals import numeral
 from cloudai.errors import Conflict, InvalidRequest, NotFound
 from cloudai.protocols import Call
 from cloudai.providers.aws import common, logs, s3
@@ -86,7 +87,7 @@ class Snapshots:
         if state is State.CANCELLED and limit is not None:
             ended = status.ended_at or time.time()
             if ended - created >= limit:
-                reason = f"it ran longer than {limit:g} s"
+                reason = f"it ran longer than {numeral(limit)} s"
                 return msgspec.structs.replace(status, state=State.TIMED_OUT, reason=reason)
         if state is State.FAILED:
             tail = logs.tail(self._session, GROUP, f"{id}/", _TAIL, call)

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.numerals import numeral
 from cloudai.types import Deployment, Variant
 
 TAG: Final = "cloudai:scaling"
@@ -57,7 +58,7 @@ def rules(spec: Deployment) -> list[Rule]:
 def tag(rules: list[Rule]) -> str:
     """The rules as a tag's value: ``main=1:4:2.5``, and ``main=0:4:2.5:async``."""
     return " ".join(
-        f"{one.variant}={one.low}:{one.high}:{one.rate:g}{':async' if one.later else ''}"
+        f"{one.variant}={one.low}:{one.high}:{numeral(one.rate)}{':async' if one.later else ''}"
         for one in rules
     )
 

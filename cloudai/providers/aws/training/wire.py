@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai import bootstrap
+from cloudai._core.numerals import numeral
 from cloudai.providers.aws import catalog, common
 from cloudai.types import JobStatus, MetricPoint, State, TrainingJob
 from cloudai.types._base import invalid
@@ -335,6 +336,6 @@ def check_spot(spec: TrainingJob) -> None:
         raise invalid(
             "spot.max_wait",
             spec.spot.max_wait,
-            f"is below the {runtime:g} s that the job may run",
+            f"is below the {numeral(runtime)} s that the job may run",
             "It counts the running time in: give more, or a shorter timeout.",
         )

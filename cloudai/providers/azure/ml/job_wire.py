@@ -9,6 +9,7 @@ import re
 import shlex
 from typing import Any, Final
 
+from cloudai._core.numerals import numeral
 from cloudai.bootstrap import arguments, variable
 from cloudai.errors import CloudAIError
 from cloudai.providers.azure.ml.machines import machine
@@ -194,7 +195,7 @@ def encode(
             "processCountPerInstance": 1,
         }
     if spec.timeout is not None:
-        kept[TIMEOUT] = f"{spec.timeout:g}"
+        kept[TIMEOUT] = numeral(spec.timeout)
         # The command ends itself in time; the service's limit is for a machine that hangs.
         limit = f"PT{int(spec.timeout) + _GRACE}S"
         properties["limits"] = {"jobLimitsType": "Command", "timeout": limit}
@@ -227,7 +228,7 @@ def command(spec: TrainingJob, inputs: dict[str, str]) -> str:
         if spec.hyperparameter_args:
             given += arguments(spec.hyperparameters)
         script = f"python {BOOTSTRAP} {shlex.join(given)}"
-    limit = f"timeout -k 30 {spec.timeout:g} " if spec.timeout is not None else ""
+    limit = f"timeout -k 30 {numeral(spec.timeout)} " if spec.timeout is not None else ""
     return (
         f"{limit}env {' '.join(places)} {script}; "
         'code=$?; echo "cloudai: exit code $code"; exit $code'

@@ -18,6 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
+from cloudai._core.numerals import numeral
 from cloudai._core.profiles.config import Profile
 from cloudai._core.state import detach, processes
 from cloudai._core.state.disk import MEND, disk_errors
@@ -354,7 +355,7 @@ class LocalJobs(ABC, Generic[SpecT]):
         with disk_errors(self.home, MEND), suppress(FileNotFoundError):
             folder = self._store.folder(id)
             wish = folder / f".cancel-{secrets.token_hex(4)}"
-            wish.write_text(f"{grace:g}")
+            wish.write_text(numeral(grace))
             os.replace(wish, folder / "cancel")
         self._store.change(id, only_from=["STARTING", "RUNNING"], state="STOPPING")
 

@@ -24,6 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+from cloudai._core.numerals import numeral
 from cloudai._core.state import processes
 from cloudai.errors import CloudAIError, StateError
 from cloudai.providers.local.jobs import launch, logs, requirements, signals
@@ -279,7 +280,7 @@ class Supervisor:
             self._finish("CANCELLED", "cancelled")
         elif end.stopped == "timeout":
             seconds = self.sheet["timeout"]
-            self._finish("TIMED_OUT", f"it ran longer than timeout={seconds:g} s", end.code)
+            self._finish("TIMED_OUT", f"it ran longer than timeout={numeral(seconds)} s", end.code)
         elif end.stopped == "signal":
             name = signal.Signals(self._signals.told).name
             self._finish(

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from cloudai._core.numerals import numeral
 from cloudai.errors import (
     AuthenticationError,
     CallTimeout,
@@ -90,7 +91,7 @@ class Connections:
             except TimeoutError:
                 connection.close()
                 raise CallTimeout(
-                    f"the endpoint gave no answer within {timeout:.3g} s",
+                    f"the endpoint gave no answer within {numeral(round(timeout, 3))} s",
                     provider="local",
                     ambiguous=True,
                 ) from None

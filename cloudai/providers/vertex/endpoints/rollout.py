@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from cloudai._core.numerals import numeral
 from cloudai.providers.vertex import common
 from cloudai.providers.vertex.endpoints import wire
 from cloudai.providers.vertex.endpoints.wire import Record, Target
@@ -117,7 +118,7 @@ def _wanted(kept: Record, deployed: set[str], now: float) -> tuple[dict[str, int
         for id, weight in weights.items():
             scaled[id] = scaled.get(id, 0.0) + part * weight / total
     found = {id: value for id, value in wire.split(scaled).items() if value}
-    return found, f"rolling out: {share:g} % go to the new variants", False
+    return found, f"rolling out: {numeral(share)} % go to the new variants", False
 
 
 def _share(kept: Record, now: float) -> float:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai._core.calls.call import multi_step_create
+from cloudai._core.numerals import numeral
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import InvalidRequest, NotFound, UnsupportedByProvider
 from cloudai.protocols import Call
@@ -300,7 +301,7 @@ def _cost(spec: TrainingJob, location: str) -> CostRange | None:
     return CostRange(
         low=low,
         high=hour * hours,
-        basis=f"{spec.resources.nodes} × {machine.type} at ${machine.hour:g} an hour "
+        basis=f"{spec.resources.nodes} × {machine.type} at ${numeral(machine.hour)} an hour "
         f"(us-central1, on demand): from one minute to {what}",
         as_of=catalog.AS_OF,
     )

@@ -14,6 +14,7 @@ import tarfile
 from pathlib import Path
 from typing import Final
 
+from cloudai import bootstrap
 from cloudai.types import TrainingJob
 from cloudai.types._base import invalid
 
@@ -83,7 +84,6 @@ def build(spec: TrainingJob) -> bytes:
     if size > MAX_BYTES:
         raise invalid("source", spec.source, f"holds {size} bytes", "Leave data out by `ignore`.")
     here = Path(__file__).parent
-    bootstrap = here.parent.parent / "bootstrap.py"
     out = io.BytesIO()
     with (
         gzip.GzipFile(fileobj=out, mode="wb", mtime=0) as packed,
@@ -94,7 +94,7 @@ def build(spec: TrainingJob) -> bytes:
             ("setup.py", _setup(names)),
             (f"{PACKAGE}/__init__.py", ""),
             (f"{PACKAGE}/task.py", (here / "task.py").read_text(encoding="utf-8")),
-            (f"{PACKAGE}/bootstrap.py", bootstrap.read_text(encoding="utf-8")),
+            (f"{PACKAGE}/bootstrap.py", Path(bootstrap.__file__).read_text(encoding="utf-8")),
         ):
             _add(tar, name, text.encode(), 0o644)
         for name in names:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cloudai._core import examples
 from cloudai._core.calls.call import multi_step_create
+from cloudai._core.numerals import numeral
 from cloudai.errors import InvalidRequest
 from cloudai.protocols import Call
 from cloudai.providers.vertex import catalog, common
@@ -192,7 +193,7 @@ def _cost(spec: TrainingJob, size: int) -> CostRange | None:
     return CostRange(
         low=round(size / 6 * low * price / 1e6, 4),
         high=round(size / 2 * high * price / 1e6, 4),
-        basis=f"{size} bytes of examples, {low} to {high} epochs, ${price:g} for a million "
+        basis=f"{size} bytes of examples, {low} to {high} epochs, ${numeral(price)} for a million "
         "training tokens; the tuned model is billed by its use",
         as_of=catalog.AS_OF,
     )

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.numerals import numeral, seconds
 from cloudai.bootstrap import arguments, variable
 from cloudai.providers.vertex import catalog, common
 from cloudai.providers.vertex.errors import no_capacity
@@ -83,7 +84,9 @@ def violations(spec: TrainingJob, place: Place) -> list[Violation]:
         )
     if spec.timeout is not None and spec.timeout > MAX_TIMEOUT:
         found.append(
-            Violation("timeout", f"{spec.timeout:g} s is more than {MAX_TIMEOUT} s (28 days).")
+            Violation(
+                "timeout", f"{numeral(spec.timeout)} s is more than {MAX_TIMEOUT} s (28 days)."
+            )
         )
     for kind in spec.retry.on if spec.retry.max else ():
         if kind == "failed":
@@ -202,11 +205,11 @@ def encode(spec: TrainingJob, place: Place) -> dict[str, Any]:
 def _scheduling(spec: TrainingJob) -> dict[str, Any]:
     scheduling: dict[str, Any] = {}
     if spec.timeout is not None:
-        scheduling["timeout"] = f"{spec.timeout:g}s"
+        scheduling["timeout"] = seconds(spec.timeout)
     if spec.spot is not None:
         scheduling["strategy"] = "SPOT"
         if spec.spot.max_wait is not None and _strategy(spec) == "FLEX_START":
-            scheduling["maxWaitDuration"] = f"{spec.spot.max_wait:g}s"
+            scheduling["maxWaitDuration"] = seconds(spec.spot.max_wait)
     if spec.retry.max and "preempted" in spec.retry.on:
         scheduling["restartJobOnWorkerRestart"] = True
     else:

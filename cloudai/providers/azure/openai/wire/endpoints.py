@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
+from cloudai._core.numerals import numeral
 from cloudai.types import Deployment, EndpointStatus, State, Variant, VariantStatus, Violation
 
 logger: Final = logging.getLogger("cloudai")
@@ -184,7 +185,7 @@ def _body(spec: Deployment, variant: Variant, native: dict[str, Any]) -> dict[st
             KEY: spec.idempotency_key or "",
             NAME: spec.name,
             _VARIANT: variant.name,
-            _WEIGHT: f"{variant.weight:g}",
+            _WEIGHT: numeral(variant.weight),
         },
     }
 
