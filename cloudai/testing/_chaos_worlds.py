@@ -69,7 +69,7 @@ class AwsPlace(CloudPlace):
     }
 
     def _resources(self) -> list[tuple[str, str]]:
-        return [(kind, name) for _, kind, name in self.cloud.emulator.world.resources]
+        return [(kind, name) for _, kind, name in self.cloud.emulator.cloud_state.resources]
 
     def world(self) -> set[str]:
         # AWS keeps the records of ended transform jobs, whatever is deleted.
@@ -108,7 +108,7 @@ class AzurePlace(CloudPlace):
 
     def world(self) -> set[str]:
         found: set[str] = set()
-        for key in self.cloud.emulator.world.ml:
+        for key in self.cloud.emulator.cloud_state.ml:
             kind, _, name = key.partition("/")
             if kind == "jobs" and name.startswith("cb-"):
                 found.add(f"batch/{name.removesuffix('-run')}")
@@ -124,7 +124,9 @@ class AzurePlace(CloudPlace):
         # Sources, models and environments are named by their digest, and shared by all that
         # use them; what the platform logged of a job is its own.
         shared = ("codes/", "models/", "environments/")
-        return sorted(key for key in self.cloud.emulator.world.ml if not key.startswith(shared))
+        return sorted(
+            key for key in self.cloud.emulator.cloud_state.ml if not key.startswith(shared)
+        )
 
 
 class VertexPlace(CloudPlace):

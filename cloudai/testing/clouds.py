@@ -254,7 +254,7 @@ class EmulatedAws(EmulatedCloud):
     def _begun(self) -> None:
         from cloudai.testing.emulators.aws import Fate
 
-        world = self.emulator.world
+        world = self.emulator.cloud_state
         world.speed = self._speed
         world.endpoint_seconds = LIVES["endpoint"]
         world.life = Fate(starting=LIVES["starting"], running=LIVES["running"])
@@ -270,7 +270,7 @@ class EmulatedAws(EmulatedCloud):
 
     def advance(self, seconds: float) -> None:
         """See ``EmulatedCloud``."""
-        self.emulator.world.advance(seconds)
+        self.emulator.cloud_state.advance(seconds)
 
 
 class EmulatedAzure(EmulatedCloud):

@@ -210,7 +210,7 @@ def test_a_command_job_and_a_deployment_by_azure_ml_s_contract(
 
         def asset(kind: str, name: str, field: str, files: dict[str, str], **more: Any) -> str:
             for file, text in files.items():
-                azure.world.blobs[f"data/{name}/{file}"] = text.encode()
+                azure.cloud_state.blobs[f"data/{name}/{file}"] = text.encode()
             uri = f"azureml://datastores/workspaceblobstore/paths/{name}"
             made = send("PUT", f"{kind}/{name}/versions/1", {"properties": {field: uri, **more}})
             return made["id"]
@@ -218,7 +218,7 @@ def test_a_command_job_and_a_deployment_by_azure_ml_s_contract(
         code = asset("codes", "train", "codeUri", {"train.py": TRAIN})
         score = asset("codes", "score", "codeUri", {"score.py": SCORE})
         image = send("PUT", "environments/e/versions/1", {"properties": {"image": "python"}})["id"]
-        azure.world.blobs["data/input/in.txt"] = b"data"
+        azure.cloud_state.blobs["data/input/in.txt"] = b"data"
         store = "azureml://datastores/workspaceblobstore/paths"
         send("PUT", "jobs/plain", {
             "properties": {
@@ -239,8 +239,10 @@ def test_a_command_job_and_a_deployment_by_azure_ml_s_contract(
         while send("GET", "jobs/plain")["properties"]["status"] not in {"Completed", "Failed"}:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        log = azure.world.blobs.get("artifacts/ExperimentRun/dcid.plain/user_logs/std_log.txt", b"")
-        assert azure.world.blobs["data/made/model.txt"] == b"4", log.decode()
+        log = azure.cloud_state.blobs.get(
+            "artifacts/ExperimentRun/dcid.plain/user_logs/std_log.txt", b""
+        )
+        assert azure.cloud_state.blobs["data/made/model.txt"] == b"4", log.decode()
 
         model = send("PUT", "models/m/versions/1", {"properties": {"modelUri": f"{store}/made"}})
         at = "onlineEndpoints/plain"

@@ -78,12 +78,12 @@ def left(cloud: EmulatedCloud) -> list[str]:
     """What the cloud still has of an endpoint."""
     emulator: Any = cloud.emulator
     if cloud.name == "aws":
-        return emulator.world.left("Model", "EndpointConfig", "Endpoint")
+        return emulator.cloud_state.left("Model", "EndpointConfig", "Endpoint")
     if cloud.name == "vertex":
         serving = emulator.serving
         files = emulator.storage.names(f"gs://{emulator.bucket}/cloudai/")
         return [*serving.models, *serving.endpoints, *files]
-    return [key for key in emulator.world.ml if key.startswith("onlineEndpoints/")]
+    return [key for key in emulator.cloud_state.ml if key.startswith("onlineEndpoints/")]
 
 
 def servers() -> int:

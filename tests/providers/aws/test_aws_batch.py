@@ -64,7 +64,7 @@ def test_what_plan_shows_is_what_is_sent(
         f"line number {n}" for n in range(10)
     ]
     handle.delete()
-    assert aws.world.left("Model") == []
+    assert aws.cloud_state.left("Model") == []
     assert s3.list_objects_v2(Bucket=BUCKET, Prefix="cloudai/")["KeyCount"] == 0
     assert s3.list_objects_v2(Bucket=BUCKET, Prefix="out.jsonl")["KeyCount"] == 1
 
@@ -141,7 +141,7 @@ def test_a_line_that_cannot_be_read_is_told_before_a_job_is_paid_for(
 def test_ends_of_bedrock_jobs(
     aws: AwsEmulator, client: Client, tmp_path: Path, end: str, kind: type[Exception]
 ) -> None:
-    aws.world.executor = ScriptedExecutor([Fate(end=end, reason="the model is gone")])
+    aws.cloud_state.executor = ScriptedExecutor([Fate(end=end, reason="the model is gone")])
     spec = BatchTransform(chat=CHAT, input=lines(tmp_path, 100), output=str(tmp_path / "out.jsonl"))
     with pytest.raises(kind):
         client.batch.submit(spec).wait(20)
@@ -152,7 +152,7 @@ def test_a_transform_that_fails_and_one_that_is_late(
     aws: AwsEmulator, client: Client, model: str, tmp_path: Path
 ) -> None:
     fates = [Fate(end="Failed", reason="ClientError: no memory"), Fate(running=1e6)]
-    aws.world.executor = ScriptedExecutor(fates)
+    aws.cloud_state.executor = ScriptedExecutor(fates)
     about: dict[str, Any] = {"model": model, "input": lines(tmp_path, 3)}
     with pytest.raises(JobFailed, match="no memory"):
         client.batch.submit(BatchTransform(**about, output=str(tmp_path / "a.jsonl"))).wait(20)

@@ -29,7 +29,7 @@ class Person:
 
 
 def test_a_guardrail_that_steps_in(aws: AwsEmulator, client: Client) -> None:
-    aws.world.guardrails["g1"] = ("forbidden",)
+    aws.cloud_state.guardrails["g1"] = ("forbidden",)
     about: dict[str, Any] = {
         "model": CLAUDE,
         "native": {"guardrailConfig": {"guardrailIdentifier": "g1", "guardrailVersion": "1"}},

@@ -41,7 +41,7 @@ def spec(model: str, **about: Any) -> Deployment:
 
 
 def nothing_left(aws: AwsEmulator) -> bool:
-    return aws.world.left("Model", "EndpointConfig", "Endpoint") == []
+    return aws.cloud_state.left("Model", "EndpointConfig", "Endpoint") == []
 
 
 def test_what_plan_shows_is_what_is_sent(aws: AwsEmulator, client: Client, model: str) -> None:
@@ -118,7 +118,7 @@ def test_scaling_changes_with_an_update(aws: AwsEmulator, client: Client, model:
     assert targets() == {"a": (2, 7)}
     assert len(aws.sent("UpdateEndpoint")) == 1
     # A rollback brings the former rules back, and another process sets up just these.
-    aws.world.alarms.add("errors-high")
+    aws.cloud_state.alarms.add("errors-high")
     other = (Variant(model=model, name="a", max=9, target=4.0), Variant(model=model, name="c"))
     with pytest.raises(EndpointError, match="rolled back"):
         rollout = Rollout(kind="canary", alarms=("errors-high",))
@@ -189,7 +189,7 @@ def test_asynchronous(aws: AwsEmulator, client: Client, model: str) -> None:
     assert endpoint.predict([{"a": 1}, 2]) == [{"a": 1}, 2]
     (sent,) = aws.sent("/async-invocations")
     assert sent.headers["x-amzn-sagemaker-inputlocation"].startswith(f"s3://{BUCKET}/")
-    aws.world.executor = ScriptedExecutor(invoke=lambda body, kind: (500, b"it broke"))
+    aws.cloud_state.executor = ScriptedExecutor(invoke=lambda body, kind: (500, b"it broke"))
     endpoint.delete()
     again = client.endpoints.deploy(spec(model, mode="async", name="second"))
     with pytest.raises(HandlerError, match="it broke"):
@@ -226,20 +226,20 @@ def test_rollouts(
     policy = sent.json["DeploymentConfig"]["BlueGreenUpdatePolicy"]
     assert policy["TrafficRoutingConfiguration"] == routing
     # What was replaced is gone, what serves is there.
-    assert len(aws.world.left("Model")) == len(aws.world.left("EndpointConfig")) == 1
+    assert len(aws.cloud_state.left("Model")) == len(aws.cloud_state.left("EndpointConfig")) == 1
     endpoint.delete()
     assert nothing_left(aws)
 
 
 def test_an_alarm_rolls_back_and_is_told(aws: AwsEmulator, client: Client, model: str) -> None:
     endpoint = client.endpoints.deploy(spec(model))
-    before = aws.world.left("EndpointConfig")
-    aws.world.alarms.add("errors-high")
+    before = aws.cloud_state.left("EndpointConfig")
+    aws.cloud_state.alarms.add("errors-high")
     rollout = Rollout(kind="canary", alarms=("errors-high",))
     with pytest.raises(EndpointError, match="rolled back"):
         endpoint.update(spec(model, env={"V": "2"}, rollout=rollout))
     assert endpoint.status.state is State.RUNNING
-    assert aws.world.left("EndpointConfig") == before
+    assert aws.cloud_state.left("EndpointConfig") == before
     endpoint.delete()
     assert nothing_left(aws)
 
@@ -250,10 +250,10 @@ def test_an_update_whose_reply_was_lost(
 ) -> None:
     """It is sent once more at most, and what it replaced is removed all the same."""
     endpoint = client.endpoints.deploy(spec(model))
-    aws.world.endpoint_seconds = seconds
+    aws.cloud_state.endpoint_seconds = seconds
     aws.faults.add("lose_reply", r"UpdateEndpoint$")
     endpoint.update(spec(model, env={"V": "2"}))
-    assert len(aws.world.left("Model")) == len(aws.world.left("EndpointConfig")) == 1
+    assert len(aws.cloud_state.left("Model")) == len(aws.cloud_state.left("EndpointConfig")) == 1
     assert endpoint.predict([1]) == [1]
     endpoint.delete()
     assert nothing_left(aws)
@@ -261,13 +261,13 @@ def test_an_update_whose_reply_was_lost(
 
 def test_somebody_elses_update_is_a_conflict(aws: AwsEmulator, client: Client, model: str) -> None:
     endpoint = client.endpoints.deploy(spec(model))
-    aws.world.endpoint_seconds = 1000.0
+    aws.cloud_state.endpoint_seconds = 1000.0
     endpoint.update(spec(model, env={"V": "2"}), wait=False)
-    before = aws.world.left("EndpointConfig")
+    before = aws.cloud_state.left("EndpointConfig")
     with pytest.raises(Conflict, match="in-progress"):
         endpoint.update(spec(model, env={"V": "3"}), wait=False)
-    assert aws.world.left("EndpointConfig") == before
-    aws.world.advance(2000)
+    assert aws.cloud_state.left("EndpointConfig") == before
+    aws.cloud_state.advance(2000)
     assert endpoint.wait(10).state is State.RUNNING
 
 
@@ -286,13 +286,13 @@ def test_an_update_that_is_refused_leaves_nothing(
     aws: AwsEmulator, client: Client, model: str
 ) -> None:
     endpoint = client.endpoints.deploy(spec(model))
-    before = aws.world.left("Model", "EndpointConfig")
+    before = aws.cloud_state.left("Model", "EndpointConfig")
     bad = {"aws": {"UpdateEndpoint": {"DeploymentConfig": {"BlueGreenUpdatePolicy": {
         "TrafficRoutingConfiguration": {"Type": "SIDEWAYS"}}}}}}  # fmt: skip
     with pytest.raises(InvalidRequest, match="rollout"):
         endpoint.update(spec(model, env={"V": "2"}, native=bad))
     assert aws.sent("UpdateEndpoint") == []
-    assert aws.world.left("Model", "EndpointConfig") == before
+    assert aws.cloud_state.left("Model", "EndpointConfig") == before
 
 
 def test_a_config_that_somebody_deleted(aws: AwsEmulator, keys: Any, model: str) -> None:
@@ -300,7 +300,9 @@ def test_a_config_that_somebody_deleted(aws: AwsEmulator, keys: Any, model: str)
     with Client(**keys) as first:
         first.endpoints.deploy(spec(model, variants=(Variant(model=model, max=2, target=1.0),)))
     sagemaker = boto3.client("sagemaker", endpoint_url=aws.url)
-    (name,) = [one["EndpointConfigName"] for one in aws.world.of(aws.region, "EndpointConfig")]
+    (name,) = [
+        one["EndpointConfigName"] for one in aws.cloud_state.of(aws.region, "EndpointConfig")
+    ]
     sagemaker.delete_endpoint_config(EndpointConfigName=name)
     with Client(**keys) as second:
         endpoint = second.endpoints.attach("house")
@@ -318,10 +320,10 @@ def test_an_update_that_changes_nothing_sends_nothing(
 
 
 def test_an_endpoint_that_is_coming_up(aws: AwsEmulator, client: Client, model: str) -> None:
-    aws.world.endpoint_seconds = 1000.0
+    aws.cloud_state.endpoint_seconds = 1000.0
     endpoint = client.endpoints.deploy(spec(model), wait=False)
     assert endpoint.status.state is State.STARTING
-    aws.world.advance(2000)
+    aws.cloud_state.advance(2000)
     assert endpoint.wait(10).state is State.RUNNING
 
 
@@ -376,7 +378,7 @@ def test_modes_that_do_not_stream_and_requests_that_are_too_large(
 
 
 def test_a_container_that_fails(aws: AwsEmulator, client: Client, model: str) -> None:
-    aws.world.executor = ScriptedExecutor(invoke=lambda body, kind: (503, b"out of memory"))
+    aws.cloud_state.executor = ScriptedExecutor(invoke=lambda body, kind: (503, b"out of memory"))
     endpoint = client.endpoints.deploy(spec(model))
     with pytest.raises(HandlerError, match="out of memory"):
         endpoint.predict([1])
@@ -388,7 +390,7 @@ def test_a_failed_deploy_leaves_nothing(aws: AwsEmulator, client: Client, model:
     client.endpoints.deploy(spec(model, name="other"))
     with pytest.raises(Conflict):
         client.endpoints.deploy(spec(model, name="other", env={"A": "1"}))
-    assert len(aws.world.left("Model")) == 1
+    assert len(aws.cloud_state.left("Model")) == 1
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {

@@ -37,7 +37,7 @@ def course(aws: AwsEmulator, client: Client, keys: dict[str, Any], tmp_path: Pat
         folder.mkdir()
     (source / "train.py").write_text("print('trained')\n")
     (model / "handler.py").write_text(HANDLER)
-    aws.world.executor = ScriptedExecutor([Fate(running=1e6)])
+    aws.cloud_state.executor = ScriptedExecutor([Fate(running=1e6)])
     job = client.training.submit(
         TrainingJob(source=str(source), entry="train.py", name="job", idempotency_key="t",
                     framework="pytorch==2.6")
@@ -45,7 +45,7 @@ def course(aws: AwsEmulator, client: Client, keys: dict[str, Any], tmp_path: Pat
     list(job.logs())
     job.cancel()
     job.delete()
-    aws.world.executor = ScriptedExecutor()
+    aws.cloud_state.executor = ScriptedExecutor()
     client.training.list()
 
     about = {"framework": "pytorch==2.6", "idempotency_key": "e"}

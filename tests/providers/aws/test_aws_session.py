@@ -46,8 +46,8 @@ def test_credentials_that_expire_in_a_long_wait_are_renewed(
     aws: AwsEmulator, keys: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "train.py").write_text("")
-    aws.world.lifetime = 1.5
-    aws.world.executor = ScriptedExecutor([Fate(running=4.0)])
+    aws.cloud_state.lifetime = 1.5
+    aws.cloud_state.executor = ScriptedExecutor([Fate(running=4.0)])
     client = Client(**keys, assume_role=ROLE)
     job = client.training.submit(TrainingJob(source=str(tmp_path), entry="train.py", timeout=60))
     began = time.monotonic()
@@ -78,7 +78,7 @@ def test_credentials_that_another_program_renews_are_read_anew(
     client = Client(**keys)
     assert client.chat.create("Hi", model=CLAUDE).text == "Hi"
     client.training.list()
-    aws.world.expiries["AKIAOLD"] = 0.0
+    aws.cloud_state.expiries["AKIAOLD"] = 0.0
     with pytest.raises(AuthenticationError, match="aws sso login"):
         client.chat.create("Hi", model=CLAUDE)
     write("AKIANEW")
@@ -120,7 +120,7 @@ def test_profiles_of_sso_and_of_roles_over_it(aws: AwsEmulator, tmp_path: Path) 
              "accessToken": "emulated-sso-token", "expiresAt": "2099-01-01T00:00:00Z"}  # fmt: skip
     name = hashlib.sha1(b"corp").hexdigest()
     (tmp_path / ".aws" / "sso" / "cache" / f"{name}.json").write_text(json.dumps(token))
-    aws.world.lifetime = 30.0
+    aws.cloud_state.lifetime = 30.0
     env = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
     env |= {"HOME": str(tmp_path), "AWS_ENDPOINT_URL": aws.url, "AWS_EC2_METADATA_DISABLED": "true"}
     done = subprocess.run(
@@ -365,7 +365,7 @@ def test_chat_and_embeddings_through_a_sagemaker_endpoint(
         text = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
         return 200, f"{text}data: [DONE]\n\n".encode()
 
-    aws.world.executor = ScriptedExecutor(invoke=invoke)
+    aws.cloud_state.executor = ScriptedExecutor(invoke=invoke)
     (tmp_path / "handler.py").write_text("def load(d): ...\ndef predict(m, i, p): ...\n")
     client.endpoints.deploy(str(tmp_path), name="llm")
     reply = client.chat.create("Hello there", model="sagemaker:llm")
@@ -388,7 +388,7 @@ def test_embeddings_of_tei(aws: AwsEmulator, client: Client, tmp_path: Path) -> 
             return 422, b"Failed to deserialize the JSON body: missing field `inputs`"
         return 200, json.dumps([[float(len(text)), 0.5] for text in asked["inputs"]]).encode()
 
-    aws.world.executor = ScriptedExecutor(invoke=invoke)
+    aws.cloud_state.executor = ScriptedExecutor(invoke=invoke)
     (tmp_path / "handler.py").write_text("def load(d): ...\ndef predict(m, i, p): ...\n")
     client.endpoints.deploy(str(tmp_path), name="tei")
     for count in (1, 2):
@@ -403,7 +403,7 @@ def test_a_cut_chat_of_a_sagemaker_endpoint(
     parts: list[dict[str, Any]] = [{"delta": {"content": f"{n} "}} for n in range(20)]
     parts.append({"delta": {}, "finish_reason": "stop"})
     text = "".join(f"data: {json.dumps({'choices': [part]})}\n\n" for part in parts).encode()
-    aws.world.executor = ScriptedExecutor(invoke=lambda body, kind: (200, text))
+    aws.cloud_state.executor = ScriptedExecutor(invoke=lambda body, kind: (200, text))
     (tmp_path / "handler.py").write_text("def load(d): ...\ndef predict(m, i, p): ...\n")
     client.endpoints.deploy(str(tmp_path), name="llm")
     aws.faults.add("cut", r"/invocations-response-stream$", after=1500)

@@ -109,9 +109,9 @@ ENDS: list[tuple[str, Fate, dict[str, Any], type[CloudAIError], State, str]] = [
 @pytest.mark.parametrize("case", ENDS, ids=lambda case: case[0])
 def test_ends_are_told_apart(aws: AwsEmulator, client: Client, source: str, case: Any) -> None:
     _, fate, about, kind, state, word = case
-    aws.world.executor = ScriptedExecutor([fate])
+    aws.cloud_state.executor = ScriptedExecutor([fate])
     handle = client.training.submit(job(source, **about))
-    aws.world.advance(2e6 if state is State.EXPIRED else 100.0)
+    aws.cloud_state.advance(2e6 if state is State.EXPIRED else 100.0)
     with pytest.raises(kind) as caught:
         handle.wait(20)
     error: Any = caught.value
@@ -125,7 +125,7 @@ def test_ends_are_told_apart(aws: AwsEmulator, client: Client, source: str, case
 
 
 def test_a_stopped_job_is_cancelled(aws: AwsEmulator, client: Client, source: str) -> None:
-    aws.world.executor = ScriptedExecutor([Fate(running=1e6, stopping=0.0)])
+    aws.cloud_state.executor = ScriptedExecutor([Fate(running=1e6, stopping=0.0)])
     handle = client.training.submit(job(source))
     handle.cancel()
     with pytest.raises(JobCancelled):
@@ -133,7 +133,7 @@ def test_a_stopped_job_is_cancelled(aws: AwsEmulator, client: Client, source: st
 
 
 def test_a_spot_job_that_was_interrupted(aws: AwsEmulator, client: Client, source: str) -> None:
-    aws.world.executor = ScriptedExecutor([Fate(interruptions=2)])
+    aws.cloud_state.executor = ScriptedExecutor([Fate(interruptions=2)])
     handle = client.training.submit(job(source, spot=Spot()))
     status = handle.wait(20)
     assert status.restarts == 2
@@ -144,12 +144,12 @@ def test_a_spot_job_that_was_interrupted(aws: AwsEmulator, client: Client, sourc
 
 def test_metrics_logs_and_cost(aws: AwsEmulator, client: Client, source: str) -> None:
     fate = Fate(running=3600.0, logs=("loss=1.0", "no number", "loss=0.5"))
-    aws.world.executor = ScriptedExecutor([fate])
+    aws.cloud_state.executor = ScriptedExecutor([fate])
     metric = Metric(name="loss", regex="loss=([0-9.]+)")
     handle = client.training.submit(
         job(source, metrics=(metric,), timeout=7200.0, resources=Resources(
             instance_type="ml.m5.xlarge")))  # fmt: skip
-    aws.world.advance(3700)
+    aws.cloud_state.advance(3700)
     status = handle.wait(20)
     assert [point.value for point in status.metrics["loss"]] == [1.0, 0.5]
     assert [line.text for line in handle.logs()] == ["loss=1.0", "no number", "loss=0.5"]
@@ -168,7 +168,7 @@ def test_lost_replies_make_no_second_job(
         spec = job(source, name=f"lost-{number}", kind="container", image="img", entry=None)
         handle = client.training.submit(spec)
         assert handle.native_id == f"lost-{number}"
-    names = [one["TrainingJobName"] for one in aws.world.of(aws.region, "TrainingJob")]
+    names = [one["TrainingJobName"] for one in aws.cloud_state.of(aws.region, "TrainingJob")]
     assert sorted(names) == sorted(f"lost-{number}" for number in range(100))
     # Each was created by one request that took effect; what went out again was adopted.
     assert len(aws.sent("CreateTrainingJob")) >= 100
@@ -188,7 +188,7 @@ def test_a_key_from_another_process_is_found_by_its_tag(
     assert adapter.find("the-key", Call()) == "once"
     assert adapter.find("no-key", Call()) is None
     assert other.training.submit(spec).native_id == "once"
-    assert len(aws.world.of(aws.region, "TrainingJob")) == 1
+    assert len(aws.cloud_state.of(aws.region, "TrainingJob")) == 1
 
 
 def test_a_name_that_is_taken(client: Client, source: str) -> None:
@@ -207,7 +207,7 @@ def test_half_a_minute_of_throttling_is_survived(
     end.start()
     client.training.submit(job(source, name="patient"), timeout=90.0)
     assert time.monotonic() - began >= 30.0
-    assert len(aws.world.of(aws.region, "TrainingJob")) == 1
+    assert len(aws.cloud_state.of(aws.region, "TrainingJob")) == 1
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -336,7 +336,7 @@ def test_delete_leaves_nothing(aws: AwsEmulator, client: Client, source: str) ->
     handle = client.training.submit(job(source, inputs={"train": source}))
     handle.wait(20)
     handle.delete()
-    assert aws.world.left() == []
+    assert aws.cloud_state.left() == []
     s3 = boto3.client("s3", endpoint_url=aws.url)
     assert s3.list_objects_v2(Bucket=BUCKET)["KeyCount"] == 0
     assert ROLE.startswith("arn:")

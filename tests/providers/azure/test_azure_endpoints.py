@@ -33,8 +33,8 @@ def test_deploy_ask_scale_delete(azure: AzureEmulator, client: cloudai.Client) -
     assert endpoint.predict(["hi"], params={"max_tokens": 5})[0]["text"] == "echo: hi"
     assert endpoint.predict([{"messages": [{"role": "user", "content": "yo"}]}])[0]["text"]
     endpoint.update("gpt-4o", native={"azure": {"capacity": 50, "sku": "DataZoneStandard"}})
-    assert azure.world.deployments["mine"].capacity == 50
-    assert azure.world.deployments["mine"].sku == "DataZoneStandard"
+    assert azure.cloud_state.deployments["mine"].capacity == 50
+    assert azure.cloud_state.deployments["mine"].sku == "DataZoneStandard"
     assert [one.name for one in client.endpoints.list()] == ["mine"]
     endpoint.delete()
     endpoint.delete()
@@ -78,7 +78,7 @@ def test_traffic_by_weight(azure: AzureEmulator, client: cloudai.Client) -> None
     shares = {v.name: v.share for v in endpoint.status.variants}
     assert shares == {"a": 0.75, "b": 0.25}
     endpoint.update([Variant(model="gpt-4o", name="a")])
-    assert sorted(azure.world.deployments) == ["embed", "mine--a", "smart"]
+    assert sorted(azure.cloud_state.deployments) == ["embed", "mine--a", "smart"]
 
 
 def test_an_update_that_fails_keeps_what_serves(
@@ -88,7 +88,7 @@ def test_an_update_that_fails_keeps_what_serves(
     azure.fate("deployments", "Failed")
     with pytest.raises(EndpointError, match="Failed"):
         endpoint.update([Variant(model="gpt-4.1", name="b")])
-    assert azure.world.deployments["mine--a"].fate == "Succeeded"
+    assert azure.cloud_state.deployments["mine--a"].fate == "Succeeded"
 
 
 def test_one_operation_at_a_time(azure: AzureEmulator, client: cloudai.Client) -> None:
@@ -100,7 +100,7 @@ def test_one_operation_at_a_time(azure: AzureEmulator, client: cloudai.Client) -
         )
     for one in (endpoint, *others):
         one.delete()
-    assert sorted(azure.world.deployments) == ["embed", "smart"]
+    assert sorted(azure.cloud_state.deployments) == ["embed", "smart"]
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.5, 0.74, 0.75, 0.999999])
@@ -112,7 +112,7 @@ def test_choice(chance: float) -> None:
 def test_fine_tuned_models_carry_a_warning(
     azure: AzureEmulator, client: cloudai.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    azure.world.tuned["gpt-4o.ft-1-mine"] = {}
+    azure.cloud_state.tuned["gpt-4o.ft-1-mine"] = {}
     plan = client.endpoints.plan("gpt-4o.ft-1-mine", name="tuned")
     assert any("15 days" in loss for loss in plan.dropped)
     client.endpoints.deploy("gpt-4o.ft-1-mine", name="tuned")
@@ -156,7 +156,7 @@ def test_lost_replies_make_no_duplicate(
     monkeypatch.setattr("cloudai._core.calls.retry.BASE", 0.001)
     azure.faults.add("lose_reply", "PUT /subscriptions/.*/deployments/")
     client.endpoints.deploy("gpt-4o", name="mine")
-    assert len(azure.world.deployments) == 3
+    assert len(azure.cloud_state.deployments) == 3
 
 
 def test_what_is_missing(
@@ -211,4 +211,4 @@ def test_the_management_sdk_works_with_the_emulator(azure: AzureEmulator) -> Non
         names = [d.name for d in manager.deployments.list(group, account)]
         assert names == ["smart", "embed", "theirs"]
         manager.deployments.begin_delete(group, account, "theirs").result()
-        assert len(azure.world.deployments) == 2
+        assert len(azure.cloud_state.deployments) == 2

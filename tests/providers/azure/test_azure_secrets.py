@@ -322,7 +322,7 @@ def test_no_secret_gets_out(
     seen.extend(record.getMessage() for record in caplog.records)
     seen.extend(capfd.readouterr())
     assert any("hi" in text for text in seen)
-    tokens = [*azure.world.tokens, canary, azure.world.identity_header]
+    tokens = [*azure.cloud_state.tokens, canary, azure.cloud_state.identity_header]
     for secret in tokens:
         leaks = [text for text in seen if secret in text]
         assert not leaks, leaks[0][:2000]

@@ -72,7 +72,7 @@ def test_what_plan_shows_is_what_is_sent(
     sent = json.loads(posts(azure, "/batches")[0].body)
     shown = plan.requests[-1].body
     assert {**shown, "input_file_id": sent["input_file_id"]} == sent
-    upload = next(f for f in azure.world.files.values() if f.purpose == "batch")
+    upload = next(f for f in azure.cloud_state.files.values() if f.purpose == "batch")
     assert not upload.content.startswith(b"\xef\xbb\xbf")
     assert [json.loads(line)["body"]["seed"] for line in upload.content.splitlines()] == [7, 7]
 
@@ -84,7 +84,7 @@ def test_a_large_input_becomes_several_batches(
     adapter.service.max_lines = 4
     job = client.batch.submit(chat(tmp_path, *(f"line {n}" for n in range(10))))
     job.wait(30)
-    assert len(azure.world.batches) == 3
+    assert len(azure.cloud_state.batches) == 3
     assert texts(job.output) == [f"echo: line {n}" for n in range(10)]
 
 
@@ -95,8 +95,8 @@ def test_parts_are_split_by_size_too(
     adapter.service.max_bytes = 1200
     job = client.batch.submit(chat(tmp_path, *("x" * 300 for _ in range(6))))
     job.wait(30)
-    assert len(azure.world.batches) >= 2
-    files = [f for f in azure.world.files.values() if f.purpose == "batch"]
+    assert len(azure.cloud_state.batches) >= 2
+    files = [f for f in azure.cloud_state.files.values() if f.purpose == "batch"]
     assert all(len(f.content) <= 1200 for f in files)
 
 
@@ -112,7 +112,7 @@ def test_parts_wait_for_the_quota(
     status = job.wait(60)
     assert status.state is State.SUCCEEDED
     assert texts(job.output) == [f"echo: n{n}" for n in range(15)]
-    assert len(azure.world.batches) > 3, "none of them had to wait"
+    assert len(azure.cloud_state.batches) > 3, "none of them had to wait"
 
 
 def test_another_process_goes_on(
@@ -134,7 +134,7 @@ def test_another_process_goes_on(
     )
     assert done.stdout.split() == ["SUCCEEDED", str(tmp_path / "out.jsonl")], done.stderr
     assert texts(str(tmp_path / "out.jsonl")) == [f"echo: n{n}" for n in range(10)]
-    assert len(azure.world.batches) > 2, "none had to wait"
+    assert len(azure.cloud_state.batches) > 2, "none had to wait"
     assert job.wait(10).state is State.SUCCEEDED
 
 
@@ -214,7 +214,9 @@ def test_several_who_wait_ask_for_a_part_once(
         one.close()
     assert set(states) == {State.SUCCEEDED}
     assert texts(job.output) == [f"echo: n{n}" for n in range(10)]
-    assert len(azure.world.batches) == 3, "the first part, the second that had to wait, and again"
+    assert len(azure.cloud_state.batches) == 3, (
+        "the first part, the second that had to wait, and again"
+    )
 
 
 def test_cancel(client: cloudai.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,8 +284,11 @@ def test_lost_replies_make_no_duplicate(
         folder = tmp_path / str(number)
         folder.mkdir()
         client.batch.submit(chat(folder, "a"))
-        assert len(azure.world.batches) == number + 1
-    assert len({b["body"]["metadata"]["cloudai_key"] for b in azure.world.batches.values()}) == 100
+        assert len(azure.cloud_state.batches) == number + 1
+    assert (
+        len({b["body"]["metadata"]["cloudai_key"] for b in azure.cloud_state.batches.values()})
+        == 100
+    )
 
 
 def test_lost_replies_to_the_upload(
@@ -291,7 +296,7 @@ def test_lost_replies_to_the_upload(
 ) -> None:
     azure.faults.add("lose_reply", "POST /openai/v1/files")
     client.batch.submit(chat(tmp_path, "a"))
-    assert len([f for f in azure.world.files.values() if f.purpose == "batch"]) == 1
+    assert len([f for f in azure.cloud_state.files.values() if f.purpose == "batch"]) == 1
 
 
 def test_delete_and_list(azure: AzureEmulator, client: cloudai.Client, tmp_path: Path) -> None:
@@ -301,7 +306,7 @@ def test_delete_and_list(azure: AzureEmulator, client: cloudai.Client, tmp_path:
     uri = job.id
     job.delete()
     assert client.batch.list() == []
-    assert not azure.world.files
+    assert not azure.cloud_state.files
     with pytest.raises(NotFound), cloudai.Client(provider="azure", api_key=azure.key) as other:
         other.attach(uri)
 
@@ -336,8 +341,8 @@ def test_a_fine_tuned_model_runs_in_a_worker(
     job = client.batch.submit(chat(tmp_path, "c", chat="mine", output=str(tmp_path / "2.jsonl")))
     job.wait(60)
     assert texts(job.output) == ["echo: c"]
-    assert not azure.world.batches
-    assert not azure.world.files
+    assert not azure.cloud_state.batches
+    assert not azure.cloud_state.files
 
 
 def test_a_cancelled_worker_goes_on_when_submitted_again(

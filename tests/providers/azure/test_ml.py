@@ -205,7 +205,7 @@ def test_traffic_and_mirror(azure: AzureEmulator, client: cloudai.Client, tmp_pa
     assert {v.name: v.share for v in endpoint.status.variants} == {"a": 0.67, "b": 0.33}
     answered = [endpoint.invoke([1]) for _ in range(30)]
     assert {(p.variant, p.outputs[0]) for p in answered} == {("a", 2), ("b", 3)}
-    held = azure.world.ml["onlineEndpoints/numbers"]["properties"]
+    held = azure.cloud_state.ml["onlineEndpoints/numbers"]["properties"]
     assert held["traffic"] == {"v-a": 67, "v-b": 33}
     assert held["mirrorTraffic"] == {"v-b": 10}
     endpoint.delete()
@@ -282,7 +282,12 @@ def test_no_secret_gets_out(
     seen += [record.getMessage() for record in caplog.records]
     seen += [repr(p.read_bytes()) for p in client.profile.home.rglob("*") if p.is_file()]
     assert any("sig=***" in text for text in seen)
-    for secret in (azure.world.sas, azure.world.identity_header, *azure.world.tokens, "canary"):
+    for secret in (
+        azure.cloud_state.sas,
+        azure.cloud_state.identity_header,
+        *azure.cloud_state.tokens,
+        "canary",
+    ):
         leaks = [text for text in seen if secret in text]
         assert not leaks, leaks[0][:1000]
 

@@ -61,7 +61,7 @@ def test_a_job(azure: AzureEmulator, client: cloudai.Client, tmp_path: Path) -> 
     assert len(status.metrics["valid_loss"]) == 1
     assert status.outputs["checkpoint-10"].endswith("ckpt-step-10")
     assert next(iter(handle.logs())).text.startswith("Job enqueued")
-    uploaded = next(f for f in azure.world.files.values() if f.purpose == "fine-tune")
+    uploaded = next(f for f in azure.cloud_state.files.values() if f.purpose == "fine-tune")
     assert uploaded.content.startswith(b"\xef\xbb\xbf")
     assert [p["step_number"] for p in azure_training.checkpoints(handle)] == [10, 5]
 
@@ -282,9 +282,9 @@ def test_lost_replies_make_no_duplicate(
     for number in range(100):
         azure.faults.add("lose_reply", "POST /openai/v1/fine_tuning/jobs")
         client.training.submit(job(train))
-        assert len(azure.world.tunings) == number + 1
+        assert len(azure.cloud_state.tunings) == number + 1
     # One file does for all of them.
-    assert len([f for f in azure.world.files.values() if f.purpose == "fine-tune"]) == 1
+    assert len([f for f in azure.cloud_state.files.values() if f.purpose == "fine-tune"]) == 1
 
 
 def test_another_process_finds_the_job(
@@ -312,7 +312,7 @@ def test_delete_and_list(azure: AzureEmulator, client: cloudai.Client, tmp_path:
     handle.delete()
     handle.delete()
     assert client.training.list() == []
-    assert not [f for f in azure.world.files.values() if f.purpose.startswith("fine-tune")]
+    assert not [f for f in azure.cloud_state.files.values() if f.purpose.startswith("fine-tune")]
     with pytest.raises(NotFound, match="no fine-tuning job"):
         client.training.attach(handle.id)
 
@@ -327,7 +327,7 @@ def test_files_are_kept_while_another_job_needs_them(
     first.delete()
     assert second.wait(30).state is State.SUCCEEDED
     second.delete()
-    assert not azure.world.files
+    assert not azure.cloud_state.files
 
 
 def test_a_refused_submission_leaves_no_file(
@@ -335,7 +335,7 @@ def test_a_refused_submission_leaves_no_file(
 ) -> None:
     with pytest.raises(InvalidRequest, match="cannot be fine-tuned"):
         client.training.submit(job(examples(tmp_path), base_model="no-such-model"))
-    assert not azure.world.files
+    assert not azure.cloud_state.files
     assert client.resources() == []
 
 
@@ -346,4 +346,4 @@ def test_the_dated_api(azure: AzureEmulator, tmp_path: Path) -> None:
         handle = client.training.submit(job(examples(tmp_path)))
         handle.wait(30)
         handle.delete()
-    assert not azure.world.tunings
+    assert not azure.cloud_state.tunings

@@ -212,7 +212,7 @@ def worker(home: Path, id: str) -> int:
 def _worker(parent: int) -> int:
     for child in psutil.Process(parent).children():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            if any("_batch_worker" in part for part in child.cmdline()):
+            if any("batch_worker" in part for part in child.cmdline()):
                 return child.pid
     return 0
 
