@@ -80,7 +80,13 @@ class AsyncChat(Protocol):
 
 
 class Embeddings(Protocol):
-    """Embeddings. Splits what exceeds the vendor's limit of texts a request, keeps the order."""
+    """Embeddings: one request, its vectors in the texts' order.
+
+    An adapter whose service limits the texts of a request also has ``groups(request)``, which
+    gives all texts in parts that fit one request each, in order, and raises InvalidRequest for
+    what the model cannot do. ``embed`` then gets such parts: the core sends, paces and retries
+    each for itself, so that no answered text is paid twice.
+    """
 
     def embed(self, request: EmbeddingRequest, call: Call) -> EmbeddingReply: ...
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from cloudai._core.calls import threads
+from cloudai._core.calls.texts import Texts
 from cloudai.client._fallback import aask, ask
 from cloudai.client._runtime import CapabilityBinding, Runtime
 from cloudai.types import EmbeddingReply, EmbeddingRequest, EmbeddingTask
@@ -50,10 +51,11 @@ class Embeddings:
         """
         first = self._runtime.binding("embeddings")
         request = _request(first, texts, model, dimensions, truncate, task, timeout, native)
+        given = Texts(request)
         return ask(
             first,
             lambda: _same(self._runtime, first, model, request.model),
-            lambda binding: _embed(binding, request, timeout),
+            lambda binding: _embed(binding, given, timeout),
         )
 
 
@@ -77,10 +79,11 @@ class AsyncEmbeddings:
         """See ``Embeddings.create``."""
         first = self._runtime.binding("embeddings")
         request = _request(first, texts, model, dimensions, truncate, task, timeout, native)
+        given = Texts(request)
         return await aask(
             first,
             lambda: _same(self._runtime, first, model, request.model),
-            lambda binding: _aembed(binding, request, timeout),
+            lambda binding: _aembed(binding, given, timeout),
         )
 
 
@@ -114,29 +117,27 @@ def _request(
     )
 
 
-def _embed(
-    binding: CapabilityBinding, request: EmbeddingRequest, timeout: float | None
-) -> EmbeddingReply:
-    adapter = binding.adapter
-    return binding.caller.run(
-        "embeddings",
-        lambda call: adapter.embed(request, call),
-        binding.caller.call(timeout),
-        request.model,
-    )
+def _embed(binding: CapabilityBinding, texts: Texts, timeout: float | None) -> EmbeddingReply:
+    caller, adapter = binding.caller, binding.adapter
+    call = caller.call(timeout)
+    with caller.span("embeddings", texts.model):
+        return texts.run(
+            adapter,
+            lambda part: caller.attempt(lambda call: adapter.embed(part, call), call, part.model),
+        )
 
 
 async def _aembed(
-    binding: CapabilityBinding, request: EmbeddingRequest, timeout: float | None
+    binding: CapabilityBinding, texts: Texts, timeout: float | None
 ) -> EmbeddingReply:
-    adapter = binding.adapter
+    caller, adapter = binding.caller, binding.adapter
     embed = getattr(adapter, "aembed", None) or partial(threads.run, adapter.embed)
-    return await binding.caller.arun(
-        "embeddings",
-        lambda call: embed(request, call),
-        binding.caller.call(timeout),
-        request.model,
-    )
+    call = caller.call(timeout)
+    with caller.span("embeddings", texts.model):
+        return await texts.arun(
+            adapter,
+            lambda part: caller.aattempt(lambda call: embed(part, call), call, part.model),
+        )
 
 
 def _same(

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from cloudai._core.batches.chunk import Transform
+from cloudai._core.calls.texts import Texts
 from cloudai.errors import HandlerError, InvalidRequest
 from cloudai.protocols import Call, Embeddings
 from cloudai.types import (
@@ -129,7 +130,8 @@ def embeddings(adapter: Embeddings, model: str, params: dict[str, JSON]) -> Tran
 
     def embed(records: list[Any]) -> list[Any]:
         texts = tuple(_text(record) for record in records)
-        reply = adapter.embed(msgspec.structs.replace(request, texts=texts), Call())
+        given = Texts(msgspec.structs.replace(request, texts=texts))
+        reply = given.run(adapter, lambda part: adapter.embed(part, Call()))
         if len(reply) != len(texts):
             raise HandlerError(
                 f"the model gave {len(reply)} vectors for {len(texts)} texts", code="WrongLength"

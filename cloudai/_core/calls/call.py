@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from cloudai._core.calls import telemetry
@@ -19,6 +19,8 @@ from cloudai.errors import CallTimeout, CloudAIError, RateLimited
 from cloudai.protocols import Call
 
 T = TypeVar("T")
+
+_NO_SPAN: AbstractContextManager[Any] = nullcontext()
 
 
 @contextmanager
@@ -56,13 +58,17 @@ class Caller:
 
     def run(self, operation: str, function: Callable[[Call], T], call: Call, model: str = "") -> T:
         """``function(call)``, tried again by the policy. Raises CloudAIError."""
-        if telemetry.hooks:
-            about = {"provider": self.provider, "model": model}
-            with telemetry.span(operation, about):
-                return self._run(function, call, model or operation)
-        return self._run(function, call, model or operation)
+        with self.span(operation, model):
+            return self.attempt(function, call, model or operation)
 
-    def _run(self, function: Callable[[Call], T], call: Call, quota: str) -> T:
+    def span(self, operation: str, model: str) -> AbstractContextManager[Any]:
+        """Around one call of the user's, however many requests it takes."""
+        if not telemetry.hooks:
+            return _NO_SPAN
+        return telemetry.span(operation, {"provider": self.provider, "model": model})
+
+    def attempt(self, function: Callable[[Call], T], call: Call, quota: str) -> T:
+        """``run`` without a span of its own. ``quota``: whose rate limit it falls under."""
         attempt = 0
         pace = self._paces.get(quota)
         while True:
@@ -89,13 +95,11 @@ class Caller:
         model: str = "",
     ) -> T:
         """The async twin of ``run``."""
-        if telemetry.hooks:
-            about = {"provider": self.provider, "model": model}
-            with telemetry.span(operation, about):
-                return await self._arun(function, call, model or operation)
-        return await self._arun(function, call, model or operation)
+        with self.span(operation, model):
+            return await self.aattempt(function, call, model or operation)
 
-    async def _arun(self, function: Callable[[Call], Awaitable[T]], call: Call, quota: str) -> T:
+    async def aattempt(self, function: Callable[[Call], Awaitable[T]], call: Call, quota: str) -> T:
+        """The async twin of ``attempt``."""
         attempt = 0
         pace = self._paces.get(quota)
         while True:

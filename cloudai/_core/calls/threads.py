@@ -12,7 +12,7 @@ import contextvars
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
@@ -63,6 +63,20 @@ async def finish(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
         if not task.cancelled():
             task.exception()  # seen, so that asyncio does not report it as lost
         raise
+
+
+def together(work: Callable[[], None], count: int) -> None:
+    """``work`` in this thread, and in ``count - 1`` others where the pool has room; returns when
+    all have ended. ``work`` takes what is left to do until there is no more."""
+    helpers = [executor().submit(contextvars.copy_context().run, work) for _ in range(count - 1)]
+    try:
+        work()
+    finally:
+        # One that has not begun would find nothing left.
+        wait([helper for helper in helpers if not helper.cancel()])
+    for helper in helpers:
+        if not helper.cancelled():
+            helper.result()
 
 
 _END: Final = object()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 from cloudai import Profile
@@ -22,6 +23,11 @@ class CompatEmbeddings:
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
 
+    def groups(self, request: EmbeddingRequest) -> Iterator[tuple[str, ...]]:
+        """The texts in parts that one request takes."""
+        for at in range(0, len(request.texts), MOST):
+            yield request.texts[at : at + MOST]
+
     def embed(self, request: EmbeddingRequest, call: Call) -> EmbeddingReply:
         if request.truncate:
             raise UnsupportedByProvider(
@@ -31,20 +37,17 @@ class CompatEmbeddings:
                 field="truncate",
                 value=True,
             )
-        rows: list[list[float]] = []
-        tokens, model = 0, request.model
-        for at in range(0, len(request.texts), MOST):
-            body: dict[str, Any] = {
-                "model": request.model,
-                "input": list(request.texts[at : at + MOST]),
-                **({"dimensions": request.dimensions} if request.dimensions else {}),
-                **request.native,
-            }
-            with asked(self._profile, "/embeddings", body, call) as response, passing():
-                data = json.loads(response.read())
-            rows += [one["embedding"] for one in sorted(data["data"], key=lambda one: one["index"])]
-            tokens += data.get("usage", {}).get("prompt_tokens", 0)
-            model = data.get("model", model)
+        body: dict[str, Any] = {
+            "model": request.model,
+            "input": list(request.texts),
+            **({"dimensions": request.dimensions} if request.dimensions else {}),
+            **request.native,
+        }
+        with asked(self._profile, "/embeddings", body, call) as response, passing():
+            data = json.loads(response.read())
+        rows: list[list[float]] = [
+            one["embedding"] for one in sorted(data["data"], key=lambda one: one["index"])
+        ]
         if len(rows) != len(request.texts):
             raise ProviderError(
                 f"{len(rows)} vectors came for {len(request.texts)} texts", provider=PROVIDER
@@ -53,7 +56,7 @@ class CompatEmbeddings:
         return EmbeddingReply(
             data=b"".join(struct.pack(f"<{dim}f", *row) for row in rows),
             dim=dim,
-            model=model,
+            model=data.get("model", request.model),
             provider=PROVIDER,
-            usage=Usage(input_tokens=tokens),
+            usage=Usage(input_tokens=data.get("usage", {}).get("prompt_tokens", 0)),
         )

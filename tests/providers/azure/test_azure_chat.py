@@ -384,6 +384,6 @@ def test_embedding_limits() -> None:
     assert [len(part) for part in parts] == [3, 3, 1]
     request = EmbeddingRequest(model="m", texts=("a",), truncate=True)
     with pytest.raises(UnsupportedByProvider, match="vertex"):
-        embeddings_wire.encode(request, ("a",))
+        embeddings_wire.encode(request)
     listed = b'{"data": [{"index": 1, "embedding": [1.0]}, {"index": 0, "embedding": [2.0]}]}'
     assert embeddings_wire.decode(listed, {}, 2).data == b"\0\0\0@\0\0\x80?"

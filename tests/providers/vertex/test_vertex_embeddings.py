@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from vertextools import golden, sent
 
 from cloudai import AsyncClient, Client
@@ -22,7 +23,7 @@ def test_golden(model: str) -> None:
     request = EmbeddingRequest(
         model=model, texts=("a cat", "a dog"), dimensions=256, task="query", truncate=True
     )
-    requests = [wire.encode(request, group) for group in wire.groups(request)]
+    requests = [wire.encode(replace(request, texts=group)) for group in wire.groups(request)]
     golden(f"embeddings_{model}", [list(one) for one in requests])
 
 

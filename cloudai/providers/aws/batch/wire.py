@@ -151,7 +151,7 @@ def model_input(spec: BatchTransform, record: Any) -> dict[str, Any]:
     asked = transforms.embedding_request(spec.embeddings or "", spec.params)
     text = record.get("text") if isinstance(record, dict) else record
     texts = (str(text),)
-    return wire.body(msgspec.structs.replace(asked, texts=texts), texts)
+    return wire.body(msgspec.structs.replace(asked, texts=texts))
 
 
 def check_params(spec: BatchTransform) -> None:

@@ -16,6 +16,7 @@ from cloudai._core.batches import transforms
 from cloudai._core.batches.runner import Transform, run_batch
 from cloudai._core.calls.call import Caller
 from cloudai._core.calls.retry import RetryPolicy
+from cloudai._core.calls.texts import Texts
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import CloudAIError, JobCancelled
 from cloudai.protocols import Call
@@ -54,7 +55,10 @@ class _Patient:
         return self._run("chat", partial(self._adapter.create, request))
 
     def embed(self, request: Any, call: Call) -> Any:
-        return self._run("embeddings", partial(self._adapter.embed, request))
+        return Texts(request).run(
+            self._adapter,
+            lambda part: self._run("embeddings", partial(self._adapter.embed, part)),
+        )
 
     def predict(self, id: str, request: Any, call: Call) -> Any:
         return self._run("endpoints.predict", partial(self._adapter.predict, id, request))

@@ -73,17 +73,17 @@ def _dimensions(request: EmbeddingRequest, allowed: tuple[int, ...]) -> None:
         )
 
 
-def body(request: EmbeddingRequest, texts: tuple[str, ...]) -> dict[str, Any]:
-    """The body for some of the request's texts."""
+def body(request: EmbeddingRequest) -> dict[str, Any]:
+    """The body of one request."""
     made: dict[str, Any]
     if per_request(request.model) > 1:
-        made = {"texts": list(texts), "input_type": _TASKS[request.task]}
+        made = {"texts": list(request.texts), "input_type": _TASKS[request.task]}
         made["truncate"] = "END" if request.truncate else "NONE"
         made["embedding_types"] = ["float"]
         if request.dimensions is not None:
             made["output_dimension"] = request.dimensions
     else:
-        made = {"inputText": texts[0]}
+        made = {"inputText": request.texts[0]}
         if request.dimensions is not None:
             made["dimensions"] = request.dimensions
     return {**made, **request.native}

@@ -17,6 +17,7 @@ from cloudai._core.batches import transforms
 from cloudai._core.batches.runner import Transform, run_batch
 from cloudai._core.calls.call import Caller
 from cloudai._core.calls.retry import RetryPolicy
+from cloudai._core.calls.texts import Texts
 from cloudai._core.profiles.config import Config, Profile
 from cloudai._core.profiles.secrets import SecretCache
 from cloudai.errors import CloudAIError, JobCancelled
@@ -79,11 +80,14 @@ def transform_of(spec: BatchTransform, profile: Profile) -> tuple[Transform, Any
             """The adapter, with retries."""
 
             def embed(self, request: Any, call: Call) -> Any:
-                return caller.run(
-                    "embeddings",
-                    lambda call: adapter.embed(request, call),
-                    caller.call(),
-                    request.model,
+                return Texts(request).run(
+                    adapter,
+                    lambda part: caller.run(
+                        "embeddings",
+                        lambda call: adapter.embed(part, call),
+                        caller.call(),
+                        part.model,
+                    ),
                 )
 
         made = transforms.embeddings(Patient(), spec.embeddings, spec.params)

@@ -97,7 +97,7 @@ def line(spec: BatchTransform, index: int, record: Any, *, objects: bool) -> byt
         request = msgspec.structs.replace(
             embedding_request(spec.embeddings, spec.params), texts=(_text(record),)
         )
-        method, body = embeddings_wire.encode(request, request.texts)
+        method, body = embeddings_wire.encode(request)
         if method == "embedContent":
             return msgspec.json.encode({"request": body})
         return msgspec.json.encode(body["instances"][0])
@@ -165,7 +165,7 @@ def encode(
         request = msgspec.structs.replace(
             embedding_request(spec.embeddings, spec.params), texts=("x",)
         )
-        method, sample = embeddings_wire.encode(request, request.texts)
+        method, sample = embeddings_wire.encode(request)
         if method == "predict":
             body["modelParameters"] = sample["parameters"]
     return merge(body, spec.native.get("vertex", {}))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -78,7 +78,7 @@ def groups(request: EmbeddingRequest) -> Iterator[tuple[str, ...]]:
     yield tuple(group)
 
 
-def encode(request: EmbeddingRequest, texts: Sequence[str]) -> tuple[str, dict[str, Any]]:
+def encode(request: EmbeddingRequest) -> tuple[str, dict[str, Any]]:
     """The method and the body of one request."""
     task = TASKS[request.task] if request.task is not None else None
     if one_by_one(request.model):
@@ -88,11 +88,11 @@ def encode(request: EmbeddingRequest, texts: Sequence[str]) -> tuple[str, dict[s
         if request.dimensions is not None:
             config["outputDimensionality"] = request.dimensions
         body: dict[str, Any] = {
-            "content": {"parts": [{"text": texts[0]}]},
+            "content": {"parts": [{"text": request.texts[0]}]},
             "embedContentConfig": config,
         }
         return "embedContent", merge(body, request.native)
-    instances: list[dict[str, str]] = [{"content": text} for text in texts]
+    instances: list[dict[str, str]] = [{"content": text} for text in request.texts]
     if task is not None:
         for instance in instances:
             instance["task_type"] = task

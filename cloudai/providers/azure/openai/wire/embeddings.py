@@ -40,8 +40,8 @@ def split(texts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     yield tuple(part)
 
 
-def encode(request: EmbeddingRequest, texts: tuple[str, ...]) -> bytes:
-    """The body for some of the request's texts. Raises UnsupportedByProvider for ``truncate``."""
+def encode(request: EmbeddingRequest) -> bytes:
+    """The body of one request. Raises UnsupportedByProvider for ``truncate``."""
     if request.truncate:
         raise UnsupportedByProvider(
             "truncate=True",
@@ -51,7 +51,7 @@ def encode(request: EmbeddingRequest, texts: tuple[str, ...]) -> bytes:
         )
     body: dict[str, Any] = {
         "model": request.model,
-        "input": texts,
+        "input": request.texts,
         "encoding_format": "base64",
     }
     if request.dimensions is not None:
