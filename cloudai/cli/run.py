@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from cloudai.cli import GROUPS, HOMES
+from cloudai.cli.commands import GROUPS, HOMES
 from cloudai.cli.exits import BROKEN_PIPE, OK
 
 FAMILIES = {

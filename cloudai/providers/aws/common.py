@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from cloudai.errors import CloudAIError, ConfigError, InvalidRequest, NotFound
-from cloudai.providers.aws import catalog, limits
+from cloudai.formats import botocore_limits as limits
+from cloudai.providers.aws import catalog
 from cloudai.types import Accelerator, CostRange, Resources, Violation
 from cloudai.types._base import invalid
 

@@ -323,7 +323,7 @@ def test_a_cut_stream_tells_what_came(aws: AwsEmulator, client: Client) -> None:
 
 def test_an_error_inside_a_stream(aws: AwsEmulator, client: Client) -> None:
     from cloudai.errors import RateLimited
-    from cloudai.providers.aws import eventstream
+    from cloudai.formats import eventstream
     from cloudai.providers.aws.chat import converse_reply
 
     sent = eventstream.event(

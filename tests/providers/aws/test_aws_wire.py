@@ -12,7 +12,8 @@ import pytest
 from botocore.eventstream import EventStreamBuffer
 
 from cloudai.errors import ConnectionFailed, InvalidRequest, UnsupportedByProvider
-from cloudai.providers.aws import eventstream, limits
+from cloudai.formats import botocore_limits as limits
+from cloudai.formats import eventstream
 from cloudai.providers.aws.chat import converse, converse_reply, openai
 from cloudai.providers.aws.embeddings import wire
 from cloudai.types import (

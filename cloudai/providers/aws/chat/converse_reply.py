@@ -8,7 +8,8 @@ from typing import Any, Final
 import msgspec
 
 from cloudai.errors import ProviderError
-from cloudai.providers.aws import catalog, errors, eventstream
+from cloudai.formats import eventstream
+from cloudai.providers.aws import catalog, errors
 from cloudai.types import (
     ChatChunk,
     ChatReply,

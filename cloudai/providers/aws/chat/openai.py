@@ -7,8 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai.formats import openai
-from cloudai.providers.aws import eventstream
+from cloudai.formats import eventstream, openai
 from cloudai.providers.aws.chat.converse_reply import problem
 from cloudai.types import ChatChunk, ChatReply, ChatRequest
 

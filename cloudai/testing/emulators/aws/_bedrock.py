@@ -21,6 +21,7 @@ from cloudai.providers.fake.embeddings import _vector
 from cloudai.testing.emulators.aws import _local_models
 from cloudai.testing.emulators.aws._runtime import Answer, error
 from cloudai.testing.emulators.aws._state import STATE
+from cloudai.testing.emulators.aws._validate import refuse
 from cloudai.types import (
     ChatRequest,
     Message,
@@ -122,8 +123,6 @@ class _Answered(msgspec.Struct):
 
 def _answered(model: str, body: dict[str, Any]) -> _Answered | ChatRequest | Answer:
     """The answer by rule or script; the neutral request where the executor's models answer."""
-    from cloudai.testing.emulators.aws._install import refuse
-
     if not _known(model):
         return _no_model(model)
     refuse("bedrock-runtime", "Converse", {**body, "modelId": model})

@@ -8,16 +8,14 @@ is first held against botocore's model of the service.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import unquote
 
-import botocore.session
 import msgspec
 from flask import has_request_context
 from moto.core.responses import ActionResult
 
-from cloudai.providers.aws import limits
 from cloudai.testing.emulators.aws import (
     _bedrock,
     _endpoints,
@@ -27,27 +25,17 @@ from cloudai.testing.emulators.aws import (
     _transform,
 )
 from cloudai.testing.emulators.aws._state import STATE, Refused
+from cloudai.testing.emulators.aws._validate import refuse
 
 _lock: Final = threading.Lock()
 _done: list[bool] = []
 _CONTROL: Final = {**_sagemaker.OPERATIONS, **_endpoints.OPERATIONS, **_transform.OPERATIONS}
-_session: Final = botocore.session.Session()
 
 
 def _snake(name: str) -> str:
     from botocore import xform_name
 
     return xform_name(name)
-
-
-def refuse(service: str, operation: str, parameters: Mapping[str, Any]) -> None:
-    """Raises AWS's ValidationException for a request that its service model does not allow."""
-    shape = _session.get_service_model(service).operation_model(operation).input_shape
-    problems = list(limits.check(shape, parameters))
-    if problems:
-        told = "; ".join(f"Value at '{where}' {text}" for where, text in problems)
-        count = f"{len(problems)} validation error{'s' if len(problems) > 1 else ''} detected"
-        raise Refused("ValidationException", f"{count}: {told}")
 
 
 def _json_operation(name: str, function: Callable[[str, dict[str, Any]], Any]) -> Any:

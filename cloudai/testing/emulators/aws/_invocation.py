@@ -13,6 +13,7 @@ from cloudai.testing.emulators.aws import _stores, _told
 from cloudai.testing.emulators.aws._bedrock import converse_body, invoke_body
 from cloudai.testing.emulators.aws._runtime import Answer, error
 from cloudai.testing.emulators.aws._state import ACCOUNT, STATE
+from cloudai.testing.emulators.aws._validate import refuse
 
 MIN_RECORDS: Final = 100
 """Records that a job has to have at least (Bedrock quotas, read 2026-11)."""
@@ -21,8 +22,6 @@ MIN_RECORDS: Final = 100
 def create_model_invocation_job(
     region: str, path: str, headers: Any, body: bytes, query: Any
 ) -> Answer:
-    from cloudai.testing.emulators.aws._install import refuse
-
     asked = msgspec.json.decode(body)
     refuse("bedrock", "CreateModelInvocationJob", asked)
     token = asked.get("clientRequestToken")

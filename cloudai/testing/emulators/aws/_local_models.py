@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from cloudai.errors import CloudAIError, ContextOverflow, InvalidRequest, UnsupportedByProvider
-from cloudai.providers.aws import eventstream
+from cloudai.formats import eventstream
 from cloudai.testing.emulators.aws._runtime import Answer, error
 from cloudai.testing.emulators.common.local_models import LocalModels
 from cloudai.types import ChatChunk, ChatReply, ChatRequest, Message, Usage

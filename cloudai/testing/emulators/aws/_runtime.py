@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from cloudai.providers.aws import eventstream
+from cloudai.formats import eventstream
 from cloudai.testing.emulators.aws import _endpoints, _stores
 from cloudai.testing.emulators.aws._state import STATE
 

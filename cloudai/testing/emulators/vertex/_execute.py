@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -28,10 +28,7 @@ from cloudai.testing.emulators.common import keeper
 from cloudai.testing.emulators.common.served import ServedModel
 from cloudai.testing.emulators.vertex._http import Refused
 from cloudai.testing.emulators.vertex._jobs import Execution
-from cloudai.testing.emulators.vertex._surroundings import Mounts, variables
-
-if TYPE_CHECKING:
-    from cloudai.testing.emulators.vertex import VertexEmulator
+from cloudai.testing.emulators.vertex._surroundings import Cloud, Mounts, variables
 
 
 class LocalExecutor:
@@ -43,7 +40,7 @@ class LocalExecutor:
     cloud: whose buckets and logs are used.
     """
 
-    def __init__(self, cloud: VertexEmulator) -> None:
+    def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         self._folder = tempfile.TemporaryDirectory(prefix="cloudai-vertex-run-")
         self._models: dict[str, ServedModel] = {}
@@ -279,7 +276,7 @@ class _Run:
 
     def __init__(
         self,
-        cloud: VertexEmulator,
+        cloud: Cloud,
         job: dict[str, Any],
         processes: dict[str, subprocess.Popen[str]],
         outputs: dict[str, str],

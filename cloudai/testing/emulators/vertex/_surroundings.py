@@ -10,15 +10,33 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
-if TYPE_CHECKING:
-    from cloudai.testing.emulators.vertex import VertexEmulator
+from cloudai.testing.emulators.vertex._storage import Storage
+
+
+class Cloud(Protocol):
+    """What a job or a served model sees of the emulator around it."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def env(self) -> dict[str, str]: ...
+
+    @property
+    def project(self) -> str: ...
+    @property
+    def location(self) -> str: ...
+    @property
+    def storage(self) -> Storage: ...
+    @property
+    def logging(self) -> Any: ...
+
 
 _MOUNTED: Final = re.compile(r"/gcs/[\w.-]+(?:/[^\s'\";:,]*)?")
 
 
-def variables(cloud: VertexEmulator, job: dict[str, Any]) -> dict[str, str]:
+def variables(cloud: Cloud, job: dict[str, Any]) -> dict[str, str]:
     """The variables that the service sets, and those that lead to the emulator."""
     base = job["jobSpec"].get("baseOutputDirectory", {}).get("outputUriPrefix", "").rstrip("/")
     made = {
@@ -48,7 +66,7 @@ class Mounts:
     outputs: folders whose files belong into a bucket → its URI.
     """
 
-    def __init__(self, cloud: VertexEmulator, root: Path) -> None:
+    def __init__(self, cloud: Cloud, root: Path) -> None:
         self._cloud = cloud
         self._root = root
         self.outputs: dict[str, str] = {}
