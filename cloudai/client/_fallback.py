@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from itertools import chain
 from typing import Final, TypeVar
 
 from cloudai.client._runtime import CapabilityBinding
@@ -19,19 +20,17 @@ def ask(
     others: Callable[[], Iterable[CapabilityBinding]],
     attempt: Callable[[CapabilityBinding], T],
 ) -> T:
-    """``attempt(binding)``; while that fails, ``attempt`` on each of ``others()``. Raises the last
-    failure."""
-    try:
+    """``attempt(binding)``; while that fails, ``attempt`` on each of ``others()``. One that failed
+    a moment ago is asked last. Raises the last failure."""
+    if not binding.profile.fallback:
         return attempt(binding)
-    except FALLS_BACK as failure:
-        error: CloudAIError = failure
-    for other in others():
+    failures: list[CloudAIError] = []
+    for one in _order(binding, others):
         try:
-            return attempt(other)
+            return attempt(one)
         except FALLS_BACK as failure:
-            failure.__cause__ = error
-            error = failure
-    raise error
+            _add(failures, failure)
+    raise failures[-1]
 
 
 async def aask(
@@ -40,14 +39,37 @@ async def aask(
     attempt: Callable[[CapabilityBinding], Awaitable[T]],
 ) -> T:
     """The async twin of ``ask``."""
-    try:
+    if not binding.profile.fallback:
         return await attempt(binding)
-    except FALLS_BACK as failure:
-        error: CloudAIError = failure
-    for other in others():
+    failures: list[CloudAIError] = []
+    for one in _order(binding, others):
         try:
-            return await attempt(other)
+            return await attempt(one)
         except FALLS_BACK as failure:
-            failure.__cause__ = error
-            error = failure
-    raise error
+            _add(failures, failure)
+    raise failures[-1]
+
+
+def _add(failures: list[CloudAIError], failure: CloudAIError) -> None:
+    if failures:
+        failure.__cause__ = failures[-1]
+    failures.append(failure)
+
+
+def _order(
+    binding: CapabilityBinding, others: Callable[[], Iterable[CapabilityBinding]]
+) -> Iterator[CapabilityBinding]:
+    """Whom to ask, one after the other, made only when they are needed."""
+    held: list[CapabilityBinding] = []
+    for one in chain((binding,), _lazily(others)):
+        if one.caller.breaker.allows():
+            yield one
+        else:
+            held.append(one)
+    yield from held
+
+
+def _lazily(
+    others: Callable[[], Iterable[CapabilityBinding]],
+) -> Iterator[CapabilityBinding]:
+    yield from others()

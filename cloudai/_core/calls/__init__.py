@@ -1,1 +1,1 @@
-"""The one path of a call: span, pace, retry; threads and waiting."""
+"""The one path of a call: span, rate limiter, retry, breaker; threads and waiting."""

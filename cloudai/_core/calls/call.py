@@ -1,19 +1,21 @@
-"""The one path of every call: span → pace → retry → adapter.
+"""The one path of every call: span → rate limiter → retry → adapter.
 
 ``Caller.run`` and ``Caller.arun`` differ in nothing but how they wait; all that is decided is
-decided by ``RetryPolicy`` and ``Pace``.
+decided by ``RetryPolicy``, ``AdaptiveRateLimiter`` and ``CircuitBreaker``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from cloudai._core.calls import telemetry
-from cloudai._core.calls.pace import Pace
+from cloudai._core.calls.breaker import CircuitBreaker
+from cloudai._core.calls.limiter import LONGEST, AdaptiveRateLimiter
 from cloudai._core.calls.retry import RetryPolicy
 from cloudai.errors import CallTimeout, CloudAIError, RateLimited
 from cloudai.protocols import Call
@@ -50,7 +52,8 @@ class Caller:
         self.timeout = timeout
         self.policy = policy
         # One a model; an operation without a model (of jobs, endpoints) has its own.
-        self._paces: dict[str, Pace] = {}
+        self._limiters: dict[str, AdaptiveRateLimiter] = {}
+        self.breaker = CircuitBreaker()
 
     def call(self, timeout: float | None = None, key: str | None = None) -> Call:
         """A call that begins now."""
@@ -70,21 +73,21 @@ class Caller:
     def attempt(self, function: Callable[[Call], T], call: Call, quota: str) -> T:
         """``run`` without a span of its own. ``quota``: whose rate limit it falls under."""
         attempt = 0
-        pace = self._paces.get(quota)
+        limiter = self._limiters.get(quota)
         while True:
-            if pace is not None:
-                self._sleep(pace, call)
+            if limiter is not None:
+                self._sleep(limiter, call)
             try:
                 result = function(call)
             except CloudAIError as error:
-                pace = self._note(error, quota, pace)
-                wait = self._wait(error, attempt, call, pace)
+                limiter = self._note(error, quota, limiter)
+                wait = self._wait(error, attempt, call)
                 time.sleep(wait)
                 if call.late():  # a busy machine overslept: the failure says more than "too late"
                     raise
                 attempt += 1
             else:
-                self._done(pace, attempt)
+                self._done(attempt)
                 return result
 
     async def arun(
@@ -101,34 +104,37 @@ class Caller:
     async def aattempt(self, function: Callable[[Call], Awaitable[T]], call: Call, quota: str) -> T:
         """The async twin of ``attempt``."""
         attempt = 0
-        pace = self._paces.get(quota)
+        limiter = self._limiters.get(quota)
         while True:
-            if pace is not None:
-                wait = self._allowed(pace.reserve(), call)
+            if limiter is not None:
+                wait = self._allowed(limiter.reserve, call)
                 while wait:
                     await asyncio.sleep(wait)
-                    wait = self._allowed(pace.again(), call)
+                    wait = self._allowed(limiter.again, call)
             try:
                 result = await function(call)
             except CloudAIError as error:
-                pace = self._note(error, quota, pace)
-                await asyncio.sleep(self._wait(error, attempt, call, pace))
+                limiter = self._note(error, quota, limiter)
+                await asyncio.sleep(self._wait(error, attempt, call))
                 if call.late():
                     raise
                 attempt += 1
             else:
-                self._done(pace, attempt)
+                self._done(attempt)
                 return result
 
-    def _note(self, error: CloudAIError, quota: str, pace: Pace | None) -> Pace | None:
+    def _note(
+        self, error: CloudAIError, quota: str, limiter: AdaptiveRateLimiter | None
+    ) -> AdaptiveRateLimiter | None:
         if error.provider is None:
             error.provider = self.provider
+        self.breaker.failed(error)
         if isinstance(error, RateLimited):
-            pace = self._paces.setdefault(quota, Pace())
-            pace.limited(error.retry_after)
-        return pace
+            limiter = self._limiters.setdefault(quota, AdaptiveRateLimiter())
+            limiter.limited(error.retry_after)
+        return limiter
 
-    def _wait(self, error: CloudAIError, attempt: int, call: Call, pace: Pace | None) -> float:
+    def _wait(self, error: CloudAIError, attempt: int, call: Call) -> float:
         """Seconds before the next attempt; raises the error itself when there is none."""
         wait = self.policy.delay(error, attempt, call.deadline)
         if wait is None:
@@ -136,29 +142,33 @@ class Caller:
         telemetry.logger.info(
             "%s: %s; attempt %d in %.2f s", self.provider, type(error).__name__, attempt + 2, wait
         )
-        # A pace that is closed until the vendor's time does the waiting itself.
-        return 0.0 if pace is not None and error.retry_after is not None else wait
+        told = error.retry_after
+        # The limiter is closed until the service's time, and does the waiting itself.
+        held = isinstance(error, RateLimited) and told is not None and told <= LONGEST
+        return 0.0 if held else wait
 
-    def _done(self, pace: Pace | None, attempt: int) -> None:
+    def _done(self, attempt: int) -> None:
         self.policy.succeeded(retried=attempt > 0)
-        if pace is not None:
-            pace.admitted()
+        self.breaker.answered()
 
-    def _sleep(self, pace: Pace, call: Call) -> None:
-        wait = self._allowed(pace.reserve(), call)
+    def _sleep(self, limiter: AdaptiveRateLimiter, call: Call) -> None:
+        wait = self._allowed(limiter.reserve, call)
         while wait:
             time.sleep(wait)
-            wait = self._allowed(pace.again(), call)
+            wait = self._allowed(limiter.again, call)
 
-    def _allowed(self, seconds: float, call: Call) -> float:
-        if call.deadline is not None and time.monotonic() + seconds >= call.deadline:
+    def _allowed(self, place: Callable[[float], float], call: Call) -> float:
+        if call.deadline is None:
+            return place(math.inf)
+        patience = call.deadline - time.monotonic()
+        wait = place(patience)
+        if wait >= patience:
             raise CallTimeout(
-                f"the rate limit lets this call through only in {seconds:.1f} s, "
-                "after its deadline",
+                f"the rate limit lets this call through only in {wait:.1f} s, after its deadline",
                 provider=self.provider,
                 hint="Give it a longer timeout, or send fewer calls",
             )
-        return seconds
+        return wait
 
     def __reduce__(self) -> Any:
         raise TypeError("a client's call path does not pickle; make a client in each process")

@@ -1,4 +1,5 @@
-"""The learned pace: never early, soon at the service's rate, few calls in vain."""
+"""The learned rate: never early, soon at the service's rate, few calls in vain, nobody locked
+out."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import heapq
 
 import pytest
 
-from cloudai._core.calls.pace import FLOOR, Pace
+from cloudai._core.calls.limiter import FLOOR, LONGEST, AdaptiveRateLimiter
 
 
 class Clock:
@@ -36,7 +37,7 @@ class Window:
 def simulate(service: Window, calls: int, crowd: int, latency: float) -> tuple[int, float, int]:
     """Attempts, seconds, and attempts sent although a 429 had said to wait."""
     clock = Clock()
-    pace: Pace | None = None
+    limiter: AdaptiveRateLimiter | None = None
     begun, attempts, early, told, left = clock.now, 0, 0, 0.0, calls
     # (time, order, what): "go" sends an attempt, "wake" follows a wait, "told" hears a 429.
     events: list[tuple[float, int, str, float]] = []
@@ -53,14 +54,14 @@ def simulate(service: Window, calls: int, crowd: int, latency: float) -> tuple[i
     while events:
         clock.now, _, what, about = heapq.heappop(events)
         if what == "told":
-            pace = pace or Pace(clock)
-            pace.limited(about)
+            limiter = limiter or AdaptiveRateLimiter(clock)
+            limiter.limited(about)
             told = max(told, clock.now + about)
             what = "new"
         if what in {"new", "wake"}:
             wait = 0.0
-            if pace is not None:
-                wait = pace.reserve() if what == "new" else pace.again()
+            if limiter is not None:
+                wait = limiter.reserve() if what == "new" else limiter.again()
             if wait:
                 push(clock.now + wait, "wake")
                 continue
@@ -94,59 +95,99 @@ def test_a_thousand_calls_under_a_quota(limit: int, period: float, latency: floa
 
 def test_a_place_is_given_up_when_the_gate_closes() -> None:
     clock = Clock()
-    pace = Pace(clock)
+    limiter = AdaptiveRateLimiter(clock)
     for _ in range(10):
-        pace.reserve()
+        limiter.reserve()
     clock.now += 1
-    pace.limited(1.0)
+    limiter.limited(1.0)
     clock.now += 1
-    assert pace.reserve() == 0.0
-    wait = pace.reserve()
+    assert limiter.reserve() == 0.0
+    wait = limiter.reserve()
     assert wait > 0
-    pace.limited(5.0)
+    limiter.limited(5.0)
     clock.now += wait
-    late = pace.again()
+    late = limiter.again()
     assert wait + late >= 5.0
     clock.now += late
-    assert pace.again() == 0.0
+    assert limiter.again() == 0.0
 
 
 def test_one_limit_met_by_many_cuts_once() -> None:
     clock = Clock()
-    pace = Pace(clock)
+    limiter = AdaptiveRateLimiter(clock)
     for _ in range(100):
-        pace.reserve()
+        limiter.reserve()
     for _ in range(50):
         clock.now += 0.001
-        pace.limited(1.0)
+        limiter.limited(1.0)
     # All fifty are one event: fifty calls came through in the second and what it closed for.
-    assert pace._rate == pytest.approx(0.95 * 50 / 1.05, rel=0.01)
+    assert limiter._rate == pytest.approx(0.95 * 50 / 1.05, rel=0.01)
 
 
 def test_without_a_retry_after_there_is_still_a_rate() -> None:
     clock = Clock()
-    pace = Pace(clock)
+    limiter = AdaptiveRateLimiter(clock)
     for _ in range(50):
-        pace.reserve()
+        limiter.reserve()
         clock.now += 0.1
-    pace.limited(None)
-    assert pace._rate == pytest.approx(0.95 * 49 / 5.0)
-    pace.limited(None)
-    assert pace._rate == pytest.approx(0.95 * 49 / 5.0)
+    limiter.limited(None)
+    assert limiter._rate == pytest.approx(0.95 * 49 / 5.0)
+    limiter.limited(None)
+    assert limiter._rate == pytest.approx(0.95 * 49 / 5.0)
 
 
 def test_the_rate_never_falls_to_nothing_and_grows_again() -> None:
     clock = Clock()
-    pace = Pace(clock)
+    limiter = AdaptiveRateLimiter(clock)
     for _ in range(20):
-        pace.reserve()
-        pace.reserve()
+        limiter.reserve()
+        limiter.reserve()
         clock.now += 30
-        pace.limited(20.0)
+        limiter.limited(20.0)
         clock.now += 20
-    assert pace._rate is not None
-    assert pace._rate >= FLOOR
-    low = pace._rate
+    assert limiter._rate is not None
+    assert limiter._rate >= FLOOR
+    low = limiter._rate
     clock.now += 60
-    pace.reserve()
-    assert pace._rate > 2 * low
+    limiter.reserve()
+    assert limiter._rate > 2 * low
+
+
+def test_c1_calls_that_came_seldom_are_no_measure_of_the_service() -> None:
+    clock = Clock()
+    limiter = AdaptiveRateLimiter(clock)
+    for _ in range(4):  # a call every six seconds, each met by one 429 with Retry-After: 1
+        assert limiter.reserve(5.0) == 0.0
+        limiter.limited(1.0)
+        wait = limiter.reserve(5.0)
+        assert wait == pytest.approx(1.0)
+        clock.now += wait
+        assert limiter.again(4.0) == 0.0
+        clock.now += 5
+    for _ in range(25):  # then the service is well, and a call comes each second
+        assert limiter.reserve(5.0) == 0.0
+        clock.now += 1
+
+
+def test_c1_a_guess_never_outlasts_the_callers_time() -> None:
+    clock = Clock()
+    limiter = AdaptiveRateLimiter(clock, rng=lambda: 1.0)
+    limiter.reserve()
+    limiter.reserve()
+    clock.now += 0.5
+    limiter.limited(1.0)  # one of two came through: the rate is low
+    waits = [limiter.reserve(5.0) for _ in range(25)]
+    assert all(1.0 <= wait < 5.0 for wait in waits)
+    assert waits[-1] == 1.0 + (5.0 - 1.0) / 2  # no place left: in time all the same
+    # Who cannot wait as long as the service asked is told so, and takes no place.
+    before = limiter.reserve(100.0)
+    assert limiter.reserve(0.5) >= 0.5
+    assert limiter.reserve(100.0) - before == pytest.approx(1 / limiter._rate, rel=0.1)
+
+
+def test_c1_one_long_retry_after_does_not_close_the_gate_for_good() -> None:
+    clock = Clock()
+    limiter = AdaptiveRateLimiter(clock)
+    limiter.reserve()
+    limiter.limited(86_400.0)
+    assert limiter.reserve(5.0) == LONGEST
