@@ -1,5 +1,5 @@
-"""The app: routes, the token, errors as answers, the access log, and the one path that every
-prediction takes."""
+"""The app: the table of all routes, the token, errors as answers, the access log. It alone sees
+the whole server; what it is made of does not know it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import asyncio
 import contextlib
 import hmac
 import os
-import random
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias
-
-import msgspec
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from cloudai.errors import (
     CloudAIError,
@@ -23,9 +20,10 @@ from cloudai.errors import (
     RateLimited,
     ServiceUnavailable,
 )
-from cloudai.server import asgi
 from cloudai.server.config import Limits, ServerConfig
-from cloudai.server.http import (
+from cloudai.server.gate import Gate
+from cloudai.server.http import asgi
+from cloudai.server.http.messages import (
     REQUEST_ID,
     Broken,
     Gone,
@@ -37,28 +35,34 @@ from cloudai.server.http import (
     error_body,
     header_value,
 )
-from cloudai.server.metrics import Metrics
-from cloudai.server.models import Models, ServedModel, Variant
-from cloudai.server.pool import DeadlinePassed
+from cloudai.server.inference import VARIANT_HEADER, Inference, ResultError
+from cloudai.server.log import log
+from cloudai.server.routes import about, feedback, health, open_inference, openai, predict
+from cloudai.server.routing import Table
 from cloudai.server.targets import scoped
-from cloudai.server.tracing import QUIET, Mark, Tracing
-from cloudai.server.wire import Item, Result
+from cloudai.server.tracing import QUIET, Tracing
+from cloudai.server.workers.pool import DeadlinePassed
 
-Route: TypeAlias = Callable[["App", Request], Awaitable[Response]]
-
-MODEL_HEADER, VARIANT_HEADER = b"x-cloudai-model", b"x-cloudai-variant"
-STICKY_HEADER, VERSION_HEADER = b"x-cloudai-sticky", b"x-cloudai-model-version"
+VERSION_HEADER: Final = b"x-cloudai-model-version"
 
 # Azure ML's callers find their own id in the answer (its inference server does the same).
-CLIENT_ID_HEADER = b"x-ms-client-request-id"
+CLIENT_ID_HEADER: Final = b"x-ms-client-request-id"
+
+OPEN_ROUTES: Final = frozenset({"ping", "health", "live", "ready", "model_ready", "root"})
+"""Answered without the token: probes send none, and they tell nothing."""
 
 
-class ResultError(CloudAIError):
-    """A worker's error, with its class name and status."""
-
-    def __init__(self, result: Result) -> None:
-        super().__init__(result.error, status=result.status, code=None)
-        self.type = result.error_type
+def table(env: Mapping[str, str], config: ServerConfig) -> tuple[Table, Gate | None]:
+    """All routes, and what stands before them under a target."""
+    made = Table()
+    health.add(made, env)
+    predict.add(made, env)
+    feedback.add(made)
+    open_inference.add(made)
+    openai.add(made)
+    gate = None if config.target is None else Gate(config.target, config, made)
+    about.add(made, gate)
+    return made, gate
 
 
 class App:
@@ -69,6 +73,10 @@ class App:
     config: the server's. token: what callers must send, or None.
     on_event: told the name of each event of a worker: it became ready, it died.
     tracing: begins and ends spans; None: there are none.
+
+    Attributes
+    ----------
+    inference: what the routes ask.
     """
 
     def __init__(
@@ -78,35 +86,16 @@ class App:
         on_event: Callable[[str], None] = lambda event: None,
         tracing: Tracing | None = None,
     ) -> None:
-        from cloudai.server.gate import Gate
-        from cloudai.server.routes import OPEN_ROUTES, find, table
-
-        self.config = config
-        self.models = Models(config, self._on_batch, self._log_event)
-        self.metrics = Metrics(
-            lambda: self.models.gauge(lambda group: group.waiting),
-            lambda: self.models.gauge(lambda group: group.ready),
-            lambda: self.models.gauge(lambda group: group.restarts),
-        )
-        self.stopping = False
-        self._on_event = on_event
-        self.tracing = tracing
-        self.started = time.time()
+        self.inference = Inference(config, tracing, on_event)
+        self._tracing = tracing
         self._token = token.encode() if token is not None else None
-        self._loopback = config.host in {"127.0.0.1", "::1", "localhost"}
-        self._open = OPEN_ROUTES
-        self._table = table(scoped(os.environ, config.target))
-        self.gate = None if config.target is None else Gate(config.target, config, self._table)
-        self._find = find if self.gate is None else self.gate.find
-
-    @property
-    def ready(self) -> bool:
-        return self.models.ready and not self.stopping
+        routes, gate = table(scoped(os.environ, config.target), config)
+        self._find = routes.find if gate is None else gate.find
 
     @property
     def limits(self) -> Limits:
         """What a request may take."""
-        return self.models.config.limits
+        return self.inference.limits
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         """As an ASGI application."""
@@ -117,12 +106,12 @@ class App:
         begun = time.perf_counter()  # the loop's own clock ticks in milliseconds
         route = "other"
         try:
-            route, handler = self._find(self._table, request)
-            if self.tracing is not None and route not in QUIET:
-                self.tracing.begin(request)
-            if self._token is not None and route not in self._open:
+            route, handler = self._find(request)
+            if self._tracing is not None and route not in QUIET:
+                self._tracing.begin(request)
+            if self._token is not None and route not in OPEN_ROUTES:
                 self._check_token(request)
-            response = await handler(self, request)
+            response = await handler(self.inference, request)
         except (Gone, asyncio.CancelledError):
             if not request.gone:
                 raise
@@ -154,144 +143,11 @@ class App:
             status = 499
         self._finish(request, route, status, begun)
 
-    async def infer(
-        self, request: Request, model: ServedModel, items: Sequence[Item]
-    ) -> list[Result]:
-        """The items' answers, from the variant that the request's headers or the weights choose.
-
-        Raises RateLimited, DeadlinePassed, or the first error among the answers.
-        """
-        variant = self.variant(request, model)
-        marks: list[Mark] | None = None if request.span is None else []
-        submitted = 0 if marks is None else time.time_ns()
-        futures = variant.group.submit(items, request.deadline, request.has_left, marks=marks)
-        for shadow in model.shadows:
-            self._shadow(model, shadow, items)
-        loop = asyncio.get_running_loop()
-        timer = loop.call_at(request.deadline, _expire, futures)
-        try:
-            results: list[Result] = []
-            for future in futures:
-                results.append(await future)
-        except asyncio.CancelledError:
-            if request.gone:
-                raise Gone from None
-            raise
-        finally:
-            timer.cancel()
-            for future in futures:
-                future.cancel()
-            if marks and self.tracing is not None:
-                self.tracing.parts(request, submitted, marks)
-        # Not before the answer: see ``_finish``.
-        loop.call_soon(self.count, model, variant, items, results, request)
-        for result in results:
-            if result.status != 200:
-                raise self.error_of(result, request)
-        return results
-
-    def error_of(self, result: Result, request: Request) -> ResultError:
-        """A worker's error. A handler's traceback goes to callers on this machine only; others
-        get its first line, without the file's path, and the log keeps the rest. Of an error over
-        an input the log has no message, which may well quote the input."""
-        if result.error_type == "NotFinite":
-            log("not_finite", level="warning", id=request.id, model=request.model,
-                variant=request.variant)  # fmt: skip
-        if result.error_type in ("HandlerError", "NotFinite") and not self._loopback:
-            told = result.error
-            if result.status < 500:
-                frames = [line for line in told.split("\n") if line.startswith("  File ")]
-                told = "\n".join(frames)
-            log("handler_error", level="error", id=request.id, error=told)
-            first = result.error.partition("\n")[0]
-            result.error = first.partition(".py: ")[2] or first
-        return ResultError(result)
-
-    def variant(self, request: Request, model: ServedModel) -> Variant:
-        """The variant that answers this request."""
-        wanted = request.headers.get(VARIANT_HEADER)
-        sticky = request.headers.get(STICKY_HEADER)
-        variant = model.choose(
-            wanted.decode("latin-1") if wanted is not None else None,
-            sticky.decode("latin-1") if sticky is not None else None,
-        )
-        request.model, request.variant, request.version = model.name, variant.name, variant.version
-        return variant
-
-    def count(
-        self,
-        model: ServedModel,
-        variant: Variant,
-        items: Sequence[Item],
-        results: Sequence[Result],
-        request: Request | None,
-    ) -> None:
-        """Counts answers, and warns of low confidences and long inputs."""
-        who = (model.name, variant.name, variant.version)
-        low, long, config = 0, 0, self.models.config
-        for item, result in zip(items, results, strict=True):
-            status = "ok" if result.status == 200 else "error"
-            count = len(result.outputs) or item.count
-            self.metrics.predictions.add(count, *who, status)
-            self.metrics.errors.add(0 if status == "ok" else count, count, *who)
-            if request is not None:
-                request.items += count
-            if result.confidences:
-                self.metrics.confidence.observe_all(result.confidences, *who)
-                if min(result.confidences) < config.low_confidence:
-                    low += sum(value < config.low_confidence for value in result.confidences)
-            long += result.long
-            if result.tokens:
-                self.metrics.tokens.add(result.tokens, *who, "input")
-            if result.generated:
-                self.metrics.tokens.add(result.generated, *who, "output")
-        if low:
-            self.metrics.low_confidence.add(low, *who)
-        if long:
-            self.metrics.long_inputs.add(long, *who)
-        if (low or long) and request is not None:
-            log(
-                "low_confidence" if low else "long_input",
-                level="warning",
-                id=request.id,
-                model=model.name,
-                variant=variant.name,
-                low_confidence=low,
-                long_inputs=long,
-            )
-
-    def _shadow(self, model: ServedModel, shadow: Variant, items: Sequence[Item]) -> None:
-        """A copy for a shadow variant, by chance of its weight where that is below 1; what it
-        answers is only counted, and a full queue of its own drops the copy."""
-        if random.random() >= shadow.config.weight:  # noqa: S311 (shares traffic)
-            return
-        deadline = asyncio.get_running_loop().time() + self.limits.timeout
-        try:
-            futures = shadow.group.submit(items, deadline, lambda: False)
-        except CloudAIError:
-            return
-        for item, future in zip(items, futures, strict=True):
-            future.add_done_callback(
-                lambda done, item=item: (
-                    self.count(model, shadow, [item], [done.result()], None)
-                    if not done.cancelled() and done.exception() is None
-                    else None
-                )
-            )
-
     def _check_token(self, request: Request) -> None:
         token = self._token or b""
         scheme, _, given = request.headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), token):
             raise HTTPError(401, "the bearer token is missing or wrong")
-
-    def _log_event(self, event: str, **fields: Any) -> None:
-        log(event, **fields)
-        self._on_event(event)
-
-    def _on_batch(self, model: str, variant: str, items: int, seconds: float) -> None:
-        self.metrics.batch_size.observe(items, model, variant)
-        self.metrics.batch_seconds.observe(seconds, model, variant)
 
     def _finish(self, request: Request, route: str, status: int, begun: float) -> None:
         """Counts and logs, once the answer is on its way and before anything more is read: what
@@ -300,14 +156,14 @@ class App:
         asyncio.get_running_loop().call_soon(self._tell, request, route, status, seconds)
 
     def _tell(self, request: Request, route: str, status: int, seconds: float) -> None:
-        self.metrics.requests.add(1, route, str(status))
+        self.inference.metrics.requests.add(1, route, str(status))
         if request.model:
-            self.metrics.latency.observe(seconds, request.model, request.variant)
+            self.inference.metrics.latency.observe(seconds, request.model, request.variant)
         traced: dict[str, str] = {}
-        if self.tracing is not None and request.span is not None:
-            self.tracing.end(request, route, status)
-            traced["trace_id"] = self.tracing.trace_id(request)
-        if self.models.config.access_log:
+        if self._tracing is not None and request.span is not None:
+            self._tracing.end(request, route, status)
+            traced["trace_id"] = self._tracing.trace_id(request)
+        if self.inference.models.config.access_log:
             log(
                 "request",
                 id=request.id,
@@ -321,20 +177,6 @@ class App:
                 items=request.items,
                 **traced,
             )
-
-
-def log(event: str, level: str = "info", **fields: Any) -> None:
-    """One JSON line on standard error. Inputs, outputs and headers never stand in it."""
-    line = msgspec.json.encode({"time": round(time.time(), 3), "level": level, "event": event,
-                                **fields})  # fmt: skip
-    with contextlib.suppress(OSError):  # a full disk or a closed pipe must not end the server
-        os.write(2, line + b"\n")
-
-
-def _expire(futures: Sequence[asyncio.Future[Result]]) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_exception(DeadlinePassed("no answer came within the request's time"))
 
 
 def _error_response(request: Request, error: Exception) -> Response:

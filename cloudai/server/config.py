@@ -31,7 +31,7 @@ TOKEN_FILE_VARIABLE: Final = "CLOUDAI_SERVER_TOKEN_FILE"  # noqa: S105 (a variab
 # A model's name stands in URLs, metrics and logs; it never becomes a path.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
-Engine: TypeAlias = Literal["auto", "handler", "embeddings", "classifier", "chat"]
+PredictorName: TypeAlias = Literal["auto", "handler", "embeddings", "classifier", "chat"]
 
 
 class VariantConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,7 +45,7 @@ class VariantConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     version: in metrics and answers; None: the beginning of the files' SHA-256.
     workers: processes; None: the server's.
     device: as the server's; None: the server's.
-    engine: ``auto`` takes a handler where there is one, else what config.json says.
+    predictor: ``auto`` takes a handler where there is one, else what config.json says.
     """
 
     path: str
@@ -55,7 +55,7 @@ class VariantConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     shadow: bool = False
     version: str | None = None
     workers: int | None = None
-    engine: Engine = "auto"
+    predictor: PredictorName = "auto"
     device: str | None = None
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     write_timeout: seconds in which a client reads nothing of its answer; then its connection is
         closed.
     batch: items of one ``predict`` call; None: 64, for a handler up to 256 while so many take
-        less than 25 ms, or what the engine takes best (1024 texts for embeddings on a GPU).
+        less than 25 ms, or what the predictor takes best (1024 texts for embeddings on a GPU).
         batch_bytes: bytes of one. queue: items that wait; beyond it 429.
     drain: seconds for the requests under way when the server is told to stop.
     """
@@ -147,6 +147,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     access_log: bool = True
     tls_cert: str | None = None
     tls_key: str | None = None
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine comes to it."""
+        return self.host in {"127.0.0.1", "::1", "localhost"}
 
     def __post_init__(self) -> None:
         if not self.models:

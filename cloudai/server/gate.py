@@ -7,17 +7,15 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from cloudai.server.config import ServerConfig
-from cloudai.server.http import Broken, HTTPError, Request, Response
-from cloudai.server.pool import DeadlinePassed
-from cloudai.server.routes import find, methods_of
+from cloudai.server.http.messages import Broken, HTTPError, Request, Response
+from cloudai.server.inference import Inference
+from cloudai.server.log import log
+from cloudai.server.routing import Route, Table
 from cloudai.server.targets import TARGETS, Target, TargetName
-
-if TYPE_CHECKING:
-    from cloudai.server.app import App, Route
-    from cloudai.server.routes import Table
+from cloudai.server.workers.pool import DeadlinePassed
 
 # For whoever runs the server here: the page and what it asks, probes, Prometheus. No platform hands
 # a caller's request on to them.
@@ -35,20 +33,22 @@ class Gate:
 
     Parameters
     ----------
-    name: of the target. config: the server's. routes: all routes, by path.
+    name: of the target. config: the server's. table: the routes that it stands before.
     """
 
-    def __init__(self, name: TargetName, config: ServerConfig, routes: Table) -> None:
+    def __init__(self, name: TargetName, config: ServerConfig, table: Table) -> None:
         self.name = name
         self.target: Target = TARGETS[name]
-        self._routes = routes
+        self.table = table
         # Vertex AI asks one route. Which one, the container is told; here it may be any of those
         # that cloudai tells Vertex AI.
-        named = {name for methods in routes.values() for name, _ in methods.values()}
+        named = {name for methods in table.paths.values() for name, _ in methods.values()}
         self._posts = [name for name in self.target.posts if name in {*named, "v1_predict"}]
         if "vertex_predict" in self._posts:
             self._posts = ["vertex_predict"]
-        paths = {name: path for path, methods in routes.items() for name, _ in methods.values()}
+        paths = {
+            name: path for path, methods in table.paths.items() for name, _ in methods.values()
+        }
         self.paths = [
             paths.get(name, f"/v1/models/{config.models[0].name}:predict") for name in self._posts
         ]
@@ -56,12 +56,12 @@ class Gate:
         self._most = None if pending is None else pending * (config.workers or 1)
         self._now = 0
 
-    def find(self, routes: Table, request: Request) -> tuple[str, Route]:
-        """As ``routes.find``, with the target's limits around the route.
+    def find(self, request: Request) -> tuple[str, Route]:
+        """As ``Table.find``, with the target's limits around the route.
 
         Raises TargetLimit 404 for a route that the target's callers cannot come to.
         """
-        name, route = find(routes, request)
+        name, route = self.table.find(request)
         if name in self._posts:
             return name, functools.partial(self._limited, route)
         if self.allows(name):
@@ -81,12 +81,12 @@ class Gate:
         """The OpenAPI description without the routes that are not answered."""
         paths: dict[str, Any] = {}
         for path, operations in document["paths"].items():
-            methods = methods_of(self._routes, path) or {}
+            methods = self.table.methods(path) or {}
             if any(self.allows(name) for name, _ in methods.values()):
                 paths[path] = operations
         return {**document, "paths": paths}
 
-    async def _limited(self, route: Route, app: App, request: Request) -> Response:
+    async def _limited(self, route: Route, inference: Inference, request: Request) -> Response:
         self._check_headers(request)
         if self._most is not None and self._now >= self._most:
             raise TargetLimit(
@@ -100,9 +100,9 @@ class Gate:
         self._now += 1
         streams = False
         try:
-            response = await route(app, request)
+            response = await route(inference, request)
             if response.stream is not None:
-                pieces = self._until(response.stream, app, request)
+                pieces = self._until(response.stream, inference, request)
                 await anext(pieces)
                 streams = True  # from here on it counts itself off, read or not
                 response.stream = pieces
@@ -115,7 +115,7 @@ class Gate:
                 )
             return response
         except (HTTPError, DeadlinePassed) as error:
-            raise self._explained(error, app, request) or error from None
+            raise self._explained(error, inference, request) or error from None
         finally:
             if not streams:
                 self._now -= 1
@@ -141,9 +141,11 @@ class Gate:
         if wanted is not None and wanted in request.headers:
             request.headers[b"x-cloudai-variant"] = request.headers[wanted]
 
-    def _explained(self, error: Exception, app: App, request: Request) -> TargetLimit | None:
+    def _explained(
+        self, error: Exception, inference: Inference, request: Request
+    ) -> TargetLimit | None:
         """The error as the target's, where its limit is the one that was met."""
-        target, limits = self.target, app.limits
+        target, limits = self.target, inference.limits
         status = error.status if isinstance(error, HTTPError) else 504
         if status == 413 and limits.body == target.body:
             return TargetLimit(
@@ -167,12 +169,12 @@ class Gate:
         return None
 
     async def _until(
-        self, pieces: AsyncGenerator[bytes, None], app: App, request: Request
+        self, pieces: AsyncGenerator[bytes, None], inference: Inference, request: Request
     ) -> AsyncGenerator[bytes, None]:
         """Nothing, and then the pieces, as long as the target waits for the last one; after that
         the connection is broken off, as it does. The nothing is for the generator to be under way:
         only then is it closed, wherever it is dropped."""
-        seconds = self.target.stream or app.limits.timeout
+        seconds = self.target.stream or inference.limits.timeout
         end = request.started + seconds
         try:
             async with contextlib.aclosing(pieces):
@@ -184,8 +186,6 @@ class Gate:
         except StopAsyncIteration:
             return
         except TimeoutError:
-            from cloudai.server.app import log
-
             log(
                 "target_limit",
                 level="warning",

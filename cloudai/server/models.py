@@ -16,8 +16,8 @@ import msgspec
 from cloudai._core.handlers.handler import model_digest
 from cloudai.errors import CloudAIError, NotFound, ServiceUnavailable
 from cloudai.server.config import QUICK_BATCH, ModelConfig, ServerConfig, VariantConfig, cores
-from cloudai.server.engines import Options
-from cloudai.server.pool import Group, worker_env
+from cloudai.server.workers.pool import Group, worker_env
+from cloudai.server.workers.wire import Options
 from cloudai.types._base import invalid
 
 
@@ -184,7 +184,7 @@ class Models:
             Options(
                 path=variant.path,
                 handler=variant.handler,
-                engine=variant.engine,
+                predictor=variant.predictor,
                 dtype=config.dtype,
                 max_batch=limits.batch or QUICK_BATCH,
                 long_input=config.long_input,
@@ -222,7 +222,7 @@ class Models:
                         "shadow": variant.config.shadow,
                         "ready": variant.group.ready,
                         "workers": variant.group.count,
-                        "engine": variant.group.info.get("engine"),
+                        "predictor": variant.group.info.get("predictor"),
                         "streams": bool(variant.group.info.get("streams")),
                         "example": example(variant.group.info),
                     }
@@ -237,7 +237,7 @@ def example(info: dict[str, Any]) -> Any:
     """One input to begin with: of the handler's WARMUP, else made from its INPUT_SCHEMA."""
     if info.get("example") is not None:
         return info["example"]
-    if info.get("engine") == "chat":
+    if info.get("predictor") == "chat":
         return _TEXT
     try:
         return _made(info.get("input_schema"))

@@ -17,9 +17,10 @@ from typing import Any
 import msgspec
 
 from cloudai.errors import CloudAIError, ConfigError
-from cloudai.server import listener
-from cloudai.server.app import App, log
+from cloudai.server.app import App
 from cloudai.server.config import ServerConfig
+from cloudai.server.http import listener
+from cloudai.server.log import log
 from cloudai.server.tracing import Tracing
 
 
@@ -52,6 +53,8 @@ class Server:
     ) -> None:
         self.config = config
         self.app = App(config, token, self._worker_event, tracing)
+        self.inference = self.app.inference
+        self._tracing = tracing
         self.state = state
         self.sockets = sockets if sockets is not None else [bind(config.host, config.port)]
         self._reloading = asyncio.Lock()
@@ -87,16 +90,16 @@ class Server:
         loading.cancel()
         if control is not None:
             control.close()
-        await self.app.models.stop()
-        if self.app.tracing is not None:
-            await asyncio.to_thread(self.app.tracing.stop)
+        await self.inference.models.stop()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.stop)
         self._write_status("FAILED" if self._failure is not None else "STOPPED")
         log("stopped")
 
     async def _load(self) -> None:
         started = time.monotonic()
         try:
-            await self.app.models.load(self.config)
+            await self.inference.models.load(self.config)
         except Exception as error:  # noqa: BLE001 (it ends the server, with its text in the log)
             self._failure = error
             log("load_failed", level="error", error=str(error))
@@ -109,12 +112,12 @@ class Server:
 
     def _stop(self) -> None:
         # From here on readiness says no, while what is under way is answered.
-        self.app.stopping = True
+        self.inference.stopping = True
         self._stopped.set()
         self._write_status("STOPPING")
 
     def _worker_event(self, event: str) -> None:
-        if self.app.models.served and not self.app.stopping:
+        if self.inference.models.served and not self.inference.stopping:
             self._write_status("RUNNING")
 
     def _write_status(self, state: str) -> None:
@@ -126,8 +129,8 @@ class Server:
             "pid": os.getpid(),
             "host": host,
             "port": port,
-            "generation": self.app.models.generation,
-            "models": self.app.models.describe(),
+            "generation": self.inference.models.generation,
+            "models": self.inference.models.describe(),
             "error": str(self._failure) if self._failure else None,
             "reload_error": self._reload_error,
             "time": time.time(),
@@ -169,16 +172,16 @@ class Server:
             return {"ok": False, "error": str(error)}
         async with self._reloading:
             try:
-                await self.app.models.load(wanted.config, wanted.env)
+                await self.inference.models.load(wanted.config, wanted.env)
             except CloudAIError as error:
                 self._reload_error = str(error)
                 log("reload_failed", level="error", error=str(error))
                 self._write_status("RUNNING")
                 return {"ok": False, "error": str(error)}
             self._reload_error = None
-            log("reloaded", generation=self.app.models.generation)
+            log("reloaded", generation=self.inference.models.generation)
             self._write_status("RUNNING")
-            return {"ok": True, "generation": self.app.models.generation}
+            return {"ok": True, "generation": self.inference.models.generation}
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
-from cloudai.server.http import Broken, Headers, HTTPError, Request, Response, header_value
+from cloudai.server.http.messages import Broken, Headers, HTTPError, Request, Response, header_value
+from cloudai.server.inference import Inference
 from cloudai.server.models import ServedModel
 from cloudai.server.tracing import Mark
-from cloudai.server.wire import Item, Result
-
-if TYPE_CHECKING:
-    from cloudai.server.app import App
+from cloudai.server.workers.wire import Item, Result
 
 MAX_BACKLOG: Final = 16 << 20
 """Bytes of pieces that wait for a client which reads too slowly; then its stream is ended."""
@@ -57,14 +55,14 @@ def plain(content_type: str) -> Form:
 
 
 async def respond(
-    app: App, request: Request, model: ServedModel, item: Item, form: Form
+    inference: Inference, request: Request, model: ServedModel, item: Item, form: Form
 ) -> Response:
     """The answer to one item, in pieces. The head waits for the first piece, so that an error
     which comes before it is an answer with its own status.
 
     The request's deadline is that of the first piece; after it the client decides.
     """
-    variant = app.variant(request, model)
+    variant = inference.variant(request, model)
     loop = asyncio.get_running_loop()
     pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
     waiting = 0
@@ -94,9 +92,9 @@ async def respond(
             future.cancel()
             raise HTTPError(504, "no answer came within the request's time")
         result = future.result()
-        app.count(model, variant, [item], [result], request)
+        inference.count(model, variant, [item], [result], request)
         if result.status != 200:
-            raise app.error_of(result, request)
+            raise inference.error_of(result, request)
         return Response(form.end, content_type=form.content_type)
 
     async def events() -> AsyncGenerator[bytes, None]:
@@ -108,12 +106,12 @@ async def respond(
                 yield form.before + piece + form.after
                 piece = await pieces.get()
             result = future.result()
-            app.count(model, variant, [item], [result], request)
+            inference.count(model, variant, [item], [result], request)
             if result.status == 200:
                 yield form.end
                 return
             # No terminator: the client must not take a broken stream for a whole one.
-            error = app.error_of(result, request)
+            error = inference.error_of(result, request)
             if form.after or form.error_before:
                 about = {"message": str(error), "type": error.type, "code": error.status}
                 body = msgspec.json.encode({"error": about})
@@ -122,8 +120,8 @@ async def respond(
                 raise Broken
         finally:
             future.cancel()
-            if marks and app.tracing is not None:
-                app.tracing.parts(request, submitted, marks)
+            if marks and inference.tracing is not None:
+                inference.tracing.parts(request, submitted, marks)
 
     return Response(
         content_type=form.content_type,

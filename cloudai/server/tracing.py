@@ -18,7 +18,7 @@ from cloudai import _version
 from cloudai.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
-    from cloudai.server.http import Request
+    from cloudai.server.http.messages import Request
 
 _ASKING: Final = (
     "OTEL_TRACES_EXPORTER",

@@ -129,7 +129,7 @@ def test_kserve_v1(echo: Running) -> None:
 
 
 def test_tensors_told_from_schemas() -> None:
-    from cloudai.server.kserve2 import _described
+    from cloudai.server.routes.open_inference import _described
 
     picture = {"type": "array", "minItems": 8, "maxItems": 8,
                "items": {"type": "array", "items": {"type": "number"}}}  # fmt: skip

@@ -72,13 +72,14 @@ def test_the_manifests_fit_the_published_schemas(gpus: int) -> None:
 
 def test_the_settings_fit_the_server() -> None:
     """Each route that a platform is told is one of the server's, at the port where it listens."""
-    from cloudai.server.config import host_from, port_from
-    from cloudai.server.routes import table
+    from cloudai.server.app import table
+    from cloudai.server.config import ModelConfig, ServerConfig, VariantConfig, host_from, port_from
 
     given = msgspec.structs.replace(GIVEN, port=9000)
     told = json.loads(files(given)["platforms.json"])
     image = dict(re.findall(r'(\w+)="([^"]*)"', dockerfile(given)))
-    routes = table({})
+    models = (ModelConfig(name="m", variants=(VariantConfig(path="/models/m"),)),)
+    routes = table({}, ServerConfig(models=models))[0].paths
     assert {told["sagemaker"]["Image"], told["vertex"]["imageUri"], told["azureml"]["image"]} == {
         GIVEN.image
     }

@@ -18,10 +18,10 @@ from typing import Any
 import httpx
 import pytest
 
-from cloudai.server import asgi, listener, protocol
 from cloudai.server.config import Limits
-from cloudai.server.http import HTTPError, Reply, Request, Response
-from cloudai.server.protocol import Connection
+from cloudai.server.http import asgi, listener, protocol
+from cloudai.server.http.messages import HTTPError, Reply, Request, Response
+from cloudai.server.http.protocol import Connection
 
 LARGE = 64 << 20  # more than the kernel's buffers of a connection hold
 

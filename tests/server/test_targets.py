@@ -18,12 +18,12 @@ from running_server import Running, Start, launch, model
 
 from cloudai.errors import ConfigError
 from cloudai.server import __main__ as command
+from cloudai.server.app import table
 from cloudai.server.config import Limits, ModelConfig, ServerConfig, VariantConfig, made, port_from
 from cloudai.server.gate import Gate, TargetLimit
-from cloudai.server.http import Broken, HTTPError, Request, Response
-from cloudai.server.pool import DeadlinePassed
-from cloudai.server.routes import table
+from cloudai.server.http.messages import Broken, HTTPError, Request, Response
 from cloudai.server.targets import NAMES, TARGETS, TargetName, scoped
+from cloudai.server.workers.pool import DeadlinePassed
 
 JSON = {"content-type": "application/json"}
 MODELS = [{"name": "m", "variants": [{"path": "/models/m"}]}]
@@ -206,7 +206,9 @@ def test_the_platforms_way_to_ask_for_a_variant(
 def gated(name: TargetName, **limits: Any) -> tuple[Gate, ServerConfig]:
     fields = {"models": MODELS, "target": name, "limits": limits}
     config = made(fields)
-    return Gate(name, config, table({})), config
+    _, gate = table({}, config)
+    assert gate is not None
+    return gate, config
 
 
 def guarded(gate: Gate, config: ServerConfig, route: Any, ago: float) -> Response:
@@ -217,17 +219,14 @@ def guarded(gate: Gate, config: ServerConfig, route: Any, ago: float) -> Respons
         link = SimpleNamespace(want_body=lambda: None, break_off=lambda: None)
         came = loop.time() - ago
         request = Request("POST", gate.paths[-1], {}, link, config.limits, came)
-        _, found = gate.find(gate_table(gate, route), request)
+        gate.table.add("POST", gate.paths[-1], gate.target.posts[-1], route)
+        _, found = gate.find(request)
         answer = await found(SimpleNamespace(limits=config.limits), request)
         if answer.stream is not None:
             answer.body = b"".join([piece async for piece in answer.stream])
         return answer
 
     return asyncio.run(ask())
-
-
-def gate_table(gate: Gate, route: Any) -> Any:
-    return {gate.paths[-1]: {"POST": (gate.target.posts[-1], route)}}
 
 
 @pytest.mark.parametrize("name", NAMES)

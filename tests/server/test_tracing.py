@@ -42,7 +42,7 @@ def test_a_requests_spans(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
 
     async def ask() -> None:
         app = App(config, tracing=tracing.Tracing(provider))
-        await app.models.load(config)
+        await app.inference.models.load(config)
         transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
             headers = {"traceparent": TRACEPARENT, "x-request-id": "r-1"}
@@ -51,7 +51,7 @@ def test_a_requests_spans(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
             assert good.status_code == 200
             assert (await http.post("/predict", json={"inputs": ["secret"]})).status_code == 422
             assert (await http.get("/ping")).status_code == 200
-        await app.models.stop()
+        await app.inference.models.stop()
 
     asyncio.run(ask())
     spans = memory.get_finished_spans()

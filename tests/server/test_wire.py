@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from cloudai.server.wire import HEADER, Buffer
+from cloudai.server.workers.wire import HEADER, Buffer
 
 
 def test_messages_come_whole_however_the_socket_cuts_them() -> None:

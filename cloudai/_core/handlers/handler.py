@@ -5,7 +5,7 @@ A handler is one Python file with ``load(model_dir) -> model`` and ``predict(mod
 params) -> list``; ``params`` may be left out of the signature. It may also have ``stream(model,
 input, params)``, a generator of one input's answer in pieces. SageMaker's family (``model_fn``,
 ``input_fn``, ``predict_fn``, ``output_fn`` or ``transform_fn``; the defaults of its PyTorch
-inference toolkit, read 2026-11) is taken unchanged. Its parts are in ``_sagemaker_handler.py``.
+inference toolkit, read 2026-11) is taken unchanged. Its parts are in ``sagemaker.py``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
-import inspect
 import itertools
 import sys
 import threading
@@ -21,15 +20,14 @@ import traceback
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from cloudai._core.handlers.jsonable import NOT_FINITE, jsonable
+from cloudai._core.handlers.sagemaker import Transform
+from cloudai._core.handlers.signatures import takes
 from cloudai.errors import CloudAIError, HandlerError, InvalidRequest
 from cloudai.types import JSON
 from cloudai.types._base import invalid
-
-if TYPE_CHECKING:
-    from cloudai._core.handlers.sagemaker import Transform
 
 PLACES: Final = ("handler.py", "code/inference.py")
 """Where a model directory keeps its own handler; the second is SageMaker's place."""
@@ -56,19 +54,17 @@ class Handler:
         self.raw = not hasattr(module, "predict")
         self._transform: Transform | None = None
         if self.raw:
-            from cloudai._core.handlers.sagemaker import Transform
-
             self._transform = Transform(module)
             self.streams = self._transform.streams
             loader, argument = _function(file, module, "model_fn"), str(model_dir)
         else:
             loader, argument = _function(file, module, "load"), model_dir
             predict = _function(file, module, "predict")
-            self._predict = predict if _takes(predict, 3) else _without_params(predict)
+            self._predict = predict if takes(predict, 3) else _without_params(predict)
             stream: Callable[..., Any] | None = getattr(module, "stream", None)
             self.streams = callable(stream)
             if stream is not None:
-                self._stream = stream if _takes(stream, 3) else _without_params(stream)
+                self._stream = stream if takes(stream, 3) else _without_params(stream)
         self._loader_name = "model_fn" if self.raw else "load"
         self.model: Any = self._guard(self._loader_name, _optional_context(loader), argument)
 
@@ -313,24 +309,13 @@ def _function(file: Path, module: ModuleType, name: str) -> Callable[..., Any]:
     return function
 
 
-def _takes(function: Callable[..., Any], count: int) -> bool:
-    """Whether the function takes ``count`` positional arguments."""
-    try:
-        inspect.signature(function).bind(*[None] * count)
-    except TypeError:
-        return False
-    except ValueError:  # a built-in without a signature
-        return True
-    return True
-
-
 def _without_params(predict: Callable[..., Any]) -> Callable[..., Any]:
     return lambda model, inputs, _: predict(model, inputs)
 
 
 def _optional_context(loader: Callable[..., Any]) -> Callable[[Any], Any]:
     """SageMaker's newer toolkit passes a context after the model directory; None here."""
-    if _takes(loader, 1):
+    if takes(loader, 1):
         return loader
     return lambda model_dir: loader(model_dir, None)
 

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from cloudai._core.handlers.jsonable import jsonable
+from cloudai._core.handlers.signatures import takes
 from cloudai.types._base import invalid
 
 JSON_TYPE, CSV_TYPE, NPY_TYPE = "application/json", "text/csv", "application/x-npy"
@@ -133,8 +134,6 @@ def default_output_fn(prediction: Any, accept: str) -> tuple[bytes, str]:
 
 
 def _with_context(function: Callable[..., Any], count: int) -> Callable[..., Any]:
-    from cloudai._core.handlers.handler import _takes
-
-    if _takes(function, count):
+    if takes(function, count):
         return function
     return lambda *arguments: function(*arguments, None)

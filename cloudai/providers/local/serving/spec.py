@@ -17,7 +17,7 @@ from cloudai.types._base import invalid
 
 NATIVE: Final = frozenset(
     {
-        "access_log", "device", "dtype", "engine", "limits", "long_input", "low_confidence",
+        "access_log", "device", "dtype", "limits", "long_input", "low_confidence", "predictor",
         "shadow", "tls_cert", "tls_key",
     }
 )  # fmt: skip
@@ -94,7 +94,7 @@ def server_config(spec: Deployment, port: int, device: str | None) -> dict[str, 
     """The configuration file of the server (``cloudai.server.config.ServerConfig``)."""
     native = dict(spec.native.get("local", {}))
     shadow = set(native.pop("shadow", ()))
-    engine = native.pop("engine", "auto")
+    predictor = native.pop("predictor", "auto")
     limits = {"batch": spec.max_batch, "queue": spec.max_queue, **native.pop("limits", {})}
     variants: list[dict[str, Any]] = []
     for variant in spec.variants:
@@ -113,7 +113,7 @@ def server_config(spec: Deployment, port: int, device: str | None) -> dict[str, 
                 "shadow": variant.name in shadow,
                 "version": (model.version or (model.digest or "")[:12] or None) if model else None,
                 "workers": workers,
-                "engine": engine,
+                "predictor": predictor,
                 "device": f"cuda:{gpus[0].index}" if gpus else None,
             }
         )

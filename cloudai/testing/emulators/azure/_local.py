@@ -81,7 +81,7 @@ class LocalExecutor(ScriptedExecutor):
         """See ``Executor.chat``."""
         if self.models is None or self.replies:
             return super().chat(deployment, body)
-        from cloudai.server.chat_engine import completion
+        from cloudai.server.predictors.completions import completion
 
         try:
             reply = self.models.reply(_asked(deployment, body))
@@ -342,7 +342,7 @@ def _variables(job: Running, properties: dict[str, Any]) -> dict[str, str]:
 
 def _asked(deployment: Deployed, body: dict[str, Any]) -> ChatRequest:
     """The neutral request that a chat completion's body says. Raises CloudAIError."""
-    from cloudai.server.chat_engine import decode_completion, request_of
+    from cloudai.server.predictors.completions import decode_completion, request_of
 
     return request_of(decode_completion(json.dumps(body).encode()), deployment.model, {})
 

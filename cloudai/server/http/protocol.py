@@ -15,15 +15,12 @@ import socket
 import sys
 from collections import deque
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, Protocol, cast
 from urllib.parse import unquote
 
 import httptools
 
-from cloudai.server.http import Gone, Headers, Request, Response
-
-if TYPE_CHECKING:
-    from cloudai.server.listener import Server
+from cloudai.server.http.messages import Gone, Headers, Request, Response, Service
 
 MAX_HEAD: Final = 64 << 10
 """Bytes of a request's line and headers; of what stands between two pieces of a body, and after
@@ -61,10 +58,33 @@ class _NotTakenError(Exception):
         self.text = text
 
 
+class Listening(Protocol):
+    """What a connection asks of the server that took it.
+
+    Attributes
+    ----------
+    app: answers. connections: those that are open. stopping: True takes no further request.
+    tick: seconds between two looks at the deadlines of a connection.
+    """
+
+    app: Service
+    loop: asyncio.AbstractEventLoop
+    connections: set[Connection]
+    stopping: bool
+    tick: float
+
+    def left(self, connection: Connection) -> None:
+        """The connection is over, and its last request too."""
+
+    def date(self) -> bytes:
+        """The line with the date (RFC 9110, 6.6.1)."""
+        ...
+
+
 class Connection(asyncio.Protocol):
     """One connection: takes requests one after the other, those that come early wait."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Listening) -> None:
         self._server = server
         self._loop = server.loop
         self._parser = httptools.HttpRequestParser(self)

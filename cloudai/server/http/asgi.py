@@ -7,8 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
-from cloudai.server.http import Gone, Headers, Request, Response
-from cloudai.server.listener import Service
+from cloudai.server.http.messages import Gone, Headers, Request, Response, Service
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -9,23 +9,12 @@ import socket
 import ssl
 import time
 from email.utils import formatdate
-from typing import Final, Protocol
+from typing import Final
 
-from cloudai.server import protocol
-from cloudai.server.config import Limits
-from cloudai.server.http import Reply, Request
+from cloudai.server.http import protocol
+from cloudai.server.http.messages import Service
 
 _A_DAY: Final = 86400.0
-
-
-class Service(Protocol):
-    """What answers: the app."""
-
-    @property
-    def limits(self) -> Limits: ...
-
-    async def serve(self, request: Request, reply: Reply) -> None:
-        """Answers one request. Raises CancelledError alone."""
 
 
 class Server:

@@ -1,6 +1,5 @@
-"""Engines for model directories without a handler: Hugging Face models that embed, classify or
-chat. They are the local provider's own, so that an endpoint answers as ``client.embeddings`` and
-``client.chat`` do."""
+"""Hugging Face models that embed or classify texts, without a handler. Vectors come from the
+engine of ``client.embeddings``, so that an endpoint answers as it does."""
 
 from __future__ import annotations
 
@@ -16,61 +15,15 @@ import orjson
 
 from cloudai.errors import CloudAIError, ContextOverflow, InvalidRequest
 from cloudai.server.config import DEFAULT_BATCH
-from cloudai.server.engines import (
-    Engine,
-    Options,
-    decode_inputs,
-    decode_params,
-    failure,
-    is_long,
-    to_npy,
-)
-from cloudai.server.wire import BASE64, Item, Result
+from cloudai.server.predictors.base import failure, is_long, to_npy
+from cloudai.server.predictors.inputs import decode_inputs, decode_params
+from cloudai.server.workers.wire import BASE64, Item, Options, Result
 from cloudai.types._base import invalid
 
 GPU_BATCH: Final = 1024
 """Texts that a GPU gets at once."""
 
 _WARM_TEXTS: Final = ("a", "The quick brown fox jumps over the lazy dog.")
-
-
-def make_text_engine(folder: Path, options: Options) -> Engine:
-    """The engine for a Hugging Face directory, by what its config.json says it is.
-
-    Raises InvalidRequest where the directory is none, MissingExtra where a package lacks.
-    """
-    kind = options.engine if options.engine != "auto" else _kind(folder)
-    if kind == "embeddings":
-        return EmbeddingEngine(folder, options)
-    if kind == "classifier":
-        return ClassifierEngine(folder, options)
-    from cloudai.server.chat_engine import ChatEngine
-
-    return ChatEngine(folder, options)
-
-
-def _kind(folder: Path) -> str:
-    if (folder / "modules.json").is_file():
-        return "embeddings"
-    try:
-        config = msgspec.json.decode((folder / "config.json").read_bytes())
-        architectures = [str(name) for name in config.get("architectures") or ()]
-    except FileNotFoundError:
-        raise invalid(
-            "model",
-            str(folder),
-            "has neither a handler.py nor a Hugging Face config.json",
-            "Name a Python file with load(model_dir) and predict(model, inputs, params).",
-        ) from None
-    except (OSError, msgspec.DecodeError, AttributeError) as error:
-        raise invalid(
-            "model", str(folder), f"has a config.json that is not one ({error})"
-        ) from None
-    if any(name.endswith("ForSequenceClassification") for name in architectures):
-        return "classifier"
-    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
-        return "chat"
-    return "embeddings"
 
 
 def texts_of(item: Item) -> list[str]:
@@ -93,7 +46,7 @@ def texts_of(item: Item) -> list[str]:
 
 
 class _TextBatch(abc.ABC):
-    """What every engine over texts does: the items' texts together, tokenised in one go, an item
+    """What every predictor over texts does: the items' texts together, tokenised in one go, an item
     that cannot be read answered by itself."""
 
     def __init__(self, long_input: int) -> None:
@@ -160,7 +113,7 @@ class _TextBatch(abc.ABC):
         return failure(invalid("stream", True, "is for chat models"))
 
 
-class EmbeddingEngine(_TextBatch):
+class EmbeddingPredictor(_TextBatch):
     """Texts to vectors, packed without padding where the model allows it."""
 
     def __init__(self, folder: Path, options: Options) -> None:
@@ -177,7 +130,7 @@ class EmbeddingEngine(_TextBatch):
 
     def info(self) -> dict[str, Any]:
         return {
-            "engine": "embeddings",
+            "predictor": "embeddings",
             "batch": self._batch,
             "dimensions": self._encoder.dim,
             "max_tokens": self._encoder.limit,
@@ -230,7 +183,7 @@ class EmbeddingEngine(_TextBatch):
         return self._encoder.tokenize(texts)
 
 
-class ClassifierEngine(_TextBatch):
+class ClassifierPredictor(_TextBatch):
     """Texts to labels: ``{"label", "confidence", "probabilities"}``, from a Hugging Face
     sequence classification model."""
 
@@ -265,7 +218,7 @@ class ClassifierEngine(_TextBatch):
 
     def info(self) -> dict[str, Any]:
         return {
-            "engine": "classifier",
+            "predictor": "classifier",
             "labels": self._labels,
             "max_tokens": self._max,
             "input_schema": _TEXT_SCHEMA,

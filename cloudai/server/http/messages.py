@@ -291,6 +291,16 @@ class Request:
         return HTTPError(408, f"the body did not come within {self._limits.body_timeout:g} seconds")
 
 
+class Service(Protocol):
+    """What answers: the app."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    async def serve(self, request: Request, reply: Reply) -> None:
+        """Answers one request. Raises CancelledError alone."""
+
+
 def error_body(request: Request | None, status: int, error: BaseException) -> bytes:
     """The answer that tells an error, in OpenAI's form; KServe's v2 has the text alone."""
     message = str(error)

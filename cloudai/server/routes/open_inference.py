@@ -10,16 +10,15 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from cloudai import _version
-from cloudai.server.codecs import Parsed, check_depth, decode, items_of
-from cloudai.server.http import JSON_TYPE, HTTPError, Request, Response
-
-if TYPE_CHECKING:
-    from cloudai.server.app import App, Route
+from cloudai.server.http.messages import JSON_TYPE, HTTPError, Request, Response
+from cloudai.server.inference import Inference
+from cloudai.server.routes.codecs import Parsed, check_depth, decode, items_of
+from cloudai.server.routing import Methods, Table
 
 # Format characters of ``struct``; BYTES has lengths of its own.
 TYPES: Final = {
@@ -56,7 +55,7 @@ _decoder = msgspec.json.Decoder(InferRequest)
 _flat_types = (bool, int, float, str)
 
 
-async def server(app: App, request: Request) -> Response:
+async def server(inference: Inference, request: Request) -> Response:
     return Response(
         msgspec.json.encode(
             {
@@ -68,18 +67,20 @@ async def server(app: App, request: Request) -> Response:
     )
 
 
-async def model_metadata(app: App, request: Request, name: str, version: str | None) -> Response:
+async def model_metadata(
+    inference: Inference, request: Request, name: str, version: str | None
+) -> Response:
     """A model's versions and tensors, the tensors as its schemas tell them; none, where a
     handler has no INPUT_SCHEMA or OUTPUT_SCHEMA (KServe's own custom models do alike)."""
-    model = app.models.get(name)
-    _check_version(app, name, version)
+    model = inference.models.get(name)
+    _check_version(inference, name, version)
     info = model.variants[0].group.info
     return Response(
         msgspec.json.encode(
             {
                 "name": model.name,
                 "versions": [variant.version for variant in model.variants],
-                "platform": f"cloudai_{info.get('engine', 'handler')}",
+                "platform": f"cloudai_{info.get('predictor', 'handler')}",
                 "inputs": _described("input", info.get("input_schema")),
                 "outputs": _described("output", info.get("output_schema")),
             }
@@ -112,27 +113,29 @@ def _column(name: str, schema: Any) -> dict[str, Any]:
     return {"name": name, "datatype": datatype, "shape": [-1] if texts else shape}
 
 
-async def model_ready(app: App, request: Request, name: str, version: str | None) -> Response:
-    model = app.models.get(name)
-    _check_version(app, name, version)
-    status = 200 if model.ready and not app.stopping else 503
+async def model_ready(
+    inference: Inference, request: Request, name: str, version: str | None
+) -> Response:
+    model = inference.models.get(name)
+    _check_version(inference, name, version)
+    status = 200 if model.ready and not inference.stopping else 503
     return Response(msgspec.json.encode({"name": name, "ready": status == 200}), status)
 
 
-async def infer(app: App, request: Request, name: str, version: str | None) -> Response:
+async def infer(inference: Inference, request: Request, name: str, version: str | None) -> Response:
     """Tensors in, tensors out."""
     if request.content_type not in ("application/json", "application/octet-stream"):
         raise HTTPError(415, f"the content type {request.content_type!r} is not read here")
-    limits = app.models.config.limits
+    limits = inference.limits
     asked = _parse(await request.body(), request, limits.depth)
-    model = app.models.get(name)
-    _check_version(app, name, version)
+    model = inference.models.get(name)
+    _check_version(inference, name, version)
     rows = _rows(asked.inputs, limits.items)
     params = {k: v for k, v in asked.parameters.items() if not k.startswith("binary_data")}
     parsed = Parsed([msgspec.json.encode(row) for row in rows], msgspec.json.encode(params))
     outputs: list[Any] = []
     if rows:
-        results = await app.infer(request, model, items_of(parsed, "", limits))
+        results = await inference.infer(request, model, items_of(parsed, "", limits))
         outputs = [msgspec.json.decode(out) for result in results for out in result.outputs]
     head: dict[str, Any] = {"model_name": model.name, "model_version": request.version}
     if asked.id is not msgspec.UNSET:
@@ -326,31 +329,28 @@ def _pack(datatype: str, flat: list[Any]) -> bytes:
     return struct.pack(f"<{len(flat)}{TYPES[datatype]}", *flat)
 
 
-def _check_version(app: App, name: str, version: str | None) -> None:
-    versions = [variant.version for variant in app.models.get(name).variants]
+def _check_version(inference: Inference, name: str, version: str | None) -> None:
+    versions = [variant.version for variant in inference.models.get(name).variants]
     if version is not None and version not in versions:
         raise HTTPError(404, f"there is no version {version!r}; there are: {', '.join(versions)}")
 
 
-def named(parts: list[str]) -> dict[str, tuple[str, Route]] | None:
+def _named(rest: str) -> Methods | None:
     """The routes below /v2/models/: NAME[/versions/V][/ready|/infer]."""
-    name, version, rest = parts[0], None, parts[1:]
-    if len(rest) >= 2 and rest[0] == "versions":
-        version, rest = rest[1], rest[2:]
-    if not rest:
-        return {"GET": ("v2_model", lambda app, req: model_metadata(app, req, name, version))}
-    if rest == ["ready"]:
-        return {"GET": ("model_ready", lambda app, req: model_ready(app, req, name, version))}
-    if rest == ["infer"]:
-        return {"POST": ("v2_infer", lambda app, req: infer(app, req, name, version))}
+    name, *parts = rest.split("/")
+    version = None
+    if len(parts) >= 2 and parts[0] == "versions":
+        version, parts = parts[1], parts[2:]
+    if not parts:
+        return {"GET": ("v2_model", lambda told, req: model_metadata(told, req, name, version))}
+    if parts == ["ready"]:
+        return {"GET": ("model_ready", lambda told, req: model_ready(told, req, name, version))}
+    if parts == ["infer"]:
+        return {"POST": ("v2_infer", lambda told, req: infer(told, req, name, version))}
     return None
 
 
-def routes() -> dict[str, dict[str, tuple[str, Route]]]:
-    from cloudai.server.routes import live, ready
-
-    return {
-        "/v2": {"GET": ("v2_server", server)},
-        "/v2/health/live": {"GET": ("live", live)},
-        "/v2/health/ready": {"GET": ("ready", ready)},
-    }
+def add(table: Table) -> None:
+    """Puts these routes into the table."""
+    table.add("GET", "/v2", "v2_server", server)
+    table.below("/v2/models/", _named)

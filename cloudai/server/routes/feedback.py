@@ -6,15 +6,14 @@ replica may be told.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from cloudai.server.codecs import check_depth, decode
-from cloudai.server.http import HTTPError, Request, Response
-
-if TYPE_CHECKING:
-    from cloudai.server.app import App
+from cloudai.server.http.messages import HTTPError, Request, Response
+from cloudai.server.inference import Inference
+from cloudai.server.routes.codecs import check_depth, decode
+from cloudai.server.routing import Table
 
 
 class Feedback(msgspec.Struct, forbid_unknown_fields=True):
@@ -39,25 +38,25 @@ class Many(msgspec.Struct):
 _many = msgspec.json.Decoder(Many)
 
 
-async def feedback(app: App, request: Request) -> Response:
+async def feedback(inference: Inference, request: Request) -> Response:
     """``{"feedback": [{"prediction", "label", "model"?, "variant"?}, …]}`` → how many were
     right. All are counted, or none where one names what there is not."""
     if request.content_type != "application/json":
         raise HTTPError(415, f"the content type {request.content_type!r} is not JSON")
     body = await request.body()
-    limits = app.models.config.limits
+    limits = inference.limits
     check_depth(body, limits.depth)
     asked: Many = decode(_many, body)
     if len(asked.feedback) > limits.items:
         raise HTTPError(400, f"{len(asked.feedback)} are more than {limits.items}")
     told: list[tuple[tuple[str, str, str], bool]] = []
     for one in asked.feedback:
-        model = app.models.get(None if one.model is msgspec.UNSET else one.model)
+        model = inference.models.get(None if one.model is msgspec.UNSET else one.model)
         variant = model.variants[0] if one.variant is msgspec.UNSET else model.choose(one.variant)
         told.append(((model.name, variant.name, variant.version), _right(one)))
     for who, right in told:
-        app.metrics.feedback.add(1, *who, "true" if right else "false")
-        app.metrics.accuracy.add(right, 1, *who)
+        inference.metrics.feedback.add(1, *who, "true" if right else "false")
+        inference.metrics.accuracy.add(right, 1, *who)
     counts = {"counted": len(told), "correct": sum(right for _, right in told)}
     return Response(msgspec.json.encode(counts))
 
@@ -67,3 +66,8 @@ def _right(one: Feedback) -> bool:
     if isinstance(prediction, dict) and "label" in prediction and not isinstance(one.label, dict):
         prediction = prediction["label"]
     return prediction == one.label
+
+
+def add(table: Table) -> None:
+    """Puts this route into the table."""
+    table.add("POST", "/feedback", "feedback", feedback)

@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from cloudai import _version
-from cloudai.server.codecs import KINDS
-from cloudai.server.kserve2 import TYPES
 from cloudai.server.models import Models
+from cloudai.server.routes.codecs import KINDS
+from cloudai.server.routes.open_inference import TYPES
 
 _ERRORS: Final = {
     "400": "The request cannot be read.",
@@ -98,11 +98,11 @@ def document(models: Models) -> dict[str, Any]:
         whole = {"anyOf": [_object({"instances": either}, ["instances"]), inputs, one]}
         for path, operation in (("/invocations", "invocations"), ("/score", "score")):
             paths[path] = {"post": _op(operation, _INVOCATIONS, {}, _body(whole))}
-    if info.get("engine") == "embeddings":
+    if info.get("predictor") == "embeddings":
         paths["/v1/embeddings"] = {
             "post": _op("embeddings", "OpenAI's embeddings.", None, _body(_embeddings(names)))
         }
-    if info.get("engine") == "chat":
+    if info.get("predictor") == "chat":
         paths["/v1/chat/completions"] = {
             "post": _op("chat", "OpenAI's chat completions.", None, _body(_chat(names)))
         }

@@ -26,15 +26,15 @@ import msgspec
 from cloudai.engine import openmp
 from cloudai.errors import CloudAIError, EndpointError, RateLimited, ServiceUnavailable
 from cloudai.server.config import DEFAULT_BATCH, QUICK_SECONDS
-from cloudai.server.engines import Options
 from cloudai.server.tracing import Mark
-from cloudai.server.wire import (
+from cloudai.server.workers.wire import (
     Buffer,
     Cancel,
     Chunk,
     Done,
     Failed,
     Item,
+    Options,
     Ready,
     Result,
     Work,
@@ -162,7 +162,7 @@ class Group:
         self.timeout = timeout
         self.limit = queue
         self.batch = batch or DEFAULT_BATCH
-        self._batch_from_engine = batch is None
+        self._batch_from_model = batch is None
         self.batch_bytes = batch_bytes
         self.devices = devices
         self.info: dict[str, Any] = {}
@@ -348,7 +348,7 @@ class Group:
                 each = message.seconds / items
                 self._per_item = 0.8 * self._per_item + 0.2 * each if self._per_item else each
                 most = self.info.get("quick_batch")
-                if most is not None and self._batch_from_engine:
+                if most is not None and self._batch_from_model:
                     quick = int(QUICK_SECONDS / self._per_item)
                     self.batch = min(most, max(DEFAULT_BATCH, quick))
                 self._on_batch(items, message.seconds)
@@ -365,7 +365,7 @@ class Group:
             worker.ready = True
             self.error = None
             self.info = message.info
-            if self._batch_from_engine:
+            if self._batch_from_model:
                 self.batch = self.info.get("batch", DEFAULT_BATCH)
             self._pause = RESTART_PAUSE
             self._log("worker_ready", worker=worker.number)
@@ -437,7 +437,7 @@ class Group:
         worker = _Worker(self, number)
         try:
             worker.process = subprocess.Popen(  # noqa: ASYNC220 (it returns after the fork)
-                [sys.executable, "-P", "-m", "cloudai.server.worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "cloudai.server.workers.worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=env,

@@ -1,8 +1,9 @@
 """A worker process: one model, one batch at a time, on one core or one GPU.
 
-Started by the front as ``python -m cloudai.server.worker FD``; ``FD`` is its end of a socket pair.
-The main thread waits for work and computes it, and looks between two pieces of a stream whether it
-was cancelled. A second thread sleeps until the front is gone, and ends the process then.
+Started by the front as ``python -m cloudai.server.workers.worker FD``; ``FD`` is its end of a
+socket pair. The main thread waits for work and computes it, and looks between two pieces of a
+stream whether it was cancelled. A second thread sleeps until the front is gone, and ends the
+process then.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from collections import deque
 import msgspec
 
 from cloudai.errors import CloudAIError
-from cloudai.server.engines import Engine, Options, make_engine
-from cloudai.server.wire import (
+from cloudai.server.predictors.base import Predictor
+from cloudai.server.predictors.loading import load_predictor
+from cloudai.server.workers.wire import (
     Buffer,
     Chunk,
     Done,
     Failed,
     FromWorker,
+    Options,
     Ready,
     Result,
     Work,
@@ -55,29 +58,29 @@ class Worker:
         """Loads the model, then answers until the front is gone."""
         threading.Thread(target=self._watch, daemon=True, name="watch").start()
         try:
-            engine = make_engine(options)
-            engine.warm()
+            predictor = load_predictor(options)
+            predictor.warm()
         except Exception as error:  # noqa: BLE001 (the front tells it)
             if not isinstance(error, CloudAIError):
                 traceback.print_exc()
             self._send(Failed(f"{type(error).__name__}: {error}"))
             sys.exit(1)
-        self._send(Ready(engine.info()))
+        self._send(Ready(predictor.info()))
         while True:
             while not self._work:
                 self._receive(0)
-            self._answer(engine, self._work.popleft())
+            self._answer(predictor, self._work.popleft())
 
-    def _answer(self, engine: Engine, work: Work) -> None:
+    def _answer(self, predictor: Predictor, work: Work) -> None:
         started = time.perf_counter()
         if work.id in self._cancelled:
             self._cancelled.discard(work.id)
             results = [Result(499, error="cancelled", error_type="Cancelled") for _ in work.items]
         elif work.items[0].stream:
-            results = [self._stream(engine, work)]
+            results = [self._stream(predictor, work)]
         else:
             try:
-                results = engine.run(work.items)
+                results = predictor.run(work.items)
             except Exception as error:  # noqa: BLE001 (the front tells it)
                 # A fault of ours or exhausted memory: this batch fails, the worker goes on.
                 traceback.print_exc()
@@ -86,7 +89,7 @@ class Worker:
         self._answered = work.id
         self._send(Done(work.id, results, time.perf_counter() - started))
 
-    def _stream(self, engine: Engine, work: Work) -> Result:
+    def _stream(self, predictor: Predictor, work: Work) -> Result:
         def emit(data: bytes) -> bool:
             self._send(Chunk(work.id, data))
             with contextlib.suppress(BlockingIOError):
@@ -94,7 +97,7 @@ class Worker:
             return work.id not in self._cancelled
 
         try:
-            result = engine.stream(work.items[0], emit)
+            result = predictor.stream(work.items[0], emit)
         except Exception as error:  # noqa: BLE001 (the front tells it)
             traceback.print_exc()
             result = Result(500, error=f"{type(error).__name__}: {error}", error_type="ServerError")
@@ -131,7 +134,7 @@ class Worker:
 
 
 def main() -> None:
-    """The entry of ``python -m cloudai.server.worker``."""
+    """The entry of ``python -m cloudai.server.workers.worker``."""
     link = socket.socket(fileno=int(sys.argv[1]))
     # The front decides when a worker ends; a Ctrl-C in a terminal reaches the whole group.
     # Functions, and not SIG_IGN, which what the handler starts would inherit.

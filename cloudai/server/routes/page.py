@@ -13,7 +13,7 @@ from importlib.resources import files
 @cache
 def page() -> bytes:
     """The page."""
-    return (files("cloudai.server") / "page.html").read_bytes()
+    return (files("cloudai.server.routes") / "page.html").read_bytes()
 
 
 @cache

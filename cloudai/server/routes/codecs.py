@@ -14,8 +14,8 @@ from typing import Any, Final
 import msgspec
 
 from cloudai.server.config import DEFAULT_BATCH, Limits
-from cloudai.server.http import HTTPError
-from cloudai.server.wire import Item, ItemKind
+from cloudai.server.http.messages import HTTPError
+from cloudai.server.workers.wire import Item, ItemKind
 
 UNSET = msgspec.UNSET
 Raw = msgspec.Raw

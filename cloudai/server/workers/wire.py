@@ -63,6 +63,19 @@ class Result(msgspec.Struct, array_like=True):
     generated: int = 0
 
 
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker gets told. ``device`` and ``dtype`` are for models without a handler; a
+    handler finds the device in CLOUDAI_DEVICE."""
+
+    path: str
+    handler: str | None = None
+    predictor: str = "auto"
+    device: str | None = None
+    dtype: str = "auto"
+    max_batch: int = 64
+    long_input: int = 1000
+
+
 class Work(msgspec.Struct, array_like=True, tag=True):
     """Front → worker: a batch."""
 

@@ -1,0 +1,1 @@
+"""HTTP/1.1: requests and answers, and the connections that carry them. Knows no model."""

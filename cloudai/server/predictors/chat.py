@@ -1,0 +1,135 @@
+"""A chat model: OpenAI's chat completions in, the engine of ``client.chat`` behind them."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from cloudai._core.state.home import default_home
+from cloudai.errors import CallTimeout, CloudAIError
+from cloudai.protocols import Call
+from cloudai.server.predictors.base import failure
+from cloudai.server.predictors.completions import (
+    Completion,
+    completion,
+    decode_completion,
+    delta_of,
+    event,
+    request_of,
+    usage_of,
+)
+from cloudai.server.predictors.inputs import decode_inputs, decode_params
+from cloudai.server.workers.wire import Item, Options, Result
+from cloudai.types import ChatRequest, Message
+from cloudai.types._base import invalid
+
+_encode = msgspec.json.encode
+
+_PREDICT_PARAMS: Final = ("temperature", "top_p", "seed", "max_tokens", "stop")
+
+
+class ChatPredictor:
+    """A chat model. Requests are answered one after the other; each worker holds one model."""
+
+    def __init__(self, folder: Path, options: Options) -> None:
+        from cloudai.engine.chat import ChatModels
+
+        self._chat = ChatModels(home=default_home(), device=options.device)
+        self._folder = str(folder)
+        self._native = {} if options.dtype == "auto" else {"dtype": options.dtype}
+
+    def info(self) -> dict[str, Any]:
+        return {"predictor": "chat", "output_schema": {"type": "string"}}
+
+    def warm(self) -> None:
+        request = ChatRequest(
+            model=self._folder,
+            messages=(Message("user", "Hello"),),
+            max_tokens=1,
+            native=dict(self._native),
+        )
+        self._chat.create(request, Call())
+
+    def run(self, items: Sequence[Item]) -> list[Result]:
+        return [self._one(item) for item in items]
+
+    def stream(self, item: Item, emit: Callable[[bytes], bool]) -> Result:
+        """Sends OpenAI's chunks; ends early when ``emit`` says that nobody reads any more."""
+        try:
+            asked = decode_completion(item.inputs)
+            request = self._request(asked)
+            head: dict[str, Any] = {
+                "id": f"chatcmpl-{uuid.uuid4().hex}",
+                "object": "chat.completion.chunk",
+                "created": int(time.time()),
+                "model": asked.model,
+            }
+            usage = asked.stream_options is not None and asked.stream_options.include_usage
+            tokens = (0, 0)
+            first = True
+            for chunk in self._chat.stream(request, Call()):
+                delta = delta_of(chunk)
+                if first:
+                    delta = {"role": "assistant", **delta}
+                    first = False
+                choice = {"index": 0, "delta": delta, "finish_reason": chunk.finish_reason}
+                if not emit(event({**head, "choices": [choice]})):
+                    return Result(499, error="the client left", error_type="Cancelled")
+                if chunk.usage is not None:
+                    tokens = (chunk.usage.input_tokens, chunk.usage.output_tokens)
+            if usage:
+                emit(event({**head, "choices": [], "usage": usage_of(*tokens)}))
+        except CloudAIError as error:
+            return _failed(error)
+        return Result(tokens=tokens[0], generated=tokens[1])
+
+    def _one(self, item: Item) -> Result:
+        try:
+            if item.kind != "chat":
+                return self._predict(item)
+            asked = decode_completion(item.inputs)
+            reply = self._chat.create(self._request(asked), Call())
+        except CloudAIError as error:
+            return _failed(error)
+        return Result(
+            body=_encode(completion(asked.model, reply)),
+            tokens=reply.usage.input_tokens,
+            generated=reply.usage.output_tokens,
+        )
+
+    def _predict(self, item: Item) -> Result:
+        """Plain inputs, a text or an object with ``messages`` each: a text each."""
+        params = decode_params(item.params)
+        for name in params:
+            if name not in _PREDICT_PARAMS:
+                raise invalid(
+                    f"params.{name}", params[name], f"is not one of {', '.join(_PREDICT_PARAMS)}"
+                )
+        result = Result()
+        for at, value in enumerate(decode_inputs(item)):
+            if isinstance(value, str):
+                value = {"messages": [{"role": "user", "content": value}]}
+            if not isinstance(value, dict) or "messages" not in value:
+                raise invalid(f"inputs[{at}]", value, "is neither a text nor has messages")
+            asked = decode_completion(
+                _encode({"model": "", **params, "messages": value["messages"]})
+            )
+            reply = self._chat.create(self._request(asked), Call())
+            result.outputs.append(_encode(reply.text))
+            result.tokens += reply.usage.input_tokens
+            result.generated += reply.usage.output_tokens
+        return result
+
+    def _request(self, asked: Completion) -> ChatRequest:
+        return request_of(asked, self._folder, dict(self._native))
+
+
+def _failed(error: CloudAIError) -> Result:
+    if isinstance(error, CallTimeout):
+        return Result(504, error=str(error), error_type=type(error).__name__)
+    return failure(error)

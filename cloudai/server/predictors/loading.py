@@ -1,0 +1,58 @@
+"""Which predictor a model directory gets: its handler's, or that of a Hugging Face model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from cloudai._core.handlers.handler import PLACES, load_handler
+from cloudai.server.predictors.base import Predictor
+from cloudai.server.workers.wire import Options
+from cloudai.types._base import invalid
+
+
+def load_predictor(options: Options) -> Predictor:
+    """Loads the model. Raises InvalidRequest where nothing tells how to run it, HandlerError where
+    the handler fails, MissingExtra where a package lacks."""
+    folder = Path(options.path)
+    if options.predictor in {"auto", "handler"}:
+        own = any((folder / place).is_file() for place in PLACES)
+        if options.handler is not None or own or options.predictor == "handler":
+            from cloudai.server.predictors.handler import HandlerPredictor
+
+            handler = Path(options.handler) if options.handler else None
+            return HandlerPredictor(load_handler(folder, handler), options)
+    kind = options.predictor if options.predictor != "auto" else _kind(folder)
+    if kind == "chat":
+        from cloudai.server.predictors.chat import ChatPredictor
+
+        return ChatPredictor(folder, options)
+    from cloudai.server.predictors.texts import ClassifierPredictor, EmbeddingPredictor
+
+    made = EmbeddingPredictor if kind == "embeddings" else ClassifierPredictor
+    return made(folder, options)
+
+
+def _kind(folder: Path) -> str:
+    if (folder / "modules.json").is_file():
+        return "embeddings"
+    try:
+        config = msgspec.json.decode((folder / "config.json").read_bytes())
+        architectures = [str(name) for name in config.get("architectures") or ()]
+    except FileNotFoundError:
+        raise invalid(
+            "model",
+            str(folder),
+            "has neither a handler.py nor a Hugging Face config.json",
+            "Name a Python file with load(model_dir) and predict(model, inputs, params).",
+        ) from None
+    except (OSError, msgspec.DecodeError, AttributeError) as error:
+        raise invalid(
+            "model", str(folder), f"has a config.json that is not one ({error})"
+        ) from None
+    if any(name.endswith("ForSequenceClassification") for name in architectures):
+        return "classifier"
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+        return "chat"
+    return "embeddings"
