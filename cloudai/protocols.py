@@ -64,6 +64,28 @@ class Call(msgspec.Struct, frozen=True):
         return left
 
 
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a resource lies: what has to be the same for its id to mean the same thing.
+
+    Parameters
+    ----------
+    account: the AWS account; the Azure subscription (whose id is its tenant's alone) and resource
+        group; the Google Cloud project.
+    region: of the provider's own.
+    workspace: within the account: Azure ML's workspace, Azure OpenAI's resource.
+    emulator: the address that was asked, where it is none of the vendor's own.
+    """
+
+    account: str = ""
+    region: str = ""
+    workspace: str = ""
+    emulator: str = ""
+
+    def __str__(self) -> str:
+        said = [f"{name} {value}" for name, value in msgspec.structs.asdict(self).items() if value]
+        return ", ".join(said) or "this machine"
+
+
 class Chat(Protocol):
     """Chat. ``stream`` yields chunks; the last one with a ``finish_reason`` ends it."""
 
@@ -108,6 +130,13 @@ class Jobs(Protocol[SpecT]):
     provider, and takes an id that is gone already for done. An adapter whose ``submit`` makes
     several things also has ``discard(spec, call)``: it removes what a submission left that came
     to no job, and leaves a job that has the name alone.
+
+    Whose a resource is: ``where(call)`` gives the place that the profile works in, and
+    ``owner(id, call)`` the idempotency key that a resource carries at the provider as its tag
+    (None where it carries none of ours; raises NotFound). Without the two nothing is compared.
+    ``tag_of(key)`` says how a key stands in such a tag, where that is not the key itself.
+    ``resume(id, spec, call)`` goes on with a batch whose worker was lost. ``hourly(id, call)``
+    gives US dollars an hour of what runs now, None where that is not known.
     """
 
     def plan(self, spec: SpecT) -> Plan: ...
@@ -123,8 +152,8 @@ class Jobs(Protocol[SpecT]):
 class Endpoints(Protocol):
     """Endpoints. ``deploy`` gives the id at once; the core waits for RUNNING.
 
-    ``find``, ``delete`` and
-    ``discard`` are as for jobs. An adapter whose provider streams answers also has
+    ``find``, ``delete``, ``discard``, ``where``, ``owner``, ``tag_of`` and ``hourly`` are as for
+    jobs. An adapter whose provider streams answers also has
     ``stream(id, request, call)``, an iterator of bytes.
     """
 

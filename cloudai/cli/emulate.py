@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from cloudai._core.state.disk import write_whole
 from cloudai.cli import exits
 from cloudai.cli.context import CommandContext, command
 from cloudai.types._base import invalid
@@ -138,15 +139,10 @@ def _written(file: Path, variables: dict[str, str | None]) -> Path:
     lines = [
         f"{name}={shlex.quote(value)}\n" for name, value in variables.items() if value is not None
     ]
-    fresh = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         # Another process sees the whole file or none; it holds keys.
-        fresh.touch(mode=0o600)
-        fresh.write_text("".join(lines), encoding="utf-8")
-        fresh.replace(file)
+        write_whole(file, "".join(lines).encode())
     except OSError as error:
-        with suppress(OSError):
-            fresh.unlink(missing_ok=True)
         raise invalid(
             "--env-file", str(file), f"cannot be written ({error.strerror})", "Name another file."
         ) from error

@@ -10,6 +10,7 @@ import msgspec
 from cloudai._core.calls import threads
 from cloudai._core.profiles.config import Profile
 from cloudai._core.state.ledger import Entry, Ledger
+from cloudai.client import _ownership as ownership
 from cloudai.client._runtime import Runtime
 from cloudai.client.chat import AsyncChat, Chat
 from cloudai.client.collections import AsyncBatch, AsyncTraining, Batch, Training
@@ -78,12 +79,13 @@ class _Base:
     def _resources(self) -> list[Entry]:
         return Ledger(self.profile.home).entries()
 
-    def _destroy(self, entry: str | Entry) -> None:
+    def _destroy(self, entry: str | Entry, force: bool = False) -> None:
         """Removes a resource at its provider and from the ledger. A create that was never
         confirmed is looked up by its key first."""
         if isinstance(entry, Entry) and entry.uri is None:
             key = entry.key
             binding, kind, _ = self._runtime.locate(entry.place)
+            ownership.check_place(binding, entry)
             caller, adapter = binding.caller, binding.adapter
             found = caller.run("find", lambda call: adapter.find(key, call), caller.call())
             if found is not None:
@@ -95,12 +97,8 @@ class _Base:
             return
         uri = entry if isinstance(entry, str) else str(entry.uri)
         binding, _, native = self._runtime.locate(uri)
-        binding.caller.run(
-            f"{binding.capability}.delete",
-            lambda call: binding.adapter.delete(native, call),
-            binding.caller.call(),
-        )
-        self._runtime.ledger(binding).remove(uri)
+        row = entry if isinstance(entry, Entry) else None
+        ownership.remove(self._runtime, binding, uri, native, entry=row, force=force)
 
 
 class Client(_Base):
@@ -154,9 +152,13 @@ class Client(_Base):
         """All that was created through cloudai from here and is not deleted, the oldest first."""
         return self._resources()
 
-    def destroy(self, resource: str | Entry) -> None:
-        """Removes one resource, by its URI or its ledger entry, at its provider and here."""
-        self._destroy(resource)
+    def destroy(self, resource: str | Entry, *, force: bool = False) -> None:
+        """Removes one resource, by its URI or its ledger entry, at its provider and here.
+
+        Raises Conflict for one that cloudai did not make, or that lies in another account,
+        region or workspace than the profile's; ``force`` removes what has its name all the same.
+        """
+        self._destroy(resource, force)
 
     def close(self) -> None:
         """Closes connections and frees models. The client opens them again when it is used."""
@@ -209,9 +211,9 @@ class AsyncClient(_Base):
         """See ``Client.resources``."""
         return await threads.run(self._resources)
 
-    async def destroy(self, resource: str | Entry) -> None:
+    async def destroy(self, resource: str | Entry, *, force: bool = False) -> None:
         """See ``Client.destroy``."""
-        await threads.finish(self._destroy, resource)
+        await threads.finish(self._destroy, resource, force)
 
     async def close(self) -> None:
         """See ``Client.close``."""

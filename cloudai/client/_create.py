@@ -6,14 +6,17 @@ was lost is looked up by its idempotency key before anything is sent again.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
+import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
 
-from cloudai._core.state.ledger import Entry
+from cloudai._core.state.ledger import Entry, Ledger
+from cloudai.client import _ownership as ownership
 from cloudai.client._runtime import CapabilityBinding, Runtime
 from cloudai.errors import CloudAIError, Conflict, InvalidRequest
 from cloudai.protocols import Call
@@ -21,12 +24,16 @@ from cloudai.types import BatchTransform, Deployment, TrainingJob
 
 Spec = TypeVar("Spec", TrainingJob, BatchTransform, Deployment)
 
+_types = threading.Lock()
+
 
 def checked(spec: Spec) -> Spec:
     """The spec, with every field's type checked as reading it from a file would. Raises
     InvalidRequest naming the field."""
     try:
-        return msgspec.convert(msgspec.to_builtins(spec), type(spec))
+        # msgspec crashes the process where two threads meet a type for the first time (0.22).
+        with _types:
+            return msgspec.convert(msgspec.to_builtins(spec), type(spec))
     except (msgspec.ValidationError, TypeError) as error:
         raise _invalid(spec, error) from None
 
@@ -49,13 +56,13 @@ def read(kind: type[Spec], table: object) -> Spec:
 
 def named(spec: Spec, stem: str) -> Spec:
     """The spec with a name and an idempotency key, made up where it has none."""
-    changes: dict[str, str] = {}
-    if spec.name is None:
+    key = spec.idempotency_key or secrets.token_hex(16)
+    name = spec.name
+    if name is None:
+        # It follows from the key, so that whoever asks with it elsewhere meets the same name.
         clean = re.sub(r"[^a-zA-Z0-9]+", "-", stem).strip("-")[:48] or "job"
-        changes["name"] = f"{clean}-{secrets.token_hex(4)}"
-    if spec.idempotency_key is None:
-        changes["idempotency_key"] = secrets.token_hex(16)
-    return msgspec.structs.replace(spec, **changes) if changes else spec
+        name = f"{clean}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    return msgspec.structs.replace(spec, name=name, idempotency_key=key)
 
 
 def create(
@@ -70,8 +77,27 @@ def create(
     key = spec.idempotency_key
     assert key is not None  # noqa: S101 - ``named`` set it
     ledger = runtime.ledger(binding)
+    first = binding.caller.call(timeout, key)
+    # A rival waits here for the outcome, and is given the same handle.
+    held = ledger.creating(kind, key, first.remaining())
+    try:
+        return _create(binding, ledger, kind, spec, send, timeout)
+    finally:
+        held.free()
+
+
+def _create(
+    binding: CapabilityBinding,
+    ledger: Ledger,
+    kind: str,
+    spec: Spec,
+    send: Callable[[Spec, Call], str],
+    timeout: float | None,
+) -> str:
+    key = str(spec.idempotency_key)
     profile = binding.profile.name
     encoded = msgspec.json.encode(spec)
+    here = binding.where()
     before = ledger.intend(
         profile=profile,
         kind=kind,
@@ -80,10 +106,19 @@ def create(
         place=binding.uri(kind, ""),
         name=spec.name or "",
         spec=encoded,
+        lies=here,
     )
     if before is not None:
         _same(before, spec, encoded)
+        ownership.check_place(binding, before)
         if before.uri is not None:
+            resume = getattr(binding.adapter, "resume", None)
+            if resume is not None:
+                binding.caller.run(
+                    f"{binding.capability}.resume",
+                    lambda call: resume(before.id, spec, call),
+                    binding.caller.call(timeout, key),
+                )
             return before.uri
     # Nothing is known of what an earlier process achieved: ask before sending.
     unsure = before is not None

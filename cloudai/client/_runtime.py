@@ -15,8 +15,9 @@ from cloudai._core.profiles import registry
 from cloudai._core.profiles.config import Config, Profile
 from cloudai._core.profiles.registry import Capability
 from cloudai._core.state.ledger import Ledger
-from cloudai.errors import InvalidRequest
-from cloudai.types._base import unknown
+from cloudai.errors import ConfigError, InvalidRequest
+from cloudai.protocols import Place
+from cloudai.types._base import shorten, unknown
 
 KINDS: dict[str, Capability] = {
     "training": "training",
@@ -33,7 +34,7 @@ class CapabilityBinding:
     profile: where it lives. adapter: the provider's. caller: the path its calls take.
     """
 
-    __slots__ = ("adapter", "caller", "capability", "profile")
+    __slots__ = ("_where", "adapter", "caller", "capability", "profile")
 
     def __init__(
         self, capability: Capability, profile: Profile, adapter: Any, caller: Caller
@@ -42,6 +43,16 @@ class CapabilityBinding:
         self.profile = profile
         self.adapter = adapter
         self.caller = caller
+        self._where: Place | None = None
+
+    def where(self) -> Place | None:
+        """The place that the profile works in, asked for once; None where the provider has one
+        place alone."""
+        if self._where is None:
+            ask = getattr(self.adapter, "where", None)
+            if ask is not None:
+                self._where = self.caller.run("where", ask, self.caller.call())
+        return self._where
 
     @property
     def remote(self) -> bool:
@@ -53,6 +64,13 @@ class CapabilityBinding:
         query = self.profile.identity
         path = f"cloudai://{self.profile.authority}/{kind}/{quote(id, safe='')}"
         return f"{path}?{query}" if query else path
+
+
+def place_of(uri: str) -> str:
+    """A handle without its id: the profile and the keys that find it."""
+    head, _, query = uri.partition("?")
+    place = head[: head.rindex("/") + 1]
+    return f"{place}?{query}" if query else place
 
 
 class Runtime:
@@ -123,14 +141,29 @@ class Runtime:
             )
         if kind not in KINDS:
             raise unknown("kind of handle", kind, KINDS)
-        profile = self._profile(unquote(parts.netloc), dict(parse_qsl(parts.query)))
+        profile = self._profile(unquote(parts.netloc), dict(parse_qsl(parts.query)), uri)
         return self.bind(KINDS[kind], profile), kind, unquote(name)
 
-    def _profile(self, name: str, keys: dict[str, str]) -> Profile:
+    def _profile(self, name: str, keys: dict[str, str], uri: str) -> Profile:
         candidates = [self.profile, *self.config.made(), *self._extra]
         for profile in candidates:
             if profile.name == name and (not keys or dict(parse_qsl(profile.identity)) == keys):
                 return profile
+        # A handle names a place. Where keys and data go is said by the profile, or by a handle
+        # that this machine made itself.
+        plain = self.config.profile(name)
+        for key, value in keys.items():
+            known = plain.spec.key(key)
+            if known is None or known.trust == "ordinary" or str(plain.get(key)) == value:
+                continue
+            if any(row.place == place_of(uri) for row in Ledger(self.profile.home).entries()):
+                continue
+            raise ConfigError(
+                f"the handle says {key}={shorten(value)}, and the profile {name!r} does not",
+                provider=plain.provider,
+                hint=f"A handle never says where credentials go. If you trust it, set {key} "
+                f"yourself: in the profile, or as CLOUDAI_{key.upper()}",
+            )
         profile = self.config.profile(name, **keys)
         if keys:
             self._extra.append(profile)

@@ -12,10 +12,13 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 
 from cloudai._core.calls import threads, wait
+from cloudai._core.state.ledger import Entry
+from cloudai.client import _ownership as ownership
 from cloudai.client import _predictions
 from cloudai.client._create import checked, named
 from cloudai.client._runtime import CapabilityBinding, Runtime
 from cloudai.errors import EndpointError, TransientError, WaitTimeout
+from cloudai.protocols import Call
 from cloudai.types import (
     JSON,
     Deployment,
@@ -41,6 +44,7 @@ class _Handle:
         self._runtime = runtime
         self._bound = binding
         self.native_id = native_id
+        self._looked_up: tuple[Entry | None] | None = None
 
     @property
     def id(self) -> str:
@@ -66,9 +70,17 @@ class _Handle:
         caller = self._bound.caller
         return caller.run(f"endpoints.{operation}", function, caller.call(timeout))
 
+    def _entry(self) -> Entry | None:
+        """The ledger's row; looked up once. Raises Conflict for one that was made elsewhere."""
+        if self._looked_up is None:
+            self._looked_up = (ownership.entry_of(self._runtime, self._bound, self.id),)
+        return self._looked_up[0]
+
     def _status(self) -> EndpointStatus:
+        entry = self._entry()
         found = self._call("status", lambda call: self._bound.adapter.status(self.native_id, call))
-        self._runtime.ledger(self._bound).saw(self.id, found.state)
+        if entry is not None:
+            self._runtime.ledger(self._bound).saw(entry, found.state)
         return found
 
     def _predict(
@@ -88,7 +100,13 @@ class _Handle:
     def _update(self, model: Deployable, given: dict[str, Any]) -> float:
         """Starts the update; gives the seconds that it may take."""
         spec = checked(named(deployment(model, {**given, "name": self.name}), self.name))
-        self._call("update", lambda call: self._bound.adapter.update(self.native_id, spec, call))
+        entry = self._entry()
+
+        def attempt(call: Call) -> None:
+            ownership.check_owner(self._bound, self.native_id, entry, call, "updated")
+            self._bound.adapter.update(self.native_id, spec, call)
+
+        self._call("update", attempt)
         return spec.timeout + spec.rollout.seconds
 
     def _lines(self) -> list[LogLine]:
@@ -103,9 +121,8 @@ class _Handle:
             lines.extend(page.lines)
             cursor = page.cursor
 
-    def _delete(self) -> None:
-        self._call("delete", lambda call: self._bound.adapter.delete(self.native_id, call))
-        self._runtime.ledger(self._bound).remove(self.id)
+    def _delete(self, force: bool = False) -> None:
+        ownership.remove(self._runtime, self._bound, self.id, self.native_id, force=force)
 
     def _settled(self, last: EndpointStatus | None, timeout: float) -> EndpointStatus:
         """The snapshot of an endpoint in service; EndpointError or WaitTimeout for another."""
@@ -215,9 +232,13 @@ class Endpoint(_Handle):
         """The log's lines so far."""
         yield from self._lines()
 
-    def delete(self) -> None:
-        """Removes it with all that it left at the provider; harmless when it is gone."""
-        self._delete()
+    def delete(self, *, force: bool = False) -> None:
+        """Removes it with all that it left at the provider; harmless when it is gone.
+
+        Raises Conflict for one that cloudai did not make, or made elsewhere; ``force`` removes
+        what has its name all the same.
+        """
+        self._delete(force)
 
 
 class AsyncEndpoint(_Handle):
@@ -298,9 +319,9 @@ class AsyncEndpoint(_Handle):
         """See ``Endpoint.logs``."""
         return await threads.run(self._lines)
 
-    async def delete(self) -> None:
+    async def delete(self, *, force: bool = False) -> None:
         """See ``Endpoint.delete``."""
-        await threads.finish(self._delete)
+        await threads.finish(self._delete, force)
 
 
 def _request(

@@ -17,6 +17,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from cloudai._core.calls import threads, wait
+from cloudai._core.state.ledger import Entry
+from cloudai.client import _ownership as ownership
 from cloudai.client._runtime import CapabilityBinding, Runtime
 from cloudai.errors import (
     ConfigError,
@@ -60,6 +62,7 @@ class _Handle:
         self._kind = kind
         self.native_id = native_id
         self._last: JobStatus | None = None
+        self._looked_up: tuple[Entry | None] | None = None
 
     @property
     def id(self) -> str:
@@ -86,13 +89,21 @@ class _Handle:
         caller = self._bound.caller
         return caller.run(f"{self._bound.capability}.{operation}", function, caller.call())
 
+    def _entry(self) -> Entry | None:
+        """The ledger's row; looked up once. Raises Conflict for a job that was made elsewhere."""
+        if self._looked_up is None:
+            self._looked_up = (ownership.entry_of(self._runtime, self._bound, self.id),)
+        return self._looked_up[0]
+
     def _status(self) -> JobStatus:
         if self._last is not None and self._last.state.done:
             return self._last  # an ended job does not change
+        entry = self._entry()
         last = self._last = self._call(
             "status", lambda call: self._bound.adapter.status(self.native_id, call)
         )
-        self._runtime.ledger(self._bound).saw(self.id, last.state)
+        if entry is not None:
+            self._runtime.ledger(self._bound).saw(entry, last.state)
         return last
 
     def _output(self, name: str) -> str:
@@ -134,9 +145,8 @@ class _Handle:
         if not self._status().state.done:
             self._call("cancel", lambda call: self._bound.adapter.cancel(self.native_id, call))
 
-    def _delete(self) -> None:
-        self._call("delete", lambda call: self._bound.adapter.delete(self.native_id, call))
-        self._runtime.ledger(self._bound).remove(self.id)
+    def _delete(self, force: bool = False) -> None:
+        ownership.remove(self._runtime, self._bound, self.id, self.native_id, force=force)
 
     def _page(self, cursor: str | None) -> Any:
         return self._call(
@@ -282,9 +292,13 @@ class Job(_Handle):
         """Copies an output into the folder ``to``, which is made."""
         return self._download(to, output)
 
-    def delete(self) -> None:
-        """Cancels it if it runs, and removes it with all that it left at the provider."""
-        self._delete()
+    def delete(self, *, force: bool = False) -> None:
+        """Cancels it if it runs, and removes it with all that it left at the provider.
+
+        Raises Conflict for one that cloudai did not make, or made elsewhere; ``force`` removes
+        what has its name all the same.
+        """
+        self._delete(force)
 
 
 class BatchJob(Job):
@@ -388,9 +402,9 @@ class AsyncJob(_Handle):
         """See ``Job.download``."""
         return await threads.run(self._download, to, output)
 
-    async def delete(self) -> None:
+    async def delete(self, *, force: bool = False) -> None:
         """See ``Job.delete``."""
-        await threads.finish(self._delete)
+        await threads.finish(self._delete, force)
 
 
 class AsyncBatchJob(AsyncJob):

@@ -8,11 +8,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from cloudai import State, StateError
+from cloudai._core.state import disk
+from cloudai._core.state.home import ensure
 from cloudai._core.state.ledger import Ledger
 
 
@@ -35,14 +38,13 @@ def test_an_intent_becomes_a_resource_and_goes(tmp_path: Path) -> None:
     assert (entry.state, entry.uri) == (State.PLANNED, None)
     assert intend(ledger, "k") == entry
     ledger.confirm("p", "training", "k", id="7", uri="cloudai://p/training/7")
-    found = ledger.get("cloudai://p/training/7")
-    assert found is not None
+    (found,) = ledger.of("cloudai://p/training/7")
     assert (found.id, found.state) == ("7", State.QUEUED)
-    ledger.saw("cloudai://p/training/7", State.SUCCEEDED)
+    ledger.saw(found, State.SUCCEEDED)
     assert ledger.entries()[0].state is State.SUCCEEDED
     ledger.drop("p", "training", "k")
     assert ledger.entries(), "a confirmed resource is not dropped"
-    ledger.remove("cloudai://p/training/7")
+    ledger.remove(found)
     assert ledger.entries() == []
 
 
@@ -102,7 +104,7 @@ def test_a_newer_or_broken_file_is_refused_with_the_mend(tmp_path: Path) -> None
     with sqlite3.connect(tmp_path / "ledger.db") as db:
         db.execute("PRAGMA user_version=99")
     db.close()
-    with pytest.raises(StateError, match="another cloudai"):
+    with pytest.raises(StateError, match="newer cloudai"):
         intend(Ledger(tmp_path), "k2")
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -139,3 +141,71 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StateError, match="cannot be made"):
         intend(Ledger(tmp_path / "file" / "home"), "k")
+
+
+def test_k23_an_empty_ledger_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").touch()
+    with pytest.raises(StateError, match="is empty: it holds no table") as caught:
+        intend(Ledger(tmp_path), "k")
+    assert "another cloudai" not in str(caught.value)
+    assert "room on the disk" not in str(caught.value)
+
+
+def test_k23_a_held_ledger_is_called_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "BUSY_SECONDS", 0.01)
+    intend(Ledger(tmp_path), "k")
+    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StateError, match="another process holds") as caught:
+            intend(Ledger(tmp_path), "k2")
+    assert "room on the disk" not in str(caught.value)
+
+
+def test_k23_a_state_of_another_version_is_shown_as_it_is(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    intend(ledger, "k")
+    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as db:
+        db.execute("UPDATE resources SET state='HIBERNATING'")
+    assert ledger.entries()[0].state == "HIBERNATING"
+
+
+def test_a_ledger_of_an_earlier_version_is_brought_up(tmp_path: Path) -> None:
+    """As the release before wrote it: its rows stay, and many processes may do it at once."""
+    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.executescript(
+            "CREATE TABLE resources (profile TEXT NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL,"
+            "provider TEXT NOT NULL, place TEXT NOT NULL, name TEXT NOT NULL, id TEXT, uri TEXT,"
+            "state TEXT NOT NULL, spec BLOB NOT NULL, created REAL NOT NULL, updated REAL NOT NULL,"
+            "PRIMARY KEY (profile, kind, key));"
+            "CREATE UNIQUE INDEX resources_uri ON resources (uri);"
+            "INSERT INTO resources VALUES ('p','training','old','aws','cloudai://p/training/',"
+            "'n','7','cloudai://p/training/7','RUNNING','{}',1.0,2.0);"
+            "PRAGMA user_version=1;"
+        )
+    threads = [
+        threading.Thread(target=lambda n=n: intend(Ledger(tmp_path), f"new-{n}")) for n in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows = Ledger(tmp_path).entries()
+    assert len(rows) == 9
+    assert (rows[0].key, rows[0].state, rows[0].lies) == ("old", State.RUNNING, None)
+
+
+def test_k24_a_home_is_its_owners_whichever_folder_of_it_is_made_first(tmp_path: Path) -> None:
+    os.umask(os.umask(0o022))
+    ensure(tmp_path / "home" / "models" / "one")
+    modes = [(tmp_path / path).stat().st_mode & 0o777 for path in ("home", "home/models")]
+    assert modes == [0o700, 0o700]
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    disk.write_whole(tmp_path / "file", b"one")
+    with pytest.raises(TypeError):
+        disk.write_whole(tmp_path / "file", None)  # type: ignore[arg-type]
+    assert (tmp_path / "file").read_bytes() == b"one"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600

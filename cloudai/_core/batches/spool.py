@@ -7,26 +7,32 @@ goes on with what is missing.
 
 from __future__ import annotations
 
-import fcntl
-import os
+import glob
 import sqlite3
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cloudai._core.state.disk import disk_errors
+from cloudai._core.state import lock
+from cloudai._core.state.disk import (
+    BUSY_SECONDS,
+    disk_errors,
+    make_database,
+    migrate,
+    transaction,
+)
 from cloudai.errors import Conflict, StateError
 
-SCHEMA: Final = 1
-
-_TABLES: Final = """
+_MIGRATIONS: Final = (
+    """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE chunks (
     first INTEGER PRIMARY KEY, count INTEGER NOT NULL, lines BLOB NOT NULL,
     errors INTEGER NOT NULL, bad BLOB NOT NULL
 );
-"""
+""",
+)
 
 
 class Chunk(NamedTuple):
@@ -56,27 +62,16 @@ def exclusive(output: Path) -> Generator[None]:
     """Holds the output against other batches. Raises Conflict while another writes it."""
     path = output.with_name(f".{output.name}.cloudai-lock")
     with disk_errors(path):
-        while True:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(handle)
-                raise Conflict(
-                    f"another batch is writing {output} now",
-                    hint="Wait for it, cancel it, or name another output.",
-                ) from None
-            # The one before us may have removed the file between our open and our lock.
-            with suppress(FileNotFoundError):
-                if os.fstat(handle).st_ino == path.stat().st_ino:
-                    break
-            os.close(handle)
+        found = lock.attempt(path)
+    if found is None:
+        raise Conflict(
+            f"another batch is writing {output} now",
+            hint="Wait for it, cancel it, or name another output.",
+        )
     try:
         yield
     finally:
-        with suppress(OSError):
-            path.unlink()
-        os.close(handle)
+        found.free()
 
 
 class Spool:
@@ -115,25 +110,16 @@ class Spool:
 
     def _open(self, fingerprint: str) -> bool:
         """Opens the file; False when it holds the progress of another batch."""
-        db = sqlite3.connect(self.path, isolation_level=None, timeout=30.0)
-        self._db = db
+        with suppress(FileNotFoundError):
+            if not self.path.stat().st_size:  # cut short by an earlier cloudai's kill
+                self.discard()
+        make_database(self.path, _MIGRATIONS)
+        db = self._db = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_SECONDS)
         db.execute("PRAGMA synchronous=NORMAL")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version == SCHEMA:
-            row = db.execute("SELECT value FROM meta WHERE key = 'fingerprint'").fetchone()
-            return row is not None and row[0] == fingerprint
-        if version > SCHEMA:
-            raise StateError(
-                f"{self.path} was written by a newer cloudai",
-                hint="Upgrade cloudai, or remove the file to begin anew.",
-            )
-        os.chmod(self.path, 0o600)
-        db.execute("PRAGMA journal_mode=WAL")
-        # One transaction, so that a kill in the middle leaves an empty file and no half schema.
-        db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version={SCHEMA};")
-        db.execute("INSERT INTO meta VALUES ('fingerprint', ?)", (fingerprint,))
-        db.execute("COMMIT")
-        return True
+        migrate(db, self.path, _MIGRATIONS)
+        if self._get("fingerprint") is None:
+            self._set("fingerprint", fingerprint)
+        return self._get("fingerprint") == fingerprint
 
     @property
     def _open_db(self) -> sqlite3.Connection:
@@ -145,14 +131,8 @@ class Spool:
         """Keeps chunks, all of them or none."""
         with disk_errors(self.path):
             db = self._open_db
-            db.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(db):
                 db.executemany("INSERT INTO chunks VALUES (?, ?, ?, ?, ?)", chunks)
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
 
     def drop_failed(self) -> None:
         """Forgets chunks with failed records, so that these are tried again."""
@@ -232,9 +212,9 @@ class Spool:
 
 
 def _unlink(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        with suppress(FileNotFoundError):
-            os.unlink(f"{path}{suffix}")
+    drafts = path.parent.glob(f".{glob.escape(path.name)}-*")  # of who was killed making it
+    for one in (path, Path(f"{path}-wal"), Path(f"{path}-shm"), *drafts):
+        one.unlink(missing_ok=True)
 
 
 def forget(output: Path, owner: str) -> None:

@@ -34,12 +34,15 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     kind: the value's type in cloudai.toml. A ``secret`` is a reference there, never a value.
         A ``path`` is relative to the file that names it.
     identity: True puts it into handle URIs, so that another process finds the same place.
+    trust: what a found cloudai.toml, or a handle, may set by itself. ``address``: one of the
+        provider's ``domains`` and of this machine; ``word``: nothing without the owner's word.
     """
 
     name: str
     doc: str
     kind: Literal["text", "path", "number", "flag", "table", "secret"] = "text"
     identity: bool = False
+    trust: Literal["ordinary", "address", "word"] = "ordinary"
 
 
 COMMON_KEYS: Final[tuple[Key, ...]] = (
@@ -67,6 +70,7 @@ class ProviderSpec(msgspec.Struct, frozen=True, kw_only=True):
     defaults: False when a model must always be named for chat and embeddings.
     stand_ins: sets of keys that a plan can be made with where none are set; the first set that
         suits the spec is taken.
+    domains: patterns of the vendor's own hosts, whole, which no customer can have a server at.
     store: how an object's URI looks in the provider's own store, with ``{path}`` for the bucket
         and the key; empty where it reads no objects.
     """
@@ -80,6 +84,7 @@ class ProviderSpec(msgspec.Struct, frozen=True, kw_only=True):
     gaps: dict[str, str] = {}
     default_models: bool = False
     stand_ins: tuple[dict[str, str], ...] = ()
+    domains: tuple[str, ...] = ()
     store: str = ""
 
     def key(self, name: str) -> Key | None:

@@ -19,9 +19,12 @@ def default_home() -> Path:
 
 
 def ensure(path: Path) -> Path:
-    """Makes the folder, readable by its owner alone: logs and inputs lie in it."""
+    """Makes the folder, and those above it that are missing, readable by their owner alone: logs
+    and inputs lie in it, whichever of its folders is made first."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (*reversed(path.parents), path):
+            if not folder.is_dir():
+                folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise StateError(
             f"the folder {path} cannot be made ({error.strerror})",

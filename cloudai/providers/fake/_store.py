@@ -16,8 +16,8 @@ from cloudai._core.state.home import ensure
 from cloudai.errors import Conflict, NotFound
 from cloudai.providers.fake._script import Fate
 
-SCHEMA: Final = 1
-_CREATE: Final = """
+_MIGRATIONS: Final = (
+    """
 CREATE TABLE clock (frozen REAL, ahead REAL NOT NULL);
 INSERT INTO clock VALUES (NULL, 0);
 CREATE TABLE jobs (
@@ -30,7 +30,8 @@ CREATE TABLE endpoints (
     name TEXT PRIMARY KEY, key TEXT NOT NULL UNIQUE, spec BLOB NOT NULL, fate BLOB NOT NULL,
     created REAL NOT NULL, updated REAL NOT NULL
 );
-"""
+""",
+)
 
 
 class JobRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +84,7 @@ class Store:
     def open(self) -> Generator[sqlite3.Connection]:
         """A connection; each statement stands for itself."""
         ensure(self.folder)
-        with database(self._path, _CREATE, SCHEMA) as db:
+        with database(self._path, _MIGRATIONS) as db:
             yield db
 
     @contextmanager

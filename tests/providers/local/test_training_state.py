@@ -14,7 +14,7 @@ import pytest
 from jobtools import CALL, ended, job, profile, script, text, until
 
 from cloudai.errors import CloudAIError, Conflict, StateError
-from cloudai.providers.local.jobs.store import SCHEMA, Store
+from cloudai.providers.local.jobs.store import _MIGRATIONS, Store
 from cloudai.providers.local.training import LocalTraining
 from cloudai.types import State
 
@@ -30,18 +30,18 @@ def test_schema(training: LocalTraining, tmp_path: Path) -> None:
     db = sqlite3.connect(training.home / "local.db")
     try:
         assert db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
-        assert db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA
-        db.execute(f"PRAGMA user_version={SCHEMA + 1}")
+        assert db.execute("PRAGMA user_version").fetchone()[0] == len(_MIGRATIONS)
+        db.execute(f"PRAGMA user_version={len(_MIGRATIONS) + 1}")
     finally:
         db.close()
-    with pytest.raises(StateError, match="written by another cloudai"):
+    with pytest.raises(StateError, match="written by a newer cloudai"):
         training.list(CALL)
 
 
 def test_a_state_file_that_is_none(training: LocalTraining, tmp_path: Path) -> None:
     training.home.mkdir(exist_ok=True)
     (training.home / "local.db").write_bytes(b"no database at all, " * 100)
-    with pytest.raises(StateError, match="cannot be used"):
+    with pytest.raises(StateError, match="is no SQLite file"):
         training.submit(job("one", script(tmp_path / "src", "")), CALL)
     assert not (training.home / "jobs").exists()
 

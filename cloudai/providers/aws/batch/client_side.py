@@ -8,7 +8,6 @@ was when it is submitted again.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
@@ -21,7 +20,8 @@ from typing import Any, Final
 import msgspec
 
 from cloudai._core.profiles.config import Profile
-from cloudai._core.state import detach
+from cloudai._core.state import detach, lock
+from cloudai._core.state.disk import write_whole
 from cloudai._core.state.home import ensure
 from cloudai.errors import NotFound
 from cloudai.providers.aws import s3
@@ -180,17 +180,7 @@ def _spec(folder: Path) -> BatchTransform:
 
 def alive(folder: Path) -> bool:
     """Whether a worker holds the folder's lock."""
-    try:
-        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+    return lock.held(folder / "lock")
 
 
 def read(folder: Path) -> Progress:
@@ -199,9 +189,7 @@ def read(folder: Path) -> Progress:
 
 def write(folder: Path, progress: Progress) -> None:
     """Replaces ``state.json`` in one step."""
-    part = folder / "state.part"
-    part.write_bytes(msgspec.json.encode(progress))
-    os.replace(part, folder / "state.json")
+    write_whole(folder / "state.json", msgspec.json.encode(progress))
 
 
 def settings_of(folder: Path) -> tuple[str, dict[str, Any], int, float]:

@@ -8,7 +8,6 @@ it is submitted again.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -23,7 +22,8 @@ import msgspec
 
 from cloudai._core.profiles.config import Profile
 from cloudai._core.profiles.secrets import Secret
-from cloudai._core.state import detach
+from cloudai._core.state import detach, lock
+from cloudai._core.state.disk import write_whole
 from cloudai._core.state.home import ensure
 from cloudai.errors import NotFound
 from cloudai.protocols import Call
@@ -150,17 +150,7 @@ class ClientBatches:
 
 def alive(folder: Path) -> bool:
     """Whether a worker holds the folder's lock."""
-    try:
-        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+    return lock.held(folder / "lock")
 
 
 def read(folder: Path) -> Progress:
@@ -169,9 +159,7 @@ def read(folder: Path) -> Progress:
 
 def write(folder: Path, progress: Progress) -> None:
     """Replaces ``state.json`` in one step."""
-    part = folder / "state.part"
-    part.write_bytes(msgspec.json.encode(progress))
-    os.replace(part, folder / "state.json")
+    write_whole(folder / "state.json", msgspec.json.encode(progress))
 
 
 def split(profile: Profile) -> tuple[dict[str, Any], dict[str, str]]:

@@ -20,12 +20,11 @@ import msgspec
 
 from cloudai._core.numerals import numeral
 from cloudai._core.profiles.config import Profile
-from cloudai._core.state import detach, processes
-from cloudai._core.state.disk import MEND, disk_errors
+from cloudai._core.state import detach, lock, processes
+from cloudai._core.state.disk import MEND, disk_errors, write_whole
 from cloudai._core.state.home import ensure
 from cloudai.errors import CloudAIError, NotFound
 from cloudai.protocols import Call
-from cloudai.providers.local.jobs import lock
 from cloudai.providers.local.jobs import logs as _logs
 from cloudai.providers.local.jobs.checks import PROVIDER
 from cloudai.providers.local.jobs.store import ENDED, Store
@@ -161,9 +160,10 @@ class LocalJobs(ABC, Generic[SpecT]):
         problems = self._problems(spec)
         if problems:
             raise problems[0]
-        self._record(self._resolved(spec), id, key)
-        self._start(id)
-        return id
+        made = self._record(self._resolved(spec), id, key)
+        if made == id:
+            self._start(id)
+        return made
 
     def find(self, key: str, call: Call) -> str | None:
         return self._store.find(self.kind, key)
@@ -212,8 +212,9 @@ class LocalJobs(ABC, Generic[SpecT]):
 
     # -- submitting ----------------------------------------------------------------------
 
-    def _record(self, spec: SpecT, id: str, key: str) -> None:
-        """Makes the folder and the row, both or neither."""
+    def _record(self, spec: SpecT, id: str, key: str) -> str:
+        """Makes the folder and the row, both or neither. Gives the id of the job that has the
+        key: another one's, where that was quicker."""
         jobs = ensure(ensure(self.home) / "jobs")
         self._sweep(jobs)
         folder = self._store.folder(id)
@@ -233,7 +234,7 @@ class LocalJobs(ABC, Generic[SpecT]):
                 fresh.mkdir(mode=0o700)
                 (fresh / _logs.MAIN).touch(mode=0o600)
                 self._fill(spec, fresh, folder)
-            self._store.insert(
+            return self._store.insert(
                 id=id,
                 kind=self.kind,
                 key=key,
@@ -354,9 +355,7 @@ class LocalJobs(ABC, Generic[SpecT]):
                 return
         with disk_errors(self.home, MEND), suppress(FileNotFoundError):
             folder = self._store.folder(id)
-            wish = folder / f".cancel-{secrets.token_hex(4)}"
-            wish.write_text(numeral(grace))
-            os.replace(wish, folder / "cancel")
+            write_whole(folder / "cancel", numeral(grace).encode())
         self._store.change(id, only_from=["STARTING", "RUNNING"], state="STOPPING")
 
     def _status(self, row: sqlite3.Row) -> JobStatus:

@@ -18,14 +18,13 @@ from typing import Any, Final
 from cloudai._core.state.disk import database, transaction
 from cloudai.errors import Conflict, NotFound
 
-SCHEMA: Final = 1
-
 ENDED: Final = frozenset(
     {"SUCCEEDED", "PARTIAL", "FAILED", "CANCELLED", "TIMED_OUT", "PREEMPTED", "EXPIRED"}
 )
 """The states that ``State.done`` holds for, as texts (a test compares the two)."""
 
-_TABLES: Final = """
+_MIGRATIONS: Final = (
+    """
     CREATE TABLE jobs (
         id TEXT PRIMARY KEY,
         kind TEXT NOT NULL,
@@ -58,7 +57,8 @@ _TABLES: Final = """
         time REAL NOT NULL,
         PRIMARY KEY (job, name, step)
     ) WITHOUT ROWID;
-"""
+    """,
+)
 
 
 class Store:
@@ -73,7 +73,7 @@ class Store:
 
     @contextmanager
     def _connect(self) -> Generator[sqlite3.Connection]:
-        with database(self.path, _TABLES, SCHEMA) as db:
+        with database(self.path, _MIGRATIONS) as db:
             db.row_factory = sqlite3.Row
             yield db
 

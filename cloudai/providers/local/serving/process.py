@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cloudai._core.state.disk import disk_errors
+from cloudai._core.state.disk import disk_errors, write_whole
 from cloudai.errors import Conflict, StateError
 from cloudai.providers.local.serving.store import alive, holder
 from cloudai.types._base import invalid
@@ -63,9 +63,7 @@ def stop(folder: Path, grace: float) -> None:
 
 def write(file: Path, value: Any) -> None:
     with disk_errors(file):
-        fresh = file.with_suffix(".new")
-        fresh.write_text(json.dumps(value, indent=2), encoding="utf-8")
-        fresh.replace(file)
+        write_whole(file, json.dumps(value, indent=2).encode())
 
 
 @contextmanager

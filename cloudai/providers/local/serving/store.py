@@ -6,9 +6,6 @@ process id is ever trusted that another process may have got since.
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
 import sqlite3
 import time
 from collections.abc import Generator
@@ -18,14 +15,14 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.state import lock
 from cloudai._core.state.disk import database, transaction
 from cloudai._core.state.home import ensure
 from cloudai.errors import Conflict, NotFound
 from cloudai.types import SecretRef
 
-SCHEMA: Final = 1
-
-_TABLE: Final = """CREATE TABLE endpoints (
+_MIGRATIONS: Final = (
+    """CREATE TABLE endpoints (
     name TEXT PRIMARY KEY,
     key TEXT UNIQUE,
     host TEXT NOT NULL,
@@ -34,7 +31,8 @@ _TABLE: Final = """CREATE TABLE endpoints (
     token TEXT,
     created_at REAL NOT NULL,
     launched_at REAL
-);"""
+);""",
+)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -143,7 +141,7 @@ class EndpointStore:
 
     @contextmanager
     def _connect(self) -> Generator[sqlite3.Connection]:
-        with database(self.path, _TABLE, SCHEMA) as db:
+        with database(self.path, _MIGRATIONS) as db:
             yield db
 
     @contextmanager
@@ -154,19 +152,7 @@ class EndpointStore:
 
 def alive(folder: Path) -> bool:
     """Whether a server holds the folder's lock."""
-    try:
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in {errno.EWOULDBLOCK, errno.EACCES}:
-            return True
-        raise
-    finally:
-        os.close(descriptor)
-    return False
+    return lock.held(folder / "lock")
 
 
 def holder(folder: Path) -> int | None:

@@ -1,0 +1,126 @@
+"""Whose a resource is. What was created is recorded with its place and carries our tag at its
+provider; each look, update and removal compares both, so that a name alone is never enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from cloudai._core.state.ledger import Entry
+from cloudai.client._runtime import CapabilityBinding, Runtime
+from cloudai.errors import Conflict, NotFound
+from cloudai.protocols import Call
+
+_FORGET = "cloudai forget it, or use the profile and the credentials that made it"
+
+
+def check_place(binding: CapabilityBinding, entry: Entry) -> None:
+    """Raises Conflict where a resource was made elsewhere than the profile works now."""
+    here, made = binding.where(), entry.lies
+    if made is None or here is None:
+        return
+    ours, theirs = msgspec.structs.asdict(made), msgspec.structs.asdict(here)
+    # What could not be learnt is not compared; the tag still is.
+    known = [name for name in ours if name == "emulator" or (ours[name] and theirs[name])]
+    if any(ours[name] != theirs[name] for name in known):
+        raise Conflict(
+            f"{entry.uri or entry.name} was made at {made}; the profile "
+            f"{binding.profile.name!r} works at {here} now",
+            provider=binding.profile.provider,
+            hint=f"Go there to look at it or to remove it: {_FORGET}",
+        )
+
+
+def entry_of(runtime: Runtime, binding: CapabilityBinding, uri: str) -> Entry | None:
+    """The ledger's row of a handle, made where the profile works now; None where the ledger has
+    none. Raises Conflict where it has one of another place."""
+    rows = runtime.ledger(binding).of(uri)
+    for index, row in enumerate(rows):
+        try:
+            check_place(binding, row)
+        except Conflict:
+            if index + 1 == len(rows):
+                raise
+        else:
+            return row
+    return None
+
+
+def check_owner(
+    binding: CapabilityBinding, native: str, entry: Entry | None, call: Call, what: str
+) -> None:
+    """Raises Conflict for what carries no tag of ours, or that of another create; NotFound."""
+    owner: Callable[[str, Call], str | None] | None = getattr(binding.adapter, "owner", None)
+    if owner is None:
+        return
+    tag = owner(native, call)
+    if tag is None:
+        problem = "carries no tag of cloudai"
+    elif entry is None or tag in (entry.key, tag_of(binding, entry.key)):
+        return
+    else:
+        problem = "was made anew by another (it carries another key)"
+    raise Conflict(
+        f"{native!r} {problem}: it is not {what}",
+        provider=binding.profile.provider,
+        hint="Somebody else may need it. To do it all the same: --force (force=True) with its name",
+    )
+
+
+def tag_of(binding: CapabilityBinding, key: str) -> str:
+    """How a key stands in the provider's tag."""
+    return getattr(binding.adapter, "tag_of", str)(key)
+
+
+def remove(
+    runtime: Runtime,
+    binding: CapabilityBinding,
+    uri: str,
+    native: str,
+    *,
+    entry: Entry | None = None,
+    force: bool = False,
+) -> None:
+    """Removes a resource at its provider, and then its row. What is gone there is taken for
+    removed, in the place that it was made in alone.
+
+    Raises Conflict for what is not ours, or was made elsewhere. ``force`` touches what has the
+    name where the profile works now, whosever it is.
+    """
+    try:
+        if entry is None:
+            entry = entry_of(runtime, binding, uri)
+        else:
+            check_place(binding, entry)
+    except Conflict:
+        if not force:
+            raise
+        entry = None  # the ledger's row is of what lies elsewhere
+
+    def attempt(call: Call) -> None:
+        if not force:
+            try:
+                check_owner(binding, native, entry, call, "removed")
+            except NotFound:
+                _gone(binding, entry, uri)
+        binding.adapter.delete(native, call)
+
+    binding.caller.run(f"{binding.capability}.delete", attempt, binding.caller.call())
+    if entry is not None:
+        runtime.ledger(binding).remove(entry)
+
+
+def _gone(binding: CapabilityBinding, entry: Entry | None, uri: str) -> None:
+    """Refuses to call something gone where it may never have been."""
+    here = binding.where()
+    lies = entry.lies if entry is not None else here
+    if here is None or (lies is not None and (lies.account or lies.workspace)):
+        return
+    raise Conflict(
+        f"there is no {uri} at {here}, and the ledger does not say where it was made: it may run "
+        "elsewhere",
+        provider=binding.profile.provider,
+        hint=f"Look where it was made, or: cloudai forget {uri}",
+    )
