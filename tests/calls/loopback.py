@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import cloudai
-from cloudai.providers.aws import eventstream
+from cloudai.formats import eventstream
 
 PROVIDERS = ("aws", "azure", "vertex")
 MODELS = {"aws": "anthropic.claude-sonnet-4-6", "azure": "gpt", "vertex": "gemini-3.5-flash"}
