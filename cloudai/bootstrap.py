@@ -166,8 +166,11 @@ def _list(text: str | None) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else []
 
 
+_GCS = os.environ.get("CLOUDAI_GCS_ROOT", "/gcs")  # elsewhere in tests alone
+
+
 def _mounted(uri: str) -> str:
-    return "/gcs/" + uri.removeprefix("gs://") if uri.startswith("gs://") else uri
+    return f"{_GCS}/{uri.removeprefix('gs://')}" if uri.startswith("gs://") else uri
 
 
 def _vertex(env: Mapping[str, str]) -> dict[str, str]:

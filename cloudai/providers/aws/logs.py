@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.calls.paging import paged
 from cloudai.errors import InvalidRequest, NotFound
 from cloudai.protocols import Call
 from cloudai.providers.aws.session import AwsSession
@@ -91,20 +92,17 @@ def _source(stream: str, prefix: str, streams: Sequence[str]) -> str:
 
 
 def _streams(session: AwsSession, group: str, prefix: str, call: Call) -> list[str]:
-    found: list[str] = []
-    token: dict[str, Any] = {}
-    while True:
+    def fetch(token: str | None) -> tuple[list[dict[str, Any]], str | None]:
         about: dict[str, Any] = {"logStreamNamePrefix": prefix} if prefix else {}
+        if token:
+            about["nextToken"] = token
         try:
-            answer = session.call(
-                "logs", "describe_log_streams", call, logGroupName=group, **about, **token
-            )
+            answer = session.call("logs", "describe_log_streams", call, logGroupName=group, **about)
         except NotFound:
-            return []
-        found += [row["logStreamName"] for row in answer["logStreams"]]
-        if "nextToken" not in answer:
-            return sorted(found)
-        token = {"nextToken": answer["nextToken"]}
+            return [], None
+        return answer["logStreams"], answer.get("nextToken")
+
+    return sorted(row["logStreamName"] for row in paged("aws", fetch))
 
 
 def _events(

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.calls.paging import paged
 from cloudai.errors import AuthenticationError, CallTimeout, CloudAIError, ConnectionFailed
 from cloudai.protocols import Call
 from cloudai.providers.azure.errors import error_of, retry_after
@@ -123,13 +124,12 @@ def settled(session: AzureSession, answer: Answer, call: Call) -> bool:
 
 def pages(session: AzureSession, path: str, api_version: str, call: Call) -> list[Any]:
     """All items of a list that comes in pages."""
-    items: list[Any] = []
-    following: str | None = path
-    while following:
-        body = send(session, "GET", following, api_version, call).body or {}
-        items.extend(body.get("value") or ())
-        following = body.get("nextLink")
-    return items
+
+    def fetch(link: str | None) -> tuple[list[Any], str | None]:
+        body = send(session, "GET", link or path, api_version, call).body or {}
+        return body.get("value") or [], body.get("nextLink")
+
+    return list(paged("azure", fetch))
 
 
 def _line(error: BaseException) -> str:

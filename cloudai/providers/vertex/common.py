@@ -80,6 +80,18 @@ def check_labels(tags: Mapping[str, str], field: str = "tags") -> Iterable[Viola
             yield Violation(field, f"{key!r}: {value!r} is not the value of a label.", rule)
 
 
+def check_env(env: Mapping[str, str]) -> Iterable[Violation]:
+    """Variables that Vertex AI refuses: the value of an EnvVar is required (aiplatform v1, read
+    2026-11)."""
+    for name, value in env.items():
+        if not value:
+            yield Violation(
+                f"env.{name}",
+                "Vertex AI takes no variable without a value.",
+                "Leave it out, or give it a value that your code reads as empty.",
+            )
+
+
 def state(native: str | None) -> State:
     """The neutral state; UNKNOWN for a word of tomorrow."""
     return STATES.get(native or "", State.UNKNOWN)

@@ -22,13 +22,25 @@ PARALLEL: Final = 8
 """Objects under way at once; requests keeps 10 connections to a host."""
 
 
+DUAL: Final[dict[str, tuple[str, ...]]] = {
+    "asia1": ("asia-northeast1", "asia-northeast2"),
+    "eur4": ("europe-north1", "europe-west4"),
+    "eur5": ("europe-west1", "europe-west2"),
+    "eur7": ("europe-west2", "europe-west3"),
+    "eur8": ("europe-west3", "europe-west6"),
+    "nam4": ("us-central1", "us-east1"),
+}
+"""The regions of the predefined dual-regions ("Bucket locations", Cloud Storage documentation,
+2025); of one that the owner put together the bucket itself tells them."""
+
+
 class Files:
     """The objects that one profile may reach."""
 
     def __init__(self, session: VertexSession) -> None:
         self._session = session
         self._client: Any = None
-        self._locations: dict[str, str] = {}
+        self._locations: dict[str, tuple[str, ...]] = {}
 
     @classmethod
     def of(cls, profile: Profile) -> Files:
@@ -169,8 +181,11 @@ class Files:
     def check_region(self, bucket: str, call: Call) -> None:
         """Refuses a bucket that lies in another region than the work: it would be slow, charged
         for, and refused by most of Vertex AI."""
-        location = self._locations.get(bucket)
-        if location is None:
+        region = self._session.location.lower()
+        if region == "global":
+            return  # work that lies nowhere in particular reads any bucket
+        places = self._locations.get(bucket)
+        if places is None:
             try:
                 with mapped():
                     self._bucket(f"gs://{bucket}/")
@@ -178,17 +193,32 @@ class Files:
             except PermissionDenied:
                 # Who may write objects need not be allowed to look at the bucket itself.
                 return
-            location = self._locations[bucket] = str(found.location).lower()
-        region = self._session.location.lower()
-        # A multi-region such as "us" or "europe" holds the regions that begin with its name.
-        continents = {"eu": "europe"}
-        if location != region and not region.startswith(continents.get(location, location) + "-"):
+            location = str(found.location).lower()
+            places = DUAL.get(location) or tuple(
+                str(one).lower() for one in found.data_locations or (location,)
+            )
+            self._locations[bucket] = places
+        if not any(_within(region, place) or _within(place, region) for place in places):
             raise invalid(
                 "bucket",
                 bucket,
-                f"is in {location}, and the work would be in {region}",
+                f"is in {' and '.join(places)}, and the work would be in {region}",
                 f"Use a bucket in {region}, or another location.",
             )
+
+    def check_input(self, field: str, uri: str, call: Call) -> None:
+        """Refuses an input in a bucket where nothing lies. Who may not look is believed: the
+        work has an account of its own."""
+        if not uri.startswith("gs://"):
+            return
+        try:
+            there = self.exists(uri, call)
+        except NotFound:
+            there = False
+        except PermissionDenied:
+            return
+        if not there:
+            raise invalid(field, uri, "does not exist", "Mend the URI.")
 
     def close(self) -> None:
         client, self._client = self._client, None
@@ -211,6 +241,11 @@ def _each(function: Callable[[T], None], items: Sequence[T]) -> None:
             for one in running:
                 one.cancel()
             raise
+
+
+def _within(place: str, larger: str) -> bool:
+    """Whether a region is a place, or lies in a multi-region such as ``us`` or ``eu``."""
+    return place == larger or place.startswith({"eu": "europe"}.get(larger, larger) + "-")
 
 
 def split(uri: str) -> tuple[str, str]:

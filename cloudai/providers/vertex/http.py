@@ -7,7 +7,9 @@ socket and its JSON.
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Generator, Iterator
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -36,6 +38,7 @@ class Http:
         self._session = session
         self._manager: urllib3.PoolManager | None = None
         self._pools: dict[str, Any] = {}
+        self._ahead = 0.0
 
     @property
     def manager(self) -> urllib3.PoolManager:
@@ -122,13 +125,28 @@ class Http:
     def json(self, method: str, base: str, path: str, body: Any, call: Call) -> dict[str, Any]:
         """The answer, decoded. ``body`` is encoded; None sends none."""
         sent = None if body is None else msgspec.json.encode(body)
-        data, _ = self.raw(method, base, path, sent, call)
+        response = self.open(method, base, path, sent, call)
+        data = _read(response)
+        self._hear(response.headers.get("date"))
         if not data:
             return {}
         try:
             return msgspec.json.decode(data, type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise errors.make("DATA_LOSS", f"the answer is not JSON: {error}") from None
+
+    def _hear(self, date: str | None) -> None:
+        """Learns the service's time from an answer's Date."""
+        try:
+            told = parsedate_to_datetime(date or "")
+        except ValueError:
+            return
+        self._ahead = told.timestamp() - time.time()
+
+    def now(self) -> float:
+        """Unix seconds by the service's clock, as its last answer told it to the second; by this
+        machine's before there was one."""
+        return time.time() + self._ahead
 
     def events(self, base: str, path: str, body: bytes, call: Call) -> Generator[bytes]:
         """The data of each server-sent event of a POST's answer, as it comes."""

@@ -12,8 +12,10 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.calls.paging import paged
 from cloudai.protocols import Call
 from cloudai.providers.vertex.common import seconds
+from cloudai.providers.vertex.errors import PROVIDER
 from cloudai.providers.vertex.session import VertexSession
 from cloudai.types import LogLine, LogPage
 from cloudai.types._base import invalid
@@ -45,8 +47,8 @@ def read(
     seen = set(state.seen)
     found: list[dict[str, Any]] = []
     recent: list[tuple[float, str]] = []
-    token: str | None = None
-    while True:
+
+    def fetch(token: str | None) -> tuple[list[dict[str, Any]], str | None]:
         body: dict[str, Any] = {
             "resourceNames": [f"projects/{session.project}"],
             "filter": query,
@@ -56,21 +58,40 @@ def read(
         if token:
             body["pageToken"] = token
         page = session.http.json("POST", session.url("logging"), "/v2/entries:list", body, call)
-        for entry in page.get("entries", ()):
-            at = seconds(entry.get("timestamp")) or 0.0
-            name = str(entry.get("insertId", ""))
-            recent.append((at, name))
-            if name not in seen:
-                found.append(entry)
-        token = page.get("nextPageToken")
-        if not token or len(found) >= _PAGE:
-            break
+        # A cursor covers whole pages: no further one is asked for once this look has its fill.
+        entries: list[dict[str, Any]] = page.get("entries", [])
+        fresh = sum(str(entry.get("insertId", "")) not in seen for entry in entries)
+        full = len(found) + fresh >= _PAGE
+        return entries, None if full else page.get("nextPageToken")
+
+    for entry in paged(PROVIDER, fetch):
+        at = seconds(entry.get("timestamp")) or 0.0
+        name = str(entry.get("insertId", ""))
+        recent.append((at, name))
+        if name not in seen:
+            found.append(entry)
     last = max([at for at, _ in recent], default=state.last)
     kept = [name for at, name in recent if at >= last - BACK]
     return LogPage(
         lines=tuple(_line(entry) for entry in found),
         cursor=_encoded(_Cursor(last, kept if recent else state.seen)),
     )
+
+
+def tail(
+    session: VertexSession, what: str, since: float | None, count: int, call: Call
+) -> tuple[str, ...]:
+    """The texts of a log's last lines, in order. Parameters as of ``read``; ``count``: how many
+    at most."""
+    begin = (since or 0.0) - BACK
+    body = {
+        "resourceNames": [f"projects/{session.project}"],
+        "filter": what + (f' AND timestamp>="{_stamp(begin)}"' if begin > 0 else ""),
+        "orderBy": "timestamp desc",
+        "pageSize": count,
+    }
+    page = session.http.json("POST", session.url("logging"), "/v2/entries:list", body, call)
+    return tuple(_line(entry).text for entry in reversed(page.get("entries", [])[:count]))
 
 
 def _line(entry: dict[str, Any]) -> LogLine:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import quote
 
+from cloudai._core.calls.paging import paged
 from cloudai.errors import Conflict, NotFound
 from cloudai.protocols import Call
 from cloudai.providers.vertex import common, errors
@@ -52,17 +53,16 @@ class Resources:
 
     def list(self, filter: str, call: Call) -> Iterator[dict[str, Any]]:
         """All that fit a filter."""
-        token = ""
-        while True:
+
+        def fetch(token: str | None) -> tuple[list[dict[str, Any]], str | None]:
             path = f"/{API}/{self.session.parent}/{self.collection}?pageSize=100"
             path += f"&filter={quote(filter, safe='')}"
             if token:
                 path += f"&pageToken={quote(token, safe='')}"
             page = self.session.http.json("GET", self.session.url(), path, None, call)
-            yield from page.get(self.collection, ())
-            token = page.get("nextPageToken") or ""
-            if not token:
-                return
+            return page.get(self.collection, []), page.get("nextPageToken")
+
+        return paged(errors.PROVIDER, fetch)
 
     def find(self, key: str, call: Call) -> dict[str, Any] | None:
         """The resource that was made with an idempotency key, by its label."""

@@ -14,6 +14,7 @@ import msgspec
 
 from cloudai._core.calls import wait
 from cloudai._core.calls.call import multi_step_create
+from cloudai._core.calls.paging import paged
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     CloudAIError,
@@ -247,17 +248,17 @@ class AwsBatch:
         found = [*self._client.list()]
         ids = self._keys.listed(call)
         prefix = f"s3://{self._session.bucket()}/cloudai/"
-        token: dict[str, Any] = {}
-        while True:
-            page = self._session.call("bedrock", "list_model_invocation_jobs", call, **token)
-            ids += [
-                row["jobArn"]
-                for row in page["invocationJobSummaries"]
-                if row["outputDataConfig"]["s3OutputDataConfig"]["s3Uri"].startswith(prefix)
-            ]
-            if not page.get("nextToken"):
-                break
-            token = {"nextToken": page["nextToken"]}
+
+        def fetch(token: str | None) -> tuple[list[dict[str, Any]], str | None]:
+            about = {"nextToken": token} if token else {}
+            page = self._session.call("bedrock", "list_model_invocation_jobs", call, **about)
+            return page["invocationJobSummaries"], page.get("nextToken")
+
+        ids += [
+            row["jobArn"]
+            for row in paged("aws", fetch)
+            if row["outputDataConfig"]["s3OutputDataConfig"]["s3Uri"].startswith(prefix)
+        ]
         for id in ids:
             try:
                 found.append(self.status(id, call))

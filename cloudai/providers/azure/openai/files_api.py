@@ -13,6 +13,7 @@ from typing import IO, Any, Final
 import httpx2
 import msgspec
 
+from cloudai._core.calls.paging import paged
 from cloudai.errors import CallTimeout, CloudAIError, InvalidRequest, NotFound, ProviderError
 from cloudai.protocols import Call
 from cloudai.providers.azure.auth import ApiKey, Header
@@ -123,15 +124,14 @@ def decoded(content: bytes) -> Any:
 
 def listed(session: AzureSession, path: str, call: Call, **params: Any) -> Iterator[dict[str, Any]]:
     """The items of a list, page after page, in the service's order: the newest first."""
-    after: str | None = None
-    while True:
+
+    def fetch(after: str | None) -> tuple[list[dict[str, Any]], str | None]:
         query = {"limit": PAGE, **params, **({"after": after} if after else {})}
         page = get(session, path, call, **query)
         items: list[dict[str, Any]] = page.get("data") or []
-        yield from items
-        if not page.get("has_more") or not items:
-            return
-        after = str(items[-1]["id"])
+        return items, str(items[-1]["id"]) if page.get("has_more") and items else None
+
+    return paged("azure", fetch)
 
 
 def upload(

@@ -140,6 +140,9 @@ class VertexBatch:
         model = spec.chat or spec.embeddings
         if model is not None:
             path = chat_wire.path(session.parent, model)
+            if "/endpoints/" in path:  # a tuned model, by the endpoint that it chats at
+                named = f"the model behind {path}" if call is None else self._behind(path, call)
+                return {"model": named}
             # Publishers' models are named without the project.
             return {"model": path[path.index("publishers/") :] if "publishers/" in path else path}
         if spec.endpoint is not None:

@@ -6,14 +6,15 @@ that is not at its end; see ``_rollout``.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 
 from cloudai._core.calls.call import multi_step_create
+from cloudai._core.calls.paging import paged
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     CloudAIError,
@@ -127,7 +128,7 @@ class VertexEndpoints:
             return resource
         with multi_step_create(), self._models.undone(spec, call):
             self._models.upload(spec, call)
-            body = wire.endpoint(spec, self._record(spec, time.time()))
+            body = wire.endpoint(spec, self._record(spec, 0.0))
             made = self._endpoints.create(body, call, f"?endpointId={spec.name}")
             self._endpoints.wait(made, call)
         with suppress(CloudAIError):  # the first look tries again
@@ -171,7 +172,8 @@ class VertexEndpoints:
         self._check(spec)
         on = {one["id"] for one in endpoint.get("deployedModels", ())}
         former = tuple(one for one in (*before.variants, *before.former) if one.id in on)
-        kept = msgspec.structs.replace(self._record(spec, time.time()), former=former)
+        since = _rollout.newest(self._operations(resource, call))
+        kept = msgspec.structs.replace(self._record(spec, since), former=former)
         with self._models.undone(spec, call):
             self._models.upload(spec, call)
             self._write(resource, {"description": wire.text(kept)}, endpoint, call)
@@ -198,8 +200,7 @@ class VertexEndpoints:
         found = _status(endpoint, step)
         if found.state is State.FAILED:
             with suppress(CloudAIError):
-                page = _logs.read(self._session, _filter(resource), found.created_at, None, call)
-                lines = tuple(line.text for line in page.lines[-_TAIL:])
+                lines = _logs.tail(self._session, _filter(resource), found.created_at, _TAIL, call)
                 found = msgspec.structs.replace(found, log_tail=lines)
         return found
 
@@ -211,13 +212,23 @@ class VertexEndpoints:
         step: _rollout.Step = _rollout.Settled()
         # Steps that are done at once follow each other; one that takes its time ends the look.
         for _ in range(8):
-            listed = self._endpoints.ask("GET", f"{resource}/operations", None, call)
-            step = _rollout.next_step(endpoint, listed.get("operations", []), kept, time.time())
+            operations = self._operations(resource, call)
+            step = _rollout.next_step(endpoint, operations, kept, self._session.http.now())
             if not self._take(resource, endpoint, step, call):
                 break
             endpoint = self._endpoints.get(resource, call)
             kept = wire.record(endpoint) or kept
         return endpoint, step
+
+    def _operations(self, resource: str, call: Call) -> list[dict[str, Any]]:
+        """All operations of an endpoint."""
+
+        def fetch(token: str | None) -> tuple[list[dict[str, Any]], str | None]:
+            query = f"?pageToken={quote(token, safe='')}" if token else ""
+            page = self._endpoints.ask("GET", f"{resource}/operations{query}", None, call)
+            return page.get("operations", []), page.get("nextPageToken")
+
+        return list(paged(PROVIDER, fetch))
 
     def _take(
         self, resource: str, endpoint: dict[str, Any], step: _rollout.Step, call: Call
@@ -283,7 +294,7 @@ class VertexEndpoints:
             kept = wire.record(endpoint)
             step: _rollout.Step = _rollout.Settled()
             if kept is not None:
-                step = _rollout.next_step(endpoint, [], kept, time.time())
+                step = _rollout.next_step(endpoint, [], kept, self._session.http.now())
             found.append(_status(endpoint, step))
         return found
 

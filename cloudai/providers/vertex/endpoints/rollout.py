@@ -73,7 +73,8 @@ def next_step(
 
     Parameters
     ----------
-    endpoint: as the service has it. operations: the endpoint's. now: Unix seconds.
+    endpoint: as the service has it. operations: the endpoint's. now: Unix seconds,
+        by the service's clock.
     """
     deployed = {one["id"] for one in endpoint.get("deployedModels", ())}
     current = {id: int(share) for id, share in endpoint.get("trafficSplit", {}).items() if share}
@@ -84,7 +85,7 @@ def next_step(
             continue
         failure = _failure(operations, kept)
         if failure is not None:
-            return Failed(failure, _back(kept))
+            return Failed(failure, _back(kept, operations))
         if not current:
             return Deploy(one, {"0": 100})
         return Deploy(one, {"0": 0, **current})
@@ -144,15 +145,32 @@ def _failure(operations: list[dict[str, Any]], kept: Record) -> str | None:
             continue
         at = common.seconds(about.get("genericMetadata", {}).get("createTime")) or 0.0
         error = operation.get("error")
-        # A second of grace: the record's time is this machine's, the operation's the service's.
-        if error and at >= kept.since - 1.0:
+        if error and at > kept.since:
             found.append((at, str(error.get("message") or "the deployment failed")))
     return max(found)[1] if found else None
 
 
-def _back(kept: Record) -> Record | None:
+def newest(operations: list[dict[str, Any]]) -> float:
+    """When the newest of an endpoint's operations began, by the service's clock; 0 without any.
+    What fails later belongs to what was asked for later."""
+    return max(
+        (
+            common.seconds(one.get("metadata", {}).get("genericMetadata", {}).get("createTime"))
+            or 0.0
+            for one in operations
+        ),
+        default=0.0,
+    )
+
+
+def _back(kept: Record, operations: list[dict[str, Any]]) -> Record | None:
     """The record that leads back to the former variants."""
     if not kept.former:
         return None
     # What was new is what has to go now.
-    return Record(variants=kept.former, former=kept.variants, service_account=kept.service_account)
+    return Record(
+        variants=kept.former,
+        former=kept.variants,
+        since=newest(operations),
+        service_account=kept.service_account,
+    )

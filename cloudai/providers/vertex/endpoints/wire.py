@@ -55,8 +55,9 @@ class Record(msgspec.Struct, frozen=True):
     Parameters
     ----------
     variants: as it is to be. former: what goes when they have all the traffic.
-    rollout: how they take it. since: when they were asked for; began: when they got their first
-        share; Unix seconds, None while they have none.
+    rollout: how they take it. since: when the newest operation before them began; began: when
+        they got their first share, None while they have none; Unix seconds, both by the
+        service's clock.
     service_account: of the replicas.
     """
 
@@ -102,6 +103,7 @@ def violations(spec: Deployment, location: str) -> list[Violation]:
                 "Watch the canary, and update() with the former variants.",
             )
         )
+    found += common.check_env(spec.env)
     for name in spec.secrets:
         found.append(
             Violation(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -100,6 +99,8 @@ class VertexTraining:
         uploads = self._uploads(spec, place)
         archive = package.build(spec) if spec.kind == "script" else b""
         self._files.check_region(split(place.base)[0], call)
+        for name in spec.inputs:
+            self._files.check_input(f"inputs.{name}", spec.input(name).uri, call)
         with multi_step_create(), self._files.undone(place.base, call):
             for uri, path in uploads:
                 if path is None:
@@ -127,13 +128,14 @@ class VertexTraining:
         if _tunes(id):
             return self._tuning.status(id, call)
         job = self._jobs.get(id, call)
-        found = wire.status(job, time.time())
+        found = wire.status(job, self._session.http.now())
         changes: dict[str, Any] = {}
         if wire.metrics_of(job) and found.started_at is not None:
             changes["metrics"] = self._metrics(job, found, call)
         if found.state is State.FAILED:
-            page = _logs.read(self._session, _filter(found.id), found.created_at, None, call)
-            changes["log_tail"] = tuple(line.text for line in page.lines[-_TAIL:])
+            changes["log_tail"] = _logs.tail(
+                self._session, _filter(found.id), found.created_at, _TAIL, call
+            )
         if not changes:
             return found
         return msgspec.structs.replace(found, **changes)
@@ -179,8 +181,8 @@ class VertexTraining:
         self._jobs.drop(id, call)
 
     def list(self, call: Call) -> Sequence[JobStatus]:
-        now = time.time()
-        found = self._jobs.list(f"labels.{common.KEY_LABEL}:*", call)
+        found = list(self._jobs.list(f"labels.{common.KEY_LABEL}:*", call))
+        now = self._session.http.now()
         return [*(wire.status(job, now) for job in found), *self._tuning.list(call)]
 
     def download(self, id: str, output: str, target: str, call: Call) -> str:
@@ -222,7 +224,7 @@ class VertexTraining:
         for name in spec.inputs:
             path = wire.local(spec.input(name).uri)
             if path is not None:
-                found.append((place.input(name), Path(path).expanduser()))
+                found.append((wire.staged(spec, place, name), Path(path).expanduser()))
         return found
 
 

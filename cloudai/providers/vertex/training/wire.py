@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -123,6 +124,7 @@ def violations(spec: TrainingJob, place: Place) -> list[Violation]:
                     "Read Secret Manager in it, or use kind='script'.",
                 )
             )
+    found += common.check_env(spec.env)
     for name in spec.inputs:
         uri = spec.input(name).uri
         if "://" in uri and not uri.startswith(("gs://", "file://")):
@@ -164,6 +166,17 @@ def _strategy(spec: TrainingJob) -> str | None:
 def local(uri: str) -> str | None:
     """The path of an input that lies on this machine; None for a bucket's."""
     return None if uri.startswith("gs://") else uri.removeprefix("file://")
+
+
+def staged(spec: TrainingJob, place: Place, name: str) -> str:
+    """The gs:// URI of an input: its own, or where what lies on this machine is put. A file
+    keeps its name."""
+    uri = spec.input(name).uri
+    path = local(uri)
+    if path is None:
+        return uri
+    file = Path(path).expanduser()
+    return f"{place.input(name)}/{file.name}" if file.is_file() else place.input(name)
 
 
 def encode(spec: TrainingJob, place: Place) -> dict[str, Any]:
@@ -244,12 +257,10 @@ def _work(spec: TrainingJob, place: Place, machine: catalog.Machine) -> dict[str
             }
     else:
         uri = spec.image
-    # Vertex AI mounts buckets under /gcs in every job.
-    mounted = place.source.replace("gs://", "/gcs/", 1)
     return {
         "containerSpec": {
             "imageUri": uri,
-            "command": ["sh", "-c", _UNPACK, mounted],
+            "command": ["sh", "-c", _UNPACK, _mounted(place.source)],
             "args": args,
             "env": env,
         }
@@ -262,19 +273,22 @@ def environment(spec: TrainingJob, place: Place, machine: catalog.Machine) -> li
     copied: list[str] = []
     for name in spec.inputs:
         given = spec.input(name)
-        env[variable("CLOUDAI_INPUT_", name)] = (
-            given.uri if local(given.uri) is None else place.input(name)
-        )
+        env[variable("CLOUDAI_INPUT_", name)] = staged(spec, place, name)
         if given.mode == "copy":
             copied.append(name)
     env["CLOUDAI_HPS"] = _json(spec.hyperparameters)
-    for name, uri in (
-        ("CLOUDAI_MODEL_DIR", spec.outputs.model),
-        ("CLOUDAI_CHECKPOINT_DIR", spec.outputs.checkpoints),
-        ("CLOUDAI_OUTPUT_DIR", spec.outputs.data),
+    for name, uri, folder in (
+        ("CLOUDAI_MODEL_DIR", spec.outputs.model, "model"),
+        ("CLOUDAI_CHECKPOINT_DIR", spec.outputs.checkpoints, "checkpoints"),
+        ("CLOUDAI_OUTPUT_DIR", spec.outputs.data, "output"),
     ):
+        if uri is None and spec.kind == "container":
+            uri = f"{place.base}/output/{folder}"  # a script's bootstrap finds it out there
         if uri is not None:
             env[name] = uri
+    if spec.kind == "container":
+        # Nothing derives paths in a container of one's own: the mounts are told as they are.
+        env |= {name: _mounted(uri) for name, uri in env.items() if name.startswith("CLOUDAI_")}
     nproc = spec.resources.nproc or machine.count or 1
     if nproc > 1:
         env["CLOUDAI_NPROC"] = str(nproc)
@@ -293,6 +307,11 @@ def environment(spec: TrainingJob, place: Place, machine: catalog.Machine) -> li
                 }
             )
     return sorted(env.items())
+
+
+def _mounted(uri: str) -> str:
+    """Where Vertex AI mounts a bucket's URI in every job."""
+    return uri.replace("gs://", "/gcs/", 1) if uri.startswith("gs://") else uri
 
 
 def _json(value: Any) -> str:
@@ -341,6 +360,12 @@ def hours(job: dict[str, Any], now: float) -> float | None:
     return total * max(0.0, ended - began) / 3600 * (catalog.SPOT_SHARE if spot else 1.0)
 
 
+def _uri(env: dict[str, str], name: str, otherwise: str) -> str:
+    """The URI of what a variable names, by its mount or as it is."""
+    given = env.get(name) or otherwise
+    return given.replace("/gcs/", "gs://", 1) if given.startswith("/gcs/") else given
+
+
 def status(job: dict[str, Any], now: float) -> JobStatus:
     """A CustomJob as a snapshot; ``now`` in Unix seconds."""
     native = str(job.get("state") or "JOB_STATE_UNSPECIFIED")
@@ -352,10 +377,10 @@ def status(job: dict[str, Any], now: float) -> JobStatus:
     base = base.rstrip("/")
     outputs: dict[str, str] = {}
     if base and state is not State.QUEUED:
-        outputs["checkpoints"] = env.get("CLOUDAI_CHECKPOINT_DIR") or f"{base}/checkpoints"
+        outputs["checkpoints"] = _uri(env, "CLOUDAI_CHECKPOINT_DIR", f"{base}/checkpoints")
     if base and state is State.SUCCEEDED:
-        outputs["model"] = env.get("CLOUDAI_MODEL_DIR") or f"{base}/model"
-        outputs["output"] = env.get("CLOUDAI_OUTPUT_DIR") or f"{base}/output"
+        outputs["model"] = _uri(env, "CLOUDAI_MODEL_DIR", f"{base}/model")
+        outputs["output"] = _uri(env, "CLOUDAI_OUTPUT_DIR", f"{base}/output")
     return JobStatus(
         id=str(job.get("name", "")),
         state=state,

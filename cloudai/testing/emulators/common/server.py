@@ -5,6 +5,9 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
+from collections.abc import Callable
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 from cloudai.errors import MissingExtra
@@ -22,7 +25,7 @@ class EmulatorServer:
     ----------
     app: the emulated service. error_body: its shape of an error.
     port: 0 takes a free one. tls: serves https with this context.
-    seed: of the faults' chances.
+    seed: of the faults' chances. now: Unix seconds, for the Date of each answer.
     """
 
     def __init__(
@@ -33,7 +36,9 @@ class EmulatorServer:
         port: int = 0,
         tls: ssl.SSLContext | None = None,
         seed: int = 0,
+        now: Callable[[], float] = time.time,
     ) -> None:
+        self._now = now
         self.faults = Faults(app, error_body, seed)
         self._port = port
         self._tls = tls
@@ -60,11 +65,16 @@ class EmulatorServer:
         except ModuleNotFoundError:
             raise MissingExtra("werkzeug", extra="testing") from None
 
+        now = self._now
+
         class Handler(WSGIRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def log(self, type: str, message: str, *args: Any) -> None:
                 return None
+
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return formatdate(now() if timestamp is None else timestamp, usegmt=True)
 
             def connection_dropped(self, error: BaseException, environ: Any = None) -> None:
                 self.close_connection = True  # a fault broke it: no further request comes

@@ -99,7 +99,7 @@ class VertexEmulator:
         self.gemini.local = models
         self.developer = Developer(self._cloud_state, self.gemini)
         self.operations = Operations(self._cloud_state)
-        self.jobs = Jobs(self._cloud_state, self.operations, self.logging)
+        self.jobs = Jobs(self._cloud_state, self.operations, self.logging, self.storage)
         self.serving = Serving(self._cloud_state, self.operations, self.logging)
         self.batches = Batches(
             self._cloud_state, self.operations, self.storage, self.serving, self.gemini, seed
@@ -120,7 +120,9 @@ class VertexEmulator:
             self.operations,  # last: its routes fit any resource
         ):
             service.routes(self._router)
-        self._server = EmulatorServer(self._app, error_body, port=port, seed=seed)
+        self._server = EmulatorServer(
+            self._app, error_body, port=port, seed=seed, now=self.clock.now
+        )
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._executor: Executor | None = None
         if execute:

@@ -184,6 +184,12 @@ class Batches:
         publisher = re.search(r"publishers/google/models/([^/]+)\Z", job.get("model", ""))
         if publisher is not None:
             return lambda part: [self._google(publisher[1], job, one) for one in part]
+        tuned = job.get("model", "").partition("@")[0]
+        if tuned in self._gemini.tuned:
+            return lambda part: [
+                {"status": "", "response": self._gemini.answer(tuned, one["request"])}
+                for one in part
+            ]
         if "model" in job:
             model = self._serving.model(job["model"])
         else:

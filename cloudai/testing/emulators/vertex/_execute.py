@@ -75,8 +75,7 @@ class LocalExecutor:
         command; one of which only the image knows what to do fails."""
         pools = job["jobSpec"]["workerPoolSpecs"]
         folder = Path(self._folder.name) / job["name"].rpartition("/")[2]
-        base = job["jobSpec"].get("baseOutputDirectory", {}).get("outputUriPrefix", "")
-        outputs: dict[str, str] = {}
+        mounts = Mounts(self._cloud, folder / "gcs")
         replicas: list[tuple[str, list[str], dict[str, str]]] = []
         cluster = {
             f"workerpool{number}": ["127.0.0.1:2222"] * int(pool.get("replicaCount", 1))
@@ -97,23 +96,24 @@ class LocalExecutor:
                         "container's command, or a Python package that is in its bucket."
                     )
                 env = {one["name"]: one.get("value", "") for one in work.get("env", ())}
-                mounts = Mounts(self._cloud, place / "gcs")
                 if "pythonModule" not in work:
                     command = [mounts.placed(word) for word in command]
                 env = {variable: mounts.placed(text) for variable, text in env.items()}
-                outputs |= mounts.outputs
-                outputs |= self._lay_out_env(env, folder, base)
                 task = {"type": f"workerpool{number}", "index": index}
                 spec = {"cluster": cluster, "environment": "cloud", "task": task}
                 env["CLUSTER_SPEC"] = msgspec.json.encode(spec).decode()
                 env.setdefault("MASTER_PORT", port)
                 env |= {"TMPDIR": str(place), "HOME": str(place)}
-                replicas.append((name, command, {**self._machine(job), **env}))
+                env = {**self._machine(job), **env, "CLOUDAI_GCS_ROOT": str(folder / "gcs")}
+                for text in env.values():
+                    if text.startswith("gs://"):
+                        mounts.lay_out(text)
+                replicas.append((name, command, env))
         try:
             started = self._started(folder, replicas)
         except OSError as error:
             return _Refusal(f"The command could not be started: {error}")
-        return _Run(self._cloud, job, started, outputs)
+        return _Run(self._cloud, job, started, mounts.outputs)
 
     def _started(
         self, folder: Path, replicas: list[tuple[str, list[str], dict[str, str]]]
@@ -158,21 +158,6 @@ class LocalExecutor:
         if not work.get("command"):
             return None
         return [*work["command"], *work.get("args", ())]
-
-    def _lay_out_env(self, env: dict[str, str], folder: Path, base: str) -> dict[str, str]:
-        """Puts inputs where a job finds them; gives the folders whose files go to the bucket."""
-        for name, value in env.items():
-            if name.startswith("CLOUDAI_INPUT_") and value.startswith("gs://"):
-                env[name] = str(self._lay_out(value, folder / "inputs" / name))
-        outputs: dict[str, str] = {}
-        for variable, part in (
-            ("CLOUDAI_MODEL_DIR", "model"),
-            ("CLOUDAI_CHECKPOINT_DIR", "checkpoints"),
-            ("CLOUDAI_OUTPUT_DIR", "output"),
-        ):
-            outputs[str(folder / part)] = env.get(variable) or f"{base.rstrip('/')}/{part}"
-            env[variable] = str(folder / part)
-        return outputs
 
     def starting(self, model: dict[str, Any]) -> bool:
         """See ``Executor.starting``."""

@@ -13,6 +13,7 @@ from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Rou
 from cloudai.testing.emulators.vertex._identity import Logging
 from cloudai.testing.emulators.vertex._operations import Operations
 from cloudai.testing.emulators.vertex._state import VertexState, fits, page, stamp
+from cloudai.testing.emulators.vertex._storage import Storage
 
 DONE = frozenset(
     f"JOB_STATE_{name}"
@@ -107,8 +108,11 @@ class Jobs:
     fate: of a job that no entry of ``fates`` fits. fates: pattern on the display name → fate.
     """
 
-    def __init__(self, cloud_state: VertexState, operations: Operations, logging: Logging) -> None:
+    def __init__(
+        self, cloud_state: VertexState, operations: Operations, logging: Logging, storage: Storage
+    ) -> None:
         self._cloud_state = cloud_state
+        self._storage = storage
         self._operations = operations
         self._logging = logging
         self.executor: Executor | None = None
@@ -198,6 +202,10 @@ class Jobs:
             return "JOB_STATE_FAILED"
         if now < course.began + course.fate.running:
             return "JOB_STATE_RUNNING"
+        if course.fate.state == "JOB_STATE_SUCCEEDED":
+            base = job["jobSpec"].get("baseOutputDirectory", {}).get("outputUriPrefix")
+            if base:  # where the job would have put its model
+                self._storage.put(f"{base.rstrip('/')}/model/model.json", "{}")
         if course.fate.message or course.fate.code:
             job["error"] = {"code": course.fate.code or 13, "message": course.fate.message}
         return course.fate.state

@@ -122,13 +122,15 @@ class Storage:
             raise Refused(
                 403, "PERMISSION_DENIED", "storage.buckets.get access to the bucket is denied."
             )
-        dual = held.location in {"US", "EU", "ASIA"}
+        kind = "region" if "-" in held.location else "dual-region"
+        if held.location in {"US", "EU", "ASIA"}:
+            kind = "multi-region"
         return {
             "kind": "storage#bucket",
             "id": bucket,
             "name": bucket,
             "location": held.location,
-            "locationType": "multi-region" if dual else "region",
+            "locationType": kind,
             "storageClass": "STANDARD",
         }
 

@@ -55,7 +55,8 @@ def variables(cloud: Cloud, job: dict[str, Any]) -> dict[str, str]:
 
 
 class Mounts:
-    """Folders in the place of ``/gcs/BUCKET/…``, for a command's words and for variables.
+    """Folders in the place of ``/gcs/BUCKET/…``: the one path of a container that cannot be made
+    here, so that a command's words and the variables name the folders instead.
 
     Parameters
     ----------
@@ -73,16 +74,20 @@ class Mounts:
 
     def placed(self, text: str) -> str:
         """The text, with the folders in it; what the bucket holds there is laid out."""
-        storage = self._cloud.storage
         for found in _MOUNTED.findall(text):
-            bucket, _, name = found.removeprefix("/gcs/").partition("/")
-            local, base = self._root / bucket, f"gs://{bucket}/"
-            self.outputs[str(local)] = base
-            for uri in storage.names(f"{base}{name}"):
-                file = local / uri.removeprefix(base)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(storage.get(uri) or b"")
-            place = local / name
-            folder = place if not name or name.endswith("/") else place.parent
-            folder.mkdir(parents=True, exist_ok=True)
+            self.lay_out(found.replace("/gcs/", "gs://", 1))
         return _MOUNTED.sub(lambda match: str(self._root) + match[0][4:], text)
+
+    def lay_out(self, uri: str) -> None:
+        """Puts there what a bucket holds below a URI. As there, a folder is only where an object
+        lies in it."""
+        bucket, _, name = uri.removeprefix("gs://").partition("/")
+        local, base = self._root / bucket, f"gs://{bucket}/"
+        local.mkdir(parents=True, exist_ok=True)
+        self.outputs[str(local)] = base
+        for one in self._cloud.storage.names(f"{base}{name}"):
+            file = local / one.removeprefix(base)
+            if one.endswith("/"):
+                continue
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(self._cloud.storage.get(one) or b"")
