@@ -9,6 +9,7 @@ import functools
 from collections.abc import AsyncGenerator
 from typing import Any, Final
 
+from cloudai._core.numerals import numeral
 from cloudai.server.config import ServerConfig
 from cloudai.server.http.messages import Broken, HTTPError, Request, Response
 from cloudai.server.inference import Inference
@@ -159,11 +160,11 @@ class Gate:
         if status == 504 and over and limits.timeout >= target.timeout:
             more = ""
             if limits.timeout < target.most_timeout:
-                more = f", unless told to wait for up to {target.most_timeout:g}"
+                more = f", unless told to wait for up to {numeral(target.most_timeout)}"
             return TargetLimit(
                 504,
-                f"no answer came within {limits.timeout:g} seconds, after which {target.title} "
-                f"give up{more} ({target.source})",
+                f"no answer came within {numeral(limits.timeout)} seconds, after which "
+                f"{target.title} give up{more} ({target.source})",
                 hint="Ask for less in one request, or use a batch transform",
             )
         return None
@@ -191,8 +192,8 @@ class Gate:
                 level="warning",
                 id=request.id,
                 target=self.name,
-                error=f"the stream had no end within {seconds:g} seconds, which is the most that "
-                f"{self.target.title} wait",
+                error=f"the stream had no end within {numeral(seconds)} seconds, which is the "
+                f"most that {self.target.title} wait",
             )
             raise Broken from None
         finally:

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from cloudai._core.numerals import numeral
+
 LATENCY_BUCKETS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
@@ -42,7 +44,7 @@ class Counter:
 
     def lines(self) -> Iterator[str]:
         for labels, value in self.values.items():
-            yield f"{self.name}{_labels(self.labels, labels)} {value:g}"
+            yield f"{self.name}{_labels(self.labels, labels)} {numeral(value)}"
 
 
 class Gauge(Counter):
@@ -93,9 +95,9 @@ class Histogram:
             running = 0
             for bound, count in zip((*self.bounds, float("inf")), counts, strict=True):
                 running += count
-                edge = 'le="+Inf"' if bound == float("inf") else f'le="{bound:g}"'
+                edge = 'le="+Inf"' if bound == float("inf") else f'le="{numeral(bound)}"'
                 yield f"{self.name}_bucket{_labels(self.labels, labels, edge)} {running}"
-            yield f"{self.name}_sum{_labels(self.labels, labels)} {total[0]:.9g}"
+            yield f"{self.name}_sum{_labels(self.labels, labels)} {numeral(total[0])}"
             yield f"{self.name}_count{_labels(self.labels, labels)} {running}"
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
+from cloudai._core.numerals import numeral
 from cloudai.errors import CloudAIError
 from cloudai.server.config import Limits
 
@@ -288,7 +289,8 @@ class Request:
         return HTTPError(413, f"the body has more than {self._limits.body} bytes")
 
     def _too_slow(self) -> HTTPError:
-        return HTTPError(408, f"the body did not come within {self._limits.body_timeout:g} seconds")
+        seconds = numeral(self._limits.body_timeout)
+        return HTTPError(408, f"the body did not come within {seconds} seconds")
 
 
 class Service(Protocol):
