@@ -172,6 +172,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     requests: the native requests in the order they would be sent, each with its operation.
     violations: limits of the provider that the spec breaks; a submission would raise the first.
     dropped: what the spec asks for and this provider cannot carry, in words.
+    uploads: what would travel from this machine, with what was left out and why.
     cost: None where it cannot be reckoned.
     """
 
@@ -180,6 +181,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     requests: tuple[NativeRequest, ...]
     violations: tuple[Violation, ...] = ()
     dropped: tuple[str, ...] = ()
+    uploads: tuple[Upload, ...] = ()
     cost: CostRange | None = None
 
     @property
@@ -191,6 +193,38 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def losses(self) -> tuple[str, ...]:
         """The former name of ``dropped``."""
         return self.dropped
+
+
+class LeftOut(msgspec.Struct, frozen=True):
+    """A file or folder that stays here.
+
+    Parameters
+    ----------
+    path: relative to what travels. why: the file with the pattern, or the kind of thing it is.
+    """
+
+    path: str
+    why: str
+
+
+class Upload(msgspec.Struct, frozen=True, kw_only=True):
+    """Files of this machine that would travel.
+
+    Parameters
+    ----------
+    field: of the spec, such as ``"source"`` or ``"inputs.train"``. path: as the spec has it.
+    files: their names and sizes in bytes. left_out: what stays here.
+    """
+
+    field: str
+    path: str
+    files: tuple[tuple[str, int], ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes in all, before packing."""
+        return sum(size for _, size in self.files)
 
 
 class NativeRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,1 @@
+"""Files on their way: what travels, how it is packed, and how an archive is taken apart."""
