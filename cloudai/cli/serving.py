@@ -170,6 +170,7 @@ def package(
     target = Path(output)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise invalid("--output", output, "is not an empty folder", "Name a new one.")
+    from cloudai._core.files.tree import copy, tree
     from cloudai._core.handlers.container import is_folder
     from cloudai.server.package import Package, files
 
@@ -182,7 +183,7 @@ def package(
         gpus=gpus,
     )
     written = files(spec)  # checked and made before anything is written
-    shutil.copytree(model, target / spec.model)
+    copy(tree(Path(model), field="model"), target / spec.model)
     if handler is not None:
         shutil.copy2(handler, target / "handler.py")
     for file, text in written.items():

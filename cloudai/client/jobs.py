@@ -7,7 +7,6 @@ provider. The async twins run the same flows in worker threads.
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from cloudai._core.calls import threads, wait
+from cloudai._core.files.tree import copy, tree
 from cloudai._core.state.ledger import Entry
 from cloudai.client import _ownership as ownership
 from cloudai.client._runtime import CapabilityBinding, Runtime
@@ -134,11 +134,7 @@ class _Handle:
             raise InvalidRequest(
                 f"{target} is not empty", field="to", value=str(to), hint="Name a new folder"
             )
-        if Path(source).is_dir():
-            shutil.copytree(source, target, dirs_exist_ok=True)
-        else:
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target)
+        copy(tree(Path(source), field="output", rules=False), target)
         return target
 
     def _cancel(self) -> None:

@@ -7,6 +7,7 @@ The spec is checked field by field when it is made; what only a provider can jud
 from __future__ import annotations
 
 import re
+from pathlib import PurePosixPath
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -187,7 +188,9 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     kind: ``script`` (``source`` and ``entry``), ``container`` (``image`` and ``command``) or
         ``finetune`` (``base_model`` and ``method`` on ``inputs["train"]``).
     source: the directory that travels with the job. entry: the script in it.
-    ignore: glob patterns, relative to ``source``, of what does not travel.
+    ignore: patterns of what does not travel, as ``.gitignore`` has them, after those of the
+        source's ``.gitignore`` and ``.cloudaiignore`` files and the names that look like a
+        secret; ``!NAME`` lets one travel.
     requirements: a requirements file in ``source``; installed before the start.
     framework: such as ``"pytorch"`` or ``"tensorflow==2.19"``; picks the provider's image.
     image: a container image; overrides ``framework``. command: its command.
@@ -238,6 +241,13 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.name is not None:
             check_name("name", self.name)
         check_positive("timeout", self.timeout)
+        for field in ("entry", "requirements"):
+            path = PurePosixPath(getattr(self, field) or "")
+            if path.is_absolute() or ".." in path.parts:
+                raise invalid(
+                    field, str(path), "is not inside source",
+                    f"Give a path relative to {self.source}, or a source that holds it.",
+                )  # fmt: skip
         for name, value in self.hyperparameters.items():
             check_json(f"hyperparameters.{name}", value)
         for field in ("env", "secrets"):

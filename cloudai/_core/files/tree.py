@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from cloudai._core.files.ignore import ALWAYS, SECRETS, Rules, left_out, lines_of
-from cloudai.types import Deployment, LeftOut, TrainingJob, Upload
+from cloudai.errors import InvalidRequest
+from cloudai.types import BatchTransform, Deployment, LeftOut, TrainingJob, Upload, Violation
 from cloudai.types._base import invalid
 
 OWN: Final = ".cloudaiignore"
@@ -53,7 +55,7 @@ class Tree(NamedTuple):
         why = next((one.why for one in self.left_out if f"{name}/".startswith(f"{one.path}/")), "")
         if why:
             raise invalid(field, name, f"stays here: {why}", f"Write !{name} into {OWN}.")
-        raise invalid(field, name, "is not a file of the source")
+        raise invalid(field, name, "is not a file in the source")
 
     def upload(self, field: str, path: str) -> Upload:
         """The same for ``plan()``."""
@@ -107,14 +109,14 @@ def tree(
 def source(spec: TrainingJob, home: Path | None = None) -> Tree:
     """What travels of a job's source. Raises InvalidRequest for a folder, an entry or
     requirements that are not there."""
-    root = Path(str(spec.source).removeprefix("file://")).expanduser()
-    if not root.is_dir():
+    root = local(str(spec.source))
+    if root is None or not root.is_dir():
         raise invalid("source", spec.source, "is not a directory", "Name the script's folder.")
     for name in ("entry", "requirements"):
         given = getattr(spec, name)
         if given is not None and not (root / given).is_file():
             there = sorted(one.name for one in root.glob(f"*{Path(given).suffix}"))[:5]
-            problem = f"is not a file of source={spec.source!r}"
+            problem = f"is not a file in source={spec.source!r}"
             raise invalid(name, given, problem, f"There are: {', '.join(there) or 'none'}.")
     found = tree(root, spec.ignore, git=True, home=home)
     found.check("entry", spec.entry)
@@ -122,25 +124,54 @@ def source(spec: TrainingJob, home: Path | None = None) -> Tree:
     return found
 
 
-def uploads(spec: TrainingJob | Deployment, home: Path | None = None) -> tuple[Upload, ...]:
-    """What of this machine a cloud's job or endpoint would be sent, for ``plan()``. Raises
-    InvalidRequest as ``tree`` does."""
+def uploads(
+    spec: TrainingJob | Deployment | BatchTransform, home: Path | None = None
+) -> tuple[Upload, ...]:
+    """What of this machine a cloud would be sent, for ``plan()``; what is not there is passed
+    over. Raises InvalidRequest as ``tree`` and ``source`` do."""
     found: list[Upload] = []
-    places: dict[str, str]
     if isinstance(spec, TrainingJob):
         if spec.kind == "script":
             found.append(source(spec, home).upload("source", str(spec.source)))
         places = {f"inputs.{name}": spec.input(name).uri for name in spec.inputs}
-    else:
-        names = [one.name for one in spec.variants]
+    elif isinstance(spec, Deployment):
         places = {
-            "model" if len(names) == 1 else f"variants.{one.name}": one.uri for one in spec.variants
+            "model" if len(spec.variants) == 1 else f"variants.{one.name}.model": one.uri
+            for one in spec.variants
         }
+    else:
+        places = {"model": spec.model_uri or "", "input": spec.input}
     for field, uri in places.items():
-        path = Path(uri.removeprefix("file://")).expanduser()
-        if ("://" not in uri or uri.startswith("file://")) and path.exists():
+        path = local(uri)
+        if path is not None and path.exists():
             found.append(tree(path, field=field).upload(field, uri))
     return tuple(found)
+
+
+def planned(
+    spec: TrainingJob | Deployment | BatchTransform, home: Path | None = None
+) -> tuple[tuple[Upload, ...], list[Violation]]:
+    """``uploads``, or what is wrong with them."""
+    try:
+        return uploads(spec, home), []
+    except InvalidRequest as error:
+        return (), [Violation(error.field or "source", error.message, error.hint or "")]
+
+
+def local(uri: str) -> Path | None:
+    """The path of this machine that a path or a ``file://`` URI names; None for another URI."""
+    if "://" in uri and not uri.startswith("file://"):
+        return None
+    return Path(uri.removeprefix("file://")).expanduser() if uri else None
+
+
+def copy(found: Tree, target: Path) -> None:
+    """Copies what travels into a folder that is made, with the files' own dates and modes."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name, path in found.files.items():
+        there = target / name
+        there.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, there)
 
 
 def digest(files: Mapping[str, Path]) -> str:

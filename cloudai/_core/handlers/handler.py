@@ -11,7 +11,6 @@ inference toolkit, read 2026-11) is taken unchanged. Its parts are in ``sagemake
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib.util
 import itertools
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from cloudai._core.files.tree import digest
 from cloudai._core.handlers.jsonable import NOT_FINITE, jsonable
 from cloudai._core.handlers.sagemaker import Transform
 from cloudai._core.handlers.signatures import takes
@@ -232,18 +232,12 @@ def load_handler(model_dir: Path, handler: Path | None = None) -> Handler:
 
 
 def model_digest(model_dir: Path) -> str:
-    """SHA-256, hexadecimal, over the directory's files: relative names in sorted order, each
-    with its length and bytes. Python's caches are left out, since running the model makes them."""
-    whole = hashlib.sha256()
-    for path in sorted(model_dir.rglob("*"), key=lambda path: path.relative_to(model_dir).parts):
-        if not path.is_file() or "__pycache__" in path.parts:
-            continue
-        name = path.relative_to(model_dir).as_posix().encode()
-        whole.update(b"%d:%s%d:" % (len(name), name, path.stat().st_size))
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                whole.update(block)
-    return whole.hexdigest()
+    """``files.tree.digest`` of a directory as it lies here. Python's caches are left out, since
+    running the model makes them."""
+    found = (path for path in model_dir.rglob("*") if "__pycache__" not in path.parts)
+    return digest(
+        {path.relative_to(model_dir).as_posix(): path for path in found if path.is_file()}
+    )
 
 
 def _check_source(file: Path) -> None:

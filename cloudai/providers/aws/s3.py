@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from cloudai._core.files.tree import tree
+from cloudai._core.files.unpack import place
 from cloudai.errors import NotFound
 from cloudai.protocols import Call
 from cloudai.providers.aws.session import AwsSession
@@ -169,28 +171,19 @@ class Store:
             raise invalid(field, uri, "does not exist", "Nothing lies there in S3.")
 
     def upload_tree(self, path: Path, uri: str, call: Call) -> None:
-        """Writes a directory's files below the URI, or a file as one object there."""
-        if path.is_file():
-            self.upload(path, join(uri, path.name), call)
-            return
-        together(
-            partial(self.upload, file, join(uri, file.relative_to(path).as_posix()), call)
-            for file in files_in(path)
-        )
+        """Writes what travels of a directory below the URI, or a file as one object there."""
+        found = tree(path, field="inputs").files
+        together(partial(self.upload, file, join(uri, name), call) for name, file in found.items())
 
     def download_tree(self, uri: str, target: Path, call: Call) -> None:
         """Reads every object whose key begins so into a directory."""
         bucket, prefix = parse(uri)
 
-        def place(key: str) -> Path:
-            name = key.removeprefix(prefix).lstrip("/") or key.rpartition("/")[2]
-            found = target / name
-            if not found.resolve().is_relative_to(target.resolve()):
-                raise invalid("output", key, "would lie outside of the folder", "Rename the key.")
-            return found
+        def inner(key: str) -> str:
+            return key.removeprefix(prefix).lstrip("/") or key.rpartition("/")[2]
 
         together(
-            partial(self.download, f"s3://{bucket}/{key}", place(key), call)
+            partial(self.download, f"s3://{bucket}/{key}", place(target, inner(key), uri), call)
             for key in self.keys(uri, call)
             if not key.endswith("/")  # a folder, as the console makes them
         )
@@ -207,11 +200,6 @@ def together(work: Iterable[Callable[[], object]]) -> None:
         finally:
             for future in under_way:
                 future.cancel()
-
-
-def files_in(path: Path) -> list[Path]:
-    """The files of a directory, in order."""
-    return sorted(file for file in path.rglob("*") if file.is_file())
 
 
 def digest(*parts: bytes | str) -> str:

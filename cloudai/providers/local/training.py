@@ -19,15 +19,15 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.files.tree import copy, source
 from cloudai.bootstrap import arguments
 from cloudai.engine import hardware
-from cloudai.errors import CloudAIError, UnsupportedByProvider
+from cloudai.errors import CloudAIError, InvalidRequest, UnsupportedByProvider
 from cloudai.providers.local.jobs import checks, environment, finetuning, launch
 from cloudai.providers.local.jobs.base import GRACE, LocalJobs, module_command
 from cloudai.providers.local.jobs.checks import PROVIDER, is_uri, local_path, no_uri
-from cloudai.providers.local.jobs.source import snapshot
 from cloudai.providers.local.profile import describe
-from cloudai.types import TrainingJob
+from cloudai.types import TrainingJob, Upload
 from cloudai.types._base import invalid
 
 _DOWNLOAD: Final = "Download it first and give its path."
@@ -54,7 +54,7 @@ class LocalTraining(LocalJobs[TrainingJob]):
         elif spec.kind == "finetune":
             problems += finetuning.problems(spec, self.profile)
         else:
-            problems += _script_problems(spec)
+            problems += _script_problems(spec, self.home)
         if spec.resources.nodes > 1:
             problems.append(
                 UnsupportedByProvider(
@@ -137,7 +137,7 @@ class LocalTraining(LocalJobs[TrainingJob]):
 
     def _fill(self, spec: TrainingJob, folder: Path, final: Path) -> None:
         if spec.kind == "script":
-            snapshot(local_path(str(spec.source)), folder / "source", spec.ignore, self.home)
+            copy(source(spec, self.home), folder / "source")
         for name, given in (
             ("model", spec.outputs.model),
             ("checkpoints", spec.outputs.checkpoints),
@@ -145,6 +145,11 @@ class LocalTraining(LocalJobs[TrainingJob]):
         ):
             _output(given, folder / name).mkdir(parents=True, exist_ok=True)
         environment.link_channels(folder, _inputs(spec))
+
+    def _travels(self, spec: TrainingJob) -> tuple[Upload, ...]:
+        if spec.kind != "script":
+            return ()
+        return (source(spec, self.home).upload("source", str(spec.source)),)
 
     def _outputs(self, row: sqlite3.Row) -> dict[str, str]:
         env = msgspec.json.decode(row["sheet"])["env"]
@@ -175,27 +180,15 @@ def _output(given: str | None, default: Path) -> Path:
     return local_path(given) if given else default
 
 
-def _script_problems(spec: TrainingJob) -> list[CloudAIError]:
-    source, entry = str(spec.source), str(spec.entry)
-    if is_uri(source):
-        return [no_uri("source", source, _DOWNLOAD)]
-    folder = local_path(source)
-    if not folder.is_dir():
-        return [invalid("source", source, "is not a directory", "Name the script's directory.")]
+def _script_problems(spec: TrainingJob, home: Path) -> list[CloudAIError]:
+    entry = str(spec.entry)
+    if is_uri(str(spec.source)):
+        return [no_uri("source", str(spec.source), _DOWNLOAD)]
     problems: list[CloudAIError] = []
-    for field, name in (("entry", entry), ("requirements", spec.requirements)):
-        if name is None:
-            continue
-        path = Path(name)
-        if path.is_absolute() or ".." in path.parts:
-            problems.append(
-                invalid(field, name, "is not inside source", f"Give a path relative to {source}.")
-            )
-        elif not (folder / path).is_file():
-            found = sorted(p.name for p in folder.glob(f"*{path.suffix}"))[:5]
-            problems.append(
-                invalid(field, name, f"is not a file in source={source!r}", f"There are: {found}")
-            )
+    try:
+        source(spec, home)
+    except InvalidRequest as error:
+        problems.append(error)
     if not entry.endswith((".py", ".sh")):
         problems.append(
             invalid("entry", entry, "is neither a .py nor a .sh file", "Name the script.")

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from cloudai._core.files.tree import tree
+from cloudai._core.files.unpack import place
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import CloudAIError, NotFound, PermissionDenied
 from cloudai.protocols import Call
@@ -81,12 +83,12 @@ class Files:
             )
 
     def put_folder(self, uri: str, folder: Path, call: Call) -> None:
-        """Writes the files of a folder below a URI."""
+        """Writes what travels of a folder below a URI."""
         base = uri.rstrip("/")
         self._bucket(base)  # the client is made here rather than in several threads
         _each(
-            lambda path: self.put_file(f"{base}/{path.relative_to(folder).as_posix()}", path, call),
-            [path for path in sorted(folder.rglob("*")) if path.is_file()],
+            lambda one: self.put_file(f"{base}/{one[0]}", one[1], call),
+            list(tree(folder, field="inputs").files.items()),
         )
 
     def get(self, uri: str, call: Call) -> bytes:
@@ -105,16 +107,14 @@ class Files:
 
     def get_folder(self, uri: str, folder: Path, call: Call) -> None:
         """Copies what lies below a URI, or the one object it names, into a folder. Raises
-        NotFound where there is nothing."""
+        NotFound where there is nothing, InvalidRequest for a name that would lead out."""
         base = uri.rstrip("/")
         names = list(self.names(base + "/", call))
-        wanted: list[tuple[str, Path]] = []
-        for name in names:
-            rest = name[len(base) + 1 :]
-            target = (folder / rest).resolve()
-            # A marker of a folder, or a name that would lead out of it, is passed over.
-            if not rest.endswith("/") and target.is_relative_to(folder.resolve()):
-                wanted.append((name, target))
+        wanted = [
+            (name, place(folder, name[len(base) + 1 :], base))
+            for name in names
+            if not name.endswith("/")  # a folder's marker
+        ]
         _each(lambda one: self.get_file(one[0], one[1], call), wanted)
         if not names:
             self.get_file(base, folder / base.rpartition("/")[2], call)

@@ -15,6 +15,7 @@ import msgspec
 from cloudai._core.calls import wait
 from cloudai._core.calls.call import multi_step_create
 from cloudai._core.calls.paging import paged
+from cloudai._core.files.tree import uploads
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     CloudAIError,
@@ -58,6 +59,7 @@ class AwsBatch:
         """The requests, what would be refused, what is lost."""
         draft = common.Draft()
         made = self._planner.draft(spec, draft, None)
+        travels = draft.attempt(lambda: uploads(spec)) if made is not None else None
         requests: list[NativeRequest] = []
         if made is not None and made.service == "client":
             body = {"input": spec.input, "output": spec.output}
@@ -79,6 +81,7 @@ class AwsBatch:
             requests=tuple(requests),
             violations=draft.violations,
             dropped=tuple(draft.dropped),
+            uploads=travels or (),
         )
 
     # Doing.

@@ -11,6 +11,7 @@ import msgspec
 
 from cloudai._core.calls import wait
 from cloudai._core.calls.call import multi_step_create
+from cloudai._core.files.tree import uploads
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     CloudAIError,
@@ -63,6 +64,7 @@ class AwsEndpoints:
         """The requests, what SageMaker would refuse, what is lost."""
         draft = common.Draft()
         made = self._planner.draft(spec, draft)
+        travels = draft.attempt(lambda: uploads(spec)) if made is not None else None
         requests: list[NativeRequest] = []
         cost = None
         if made is not None:
@@ -90,6 +92,7 @@ class AwsEndpoints:
             requests=tuple(requests),
             violations=draft.violations,
             dropped=tuple(draft.dropped),
+            uploads=travels or (),
             cost=cost,
         )
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import msgspec
 
+from cloudai._core.files import pack
+from cloudai._core.files import tree as files
 from cloudai._core.handlers import container
-from cloudai._core.handlers.handler import find_handler, model_digest
+from cloudai._core.handlers.handler import find_handler
 from cloudai.errors import UnsupportedByProvider
 from cloudai.protocols import Call
 from cloudai.providers.aws import catalog, images, package, s3
@@ -62,7 +64,8 @@ def source(
     elif path.is_dir():
         if code is not None:
             find_handler(path, code.handler)
-        digest = s3.digest(model_digest(path), code.digest if code is not None else "")
+        content = files.digest(files.tree(path, field=field).files)
+        digest = s3.digest(content, code.digest if code is not None else "")
     else:
         digest = s3.digest(path.read_bytes(), code.digest if code is not None else "")
     return Source(uri=uri, code=code, digest=digest, target=f"{base}/model-{digest}/model.tar.gz")
@@ -81,9 +84,9 @@ def upload(store: s3.Store, found: Source, field: str, call: Call) -> str:
         with packed.open("wb") as out:
             if path is not None and path.is_dir():
                 if found.code is not None:
-                    package.write_model(out, path, found.code)
+                    package.write_model(out, path, found.code, field)
                 else:
-                    package.write_source(out, path, (), {})
+                    pack.write(out, {**files.tree(path, field=field).files})
             else:
                 archive = path or Path(draft) / "fetched.tar.gz"
                 if path is None:

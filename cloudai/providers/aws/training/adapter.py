@@ -14,6 +14,9 @@ import msgspec
 from cloudai import bootstrap
 from cloudai._core.calls import wait
 from cloudai._core.calls.call import multi_step_create
+from cloudai._core.files import pack
+from cloudai._core.files.tree import source, uploads
+from cloudai._core.files.unpack import unpack
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import Conflict, InvalidRequest, NotFound, UnsupportedByProvider
 from cloudai.protocols import Call
@@ -57,6 +60,7 @@ class AwsTraining:
     def plan(self, spec: TrainingJob) -> Plan:
         """The requests, what SageMaker would refuse, what is lost, what it costs."""
         draft = common.Draft()
+        travels = draft.attempt(lambda: uploads(spec, self._session.profile.home))
         body = self._draft(spec, draft)
         requests: list[NativeRequest] = []
         cost = None
@@ -78,6 +82,7 @@ class AwsTraining:
             requests=tuple(requests),
             violations=draft.violations,
             dropped=tuple(draft.dropped),
+            uploads=travels or (),
             cost=cost,
         )
 
@@ -104,7 +109,7 @@ class AwsTraining:
         vpc = draft.attempt(self._session.vpc)
         kms_key = draft.attempt(self._session.kms_key)
         image = draft.attempt(lambda: self._image(spec, machines or [common.DEFAULT_MACHINE]))
-        draft.attempt(lambda: self._check_source(spec))
+        draft.attempt(lambda: self._check_secrets(spec))
         draft.attempt(lambda: wire.check_spot(spec))
         for name in spec.inputs:
             draft.attempt(lambda name=name: _check_input(spec, name))
@@ -159,16 +164,9 @@ class AwsTraining:
             suffix=self._session.dns_suffix,
         )
 
-    def _check_source(self, spec: TrainingJob) -> None:
+    def _check_secrets(self, spec: TrainingJob) -> None:
         if spec.kind != "script":
             return
-        folder = Path(spec.source or "").expanduser()
-        if not folder.is_dir():
-            raise invalid("source", spec.source, "is not a directory", "Name the script's folder.")
-        for field in ("entry", "requirements"):
-            name = getattr(spec, field)
-            if name is not None and not (folder / name).is_file():
-                raise invalid(field, name, f"is not a file in {spec.source}")
         for name, ref in spec.secrets.items():
             if ref.store not in {"secretsmanager", "ssm"}:
                 raise UnsupportedByProvider(
@@ -208,6 +206,7 @@ class AwsTraining:
     def submit(self, spec: TrainingJob, call: Call) -> str:
         """Uploads what is local and creates the job. Its id is its name."""
         draft = common.Draft()
+        draft.attempt(lambda: uploads(spec, self._session.profile.home))
         body = self._draft(spec, draft)
         draft.refuse()
         assert body is not None  # noqa: S101 - nothing was wrong
@@ -256,11 +255,11 @@ class AwsTraining:
             "cloudai_start.py": (package.CONTAINER / "start.py").read_bytes(),
             "cloudai_bootstrap.py": Path(bootstrap.__file__).read_bytes(),
         }
-        folder = Path(spec.source or "").expanduser()
+        files = source(spec, self._session.profile.home).files
         with tempfile.TemporaryDirectory(prefix="cloudai-") as draft:
             packed = Path(draft) / wire.SOURCE
             with packed.open("wb") as out:
-                package.write_source(out, folder, spec.ignore, extra)
+                pack.write(out, {**files, **extra})
             self._store.upload(packed, target, call)
 
     def find(self, key: str, call: Call) -> str | None:
@@ -367,7 +366,7 @@ class AwsTraining:
         with tempfile.TemporaryDirectory(prefix="cloudai-") as draft:
             packed = Path(draft) / "output.tar.gz"
             self._store.download(uri, packed, call)
-            package.unpack(packed, target)
+            unpack(packed, target)
         return str(target)
 
 

@@ -20,6 +20,7 @@ import msgspec
 from msgspec.structs import replace
 
 from cloudai._core.batches.runner import check_paths
+from cloudai._core.files.tree import planned
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     CallTimeout,
@@ -127,6 +128,7 @@ class AzureMLBatch:
             requests=requests,
             violations=tuple(violations),
             dropped=tuple(dropped),
+            uploads=() if violations else planned(spec)[0],
         )
 
     @staticmethod

@@ -19,6 +19,7 @@ from typing import Any
 import httpx2
 import msgspec
 
+from cloudai._core.files.tree import planned
 from cloudai._core.handlers import container
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import Conflict, HandlerError, InvalidRequest, NotFound, ProviderError
@@ -125,6 +126,7 @@ class AzureMLEndpoints:
             requests=tuple(requests),
             violations=tuple(violations),
             dropped=tuple(wire.dropped(spec)),
+            uploads=() if violations else planned(spec)[0],
         )
 
     def deploy(self, spec: Deployment, call: Call) -> str:

@@ -7,12 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+from cloudai._core.files.tree import tree
 from cloudai._core.handlers import container
 from cloudai.errors import InvalidRequest
 from cloudai.protocols import Call
 from cloudai.providers.azure.ml import score
 from cloudai.providers.azure.ml.job_wire import CPU_IMAGE, GPU_IMAGE, environment_name
-from cloudai.providers.azure.ml.training import walk
 from cloudai.providers.azure.ml.workspace import Files, Workspace
 from cloudai.types import Resources, Violation
 from cloudai.types._base import invalid
@@ -35,6 +35,8 @@ def check(uri: str, handler: str | None, field: str, *, image: bool = False) -> 
     path = Path(uri.removeprefix("file://")).expanduser()
     if local and not path.is_dir():
         raise invalid(field, uri, "is not a directory", f"Looked at {path.absolute()}.")
+    if local:
+        tree(path, field=field)
     if handler is not None:
         if not Path(handler).expanduser().is_file():
             raise invalid("handler", handler, "is not a file", "Give the path of a Python file.")
@@ -67,7 +69,7 @@ def model(workspace: Workspace, uri: str, call: Call, handler: str | None = None
             workspace.send("PUT", path, call, body)
         return workspace.id_of(path)
     folder = Path(uri.removeprefix("file://")).expanduser()
-    files = walk(folder, ("__pycache__",))
+    files = tree(folder, field="model").files
     if handler is not None:
         files["handler.py"] = Path(handler).expanduser()
     return workspace.upload("models", files, call)[0]

@@ -7,8 +7,6 @@ the workspace's own datastore unless the spec says otherwise. Serverless compute
 
 from __future__ import annotations
 
-import fnmatch
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloudai import bootstrap
+from cloudai._core.files.tree import planned, source, tree
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     CloudAIError,
@@ -47,7 +46,6 @@ from cloudai.types import (
 from cloudai.types._base import invalid
 
 _LOG: Final = "ExperimentRun/dcid.{}/user_logs/std_log.txt"
-_NEVER: Final = ("__pycache__", ".git", ".venv", "*.pyc")
 _REMOTE: Final = ("azureml://", "https://", "abfss://", "wasbs://")
 
 
@@ -59,7 +57,8 @@ class AzureMLTraining:
 
     def plan(self, spec: TrainingJob) -> Plan:
         """The asset, environment and job requests, without those that upload files."""
-        violations = wire.violations(spec)
+        travels, wrong = planned(spec, self._workspace.session.profile.home)
+        violations = [*wire.violations(spec), *wrong]
         requests: tuple[NativeRequest, ...] = ()
         if not violations:
             try:
@@ -73,6 +72,7 @@ class AzureMLTraining:
             requests=requests,
             violations=tuple(violations),
             dropped=tuple(wire.dropped(spec)),
+            uploads=travels,
         )
 
     def _requests(self, spec: TrainingJob) -> tuple[NativeRequest, ...]:
@@ -128,12 +128,7 @@ class AzureMLTraining:
         return path.read_text("utf-8")
 
     def _code(self, spec: TrainingJob) -> Files:
-        root = Path(str(spec.source)).expanduser()
-        if not root.is_dir():
-            raise invalid("source", spec.source, "is not a directory", f"Looked at {root}.")
-        if spec.entry is not None and not (root / spec.entry).is_file():
-            raise invalid("entry", spec.entry, "is not a file of the source", f"In {root}.")
-        files = walk(root, (*spec.ignore, *_NEVER))
+        files = source(spec, self._workspace.session.profile.home).files
         files[wire.BOOTSTRAP] = Path(str(bootstrap.__file__))
         return files
 
@@ -149,7 +144,7 @@ class AzureMLTraining:
             if "://" in uri and not uri.startswith("file://"):
                 raise invalid(f"inputs.{name}", uri, "cannot be read by Azure ML", "Copy it there.")
             if path.is_dir():
-                found[name] = (walk(path, ()), uri, "")
+                found[name] = (tree(path, field=f"inputs.{name}").files, uri, "")
             elif path.is_file():
                 found[name] = ({path.name: path}, uri, f"/{path.name}")
             else:
@@ -260,20 +255,3 @@ class AzureMLTraining:
             for job in self._workspace.listed("jobs", call)
             if (job["properties"].get("tags") or {}).get(wire.KEY)
         ]
-
-
-def walk(root: Path, ignore: Sequence[str]) -> Files:
-    """The files below a directory, without those that a pattern names."""
-    found: Files = {}
-    for folder, folders, names in os.walk(root):
-        inner = Path(folder).relative_to(root)
-        folders[:] = sorted(f for f in folders if not _ignored(inner / f, ignore))
-        for name in sorted(names):
-            if not _ignored(inner / name, ignore):
-                found[(inner / name).as_posix()] = Path(folder, name)
-    return found
-
-
-def _ignored(path: Path, patterns: Sequence[str]) -> bool:
-    text = path.as_posix()
-    return any(fnmatch.fnmatch(text, p) or fnmatch.fnmatch(path.name, p) for p in patterns)

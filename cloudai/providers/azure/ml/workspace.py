@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+from cloudai._core.files.unpack import place
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     AuthenticationError,
@@ -105,9 +106,9 @@ class Workspace:
             return self.id_of(path), str(known["properties"][field])
         asked = {"pendingUploadType": "TemporaryBlobReference"}
         pending = self.send("POST", f"{path}/startPendingUpload", call, asked)
-        place = pending["blobReferenceForConsumption"]
-        uri = str(place["blobUri"]).rstrip("/")
-        with _container(str(place["credential"]["sasUri"])) as container, _told(uri):
+        blob = pending["blobReferenceForConsumption"]
+        uri = str(blob["blobUri"]).rstrip("/")
+        with _container(str(blob["credential"]["sasUri"])) as container, _told(uri):
             for name, file in files.items():
                 with file.open("rb") as content:
                     container.upload_blob(
@@ -158,9 +159,7 @@ class Workspace:
         root = to.resolve()
         with self.storage(datastore, call) as container, _told(prefix):
             for name in list(container.list_blob_names(name_starts_with=f"{prefix}/")):
-                target = (root / name[len(prefix) + 1 :]).resolve()
-                if not target.is_relative_to(root):
-                    continue  # a name with .. in it
+                target = place(root, name[len(prefix) + 1 :], prefix)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("wb") as file:
                     container.download_blob(name).readinto(file)

@@ -39,6 +39,7 @@ from cloudai.types import (
     Plan,
     State,
     TrainingJob,
+    Upload,
     Violation,
 )
 from cloudai.types._base import invalid
@@ -112,6 +113,10 @@ class LocalJobs(ABC, Generic[SpecT]):
     def _outputs(self, row: sqlite3.Row) -> dict[str, str]:
         """What the job has made so far, by name."""
 
+    def _travels(self, spec: SpecT) -> tuple[Upload, ...]:
+        """What is copied for the job."""
+        return ()
+
     def _again(self, spec: SpecT, row: sqlite3.Row) -> bool:
         """Whether a job that has ended is run anew by this submission."""
         return False
@@ -145,6 +150,7 @@ class LocalJobs(ABC, Generic[SpecT]):
                 for problem in problems
             ),
             dropped=tuple(self._dropped(spec)),
+            uploads=() if problems else self._travels(spec),
             cost=CostRange(low=0.0, high=0.0, basis="this machine", as_of="2026-11-22"),
         )
 

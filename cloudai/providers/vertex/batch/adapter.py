@@ -18,6 +18,7 @@ import msgspec
 from cloudai._core.batches.formats import Source, format_of
 from cloudai._core.batches.runner import PER_RECORD, run_batch
 from cloudai._core.calls.call import multi_step_create
+from cloudai._core.files.tree import planned
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import CloudAIError, Conflict, InvalidRequest, NotFound
 from cloudai.protocols import Call
@@ -78,6 +79,7 @@ class VertexBatch:
             requests=tuple(requests),
             violations=tuple(found),
             dropped=tuple(wire.dropped(spec)),
+            uploads=() if found else planned(spec)[0],
         )
 
     def _violations(self, spec: BatchTransform) -> list[Violation]:

@@ -15,6 +15,7 @@ import msgspec
 
 from cloudai._core.calls.call import multi_step_create
 from cloudai._core.calls.paging import paged
+from cloudai._core.files.tree import planned
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     CloudAIError,
@@ -97,6 +98,7 @@ class VertexEndpoints:
             requests=tuple(requests),
             violations=tuple(found),
             dropped=tuple(wire.dropped(spec)),
+            uploads=() if found else planned(spec)[0],
             cost=None if found else wire.cost(spec, self._session.location),
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cloudai._core.files.tree import tree
 from cloudai._core.handlers import container
 from cloudai._core.handlers.handler import find_handler
 from cloudai.errors import CloudAIError, Conflict, InvalidRequest, NotFound
@@ -68,6 +69,8 @@ class Models:
                     find_handler(folder, Path(own) if own is not None else None)
                 if not folder.is_dir():
                     found.append(Violation("model", f"{variant.uri!r} is not a directory."))
+                else:
+                    tree(folder, field="model")
             except InvalidRequest as error:
                 found.append(Violation(error.field or "model", error.message, error.hint or ""))
         return found

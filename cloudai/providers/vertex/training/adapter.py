@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai._core.calls.call import multi_step_create
+from cloudai._core.files.tree import planned
 from cloudai._core.numerals import numeral
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import InvalidRequest, NotFound, UnsupportedByProvider
@@ -55,7 +56,8 @@ class VertexTraining:
         if spec.kind == "finetune":
             return self._tuning.plan(spec)
         place = self._place(spec)
-        found = [*wire.violations(spec, place), *_missing(spec)]
+        travels, wrong = planned(spec, self._session.profile.home)
+        found = [*wire.violations(spec, place), *wrong, *_missing(spec)]
         requests: list[NativeRequest] = []
         cost: CostRange | None = None
         if not found:
@@ -75,6 +77,7 @@ class VertexTraining:
             requests=tuple(requests),
             violations=tuple(found),
             dropped=tuple(wire.dropped(spec)),
+            uploads=travels,
             cost=cost,
         )
 
@@ -88,7 +91,8 @@ class VertexTraining:
         if spec.kind == "finetune":
             return self._tuning.submit(spec, call)
         place = self._place(spec)
-        for violation in (*wire.violations(spec, place), *_missing(spec)):
+        _, wrong = planned(spec, self._session.profile.home)
+        for violation in (*wire.violations(spec, place), *wrong, *_missing(spec)):
             raise InvalidRequest(
                 f"{violation.field}: {violation.problem}",
                 field=violation.field,
@@ -97,7 +101,7 @@ class VertexTraining:
             )
         body = wire.encode(spec, place)
         uploads = self._uploads(spec, place)
-        archive = package.build(spec) if spec.kind == "script" else b""
+        archive = package.build(spec, self._session.profile.home) if spec.kind == "script" else b""
         self._files.check_region(split(place.base)[0], call)
         for name in spec.inputs:
             self._files.check_input(f"inputs.{name}", spec.input(name).uri, call)
@@ -219,7 +223,6 @@ class VertexTraining:
         """URI and path of what is uploaded; None for the archive of the source."""
         found: list[tuple[str, Path | None]] = []
         if spec.kind == "script":
-            package.files(spec)
             found.append((place.source, None))
         for name in spec.inputs:
             path = wire.local(spec.input(name).uri)
@@ -280,11 +283,6 @@ def _filter(id: str) -> str:
 def _missing(spec: TrainingJob) -> list[Violation]:
     """What the spec names and this machine has not."""
     found: list[Violation] = []
-    if spec.kind == "script":
-        try:
-            package.files(spec)
-        except InvalidRequest as error:
-            found.append(Violation(error.field or "source", error.message, error.hint or ""))
     for name in spec.inputs:
         path = wire.local(spec.input(name).uri)
         if path is not None and "://" not in path and not Path(path).expanduser().exists():
