@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cloudai._core.profiles.secrets import Secret as Secret
     from cloudai.client import AsyncClient as AsyncClient
     from cloudai.client import Client as Client
-    from cloudai.client._messages import tool as tool
+    from cloudai.client._tools import tool as tool
     from cloudai.client.compare import compare as compare
     from cloudai.errors import *  # noqa: F403
     from cloudai.types import *  # noqa: F403
@@ -34,7 +34,7 @@ _HOMES = {
     "instrument": "cloudai._core.calls.telemetry",
     "AsyncClient": "cloudai.client",
     "Client": "cloudai.client",
-    "tool": "cloudai.client._messages",
+    "tool": "cloudai.client._tools",
     "compare": "cloudai.client.compare",
 }
 

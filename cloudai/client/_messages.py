@@ -1,35 +1,18 @@
-"""What users write as messages and tools, made into the neutral values.
+"""What users write as messages, made into the neutral values.
 
 Dicts are read as OpenAI's chat format writes them, which most programs already hold.
 """
 
 from __future__ import annotations
 
-import base64
-import inspect
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeAlias, get_type_hints
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
-import msgspec
-
-from cloudai.types import (
-    CachePoint,
-    Image,
-    Message,
-    Part,
-    Text,
-    Tool,
-    ToolCall,
-    ToolResult,
-)
+from cloudai.formats.openai.messages import message
+from cloudai.types import Message, Reasoning, Text, ToolCall, ToolResult
 from cloudai.types._base import invalid
 
 Messages: TypeAlias = "str | Message | Sequence[Message | Mapping[str, Any]]"
-ToolLike: TypeAlias = "Tool | Callable[..., Any] | Mapping[str, Any]"
-
-_ROLES: Final = frozenset({"system", "user", "assistant", "tool"})
-_DATA_URL: Final = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,(.*)\Z", re.DOTALL)
 
 
 def messages(given: Messages, system: str | None = None) -> tuple[Message, ...]:
@@ -40,116 +23,59 @@ def messages(given: Messages, system: str | None = None) -> tuple[Message, ...]:
         made = (given,)
     else:
         made = tuple(
-            item if isinstance(item, Message) else _message(item, index)
+            item if isinstance(item, Message) else message(item, f"messages[{index}]")
             for index, item in enumerate(given)
         )
     if system is not None:
         made = (Message("system", system), *made)
-    if not any(message.role != "system" for message in made):
+    if not any(one.role != "system" for one in made):
         raise invalid("messages", given, "holds no message", "Give at least one user message.")
     if made[-1].role == "user" and not made[-1].content:
         raise invalid("messages[-1].content", "", "is empty", "Say something.")
+    for index, one in enumerate(made):
+        _encodable(one, f"messages[{index}]")
     return made
 
 
-def _message(item: Mapping[str, Any], index: int) -> Message:
-    where = f"messages[{index}]"
-    if not isinstance(item, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise invalid(where, item, "is not a message", "Use a Message or a dict.")
-    role = item.get("role")
-    role = "system" if role == "developer" else role
-    if role not in _ROLES:
-        raise invalid(f"{where}.role", role, "is not one of system, user, assistant, tool")
-    content = item.get("content")
-    if role == "tool":
-        result = ToolResult(str(item.get("tool_call_id", "")), content)
-        return Message("tool", (result,))
-    if not item.get("tool_calls"):
-        if isinstance(content, str):
-            return Message(role, content, item.get("name"))
-        if content is None:
-            raise invalid(f"{where}.content", content, "is missing")
-    parts: list[Part | CachePoint] = []
-    if isinstance(content, str):
-        parts.append(Text(content))
-    elif content is not None:
-        for number, part in enumerate(content):
-            parts.append(_part(part, f"{where}.content[{number}]"))
-    for call in item.get("tool_calls") or ():
-        function = call["function"]
-        parts.append(ToolCall(call["id"], function["name"], function["arguments"]))
-    return Message(role, tuple(parts), item.get("name"))
+def _encodable(message: Message, where: str) -> None:
+    """Raises InvalidRequest for half of a surrogate pair, which no JSON can carry."""
+    if isinstance(message.content, str):
+        _check_text(message.content, f"{where}.content")
+        return
+    for number, part in enumerate(message.content):
+        field = f"{where}.content[{number}]"
+        if isinstance(part, Text | Reasoning):
+            _check_text(part.text, f"{field}.text")
+        elif isinstance(part, ToolCall):
+            _check_text(part.arguments, f"{field}.arguments")
+        elif isinstance(part, ToolResult):
+            _check_json(part.content, f"{field}.content")
 
 
-def _part(part: Any, where: str) -> Part | CachePoint:
-    if isinstance(part, msgspec.Struct):
-        return part  # type: ignore[return-value]  # one of Part, already made
-    if isinstance(part, str):
-        return Text(part)
-    kind = part.get("type")
-    if kind == "text":
-        return Text(part["text"])
-    if kind == "image_url":
-        url = part["image_url"]
-        url = url["url"] if isinstance(url, Mapping) else url
-        match = _DATA_URL.match(url)
-        if match:
-            return Image(data=base64.b64decode(match[2]), media_type=match[1])
-        return Image(url=url)
-    raise invalid(f"{where}.type", kind, "is not text or image_url", "Use the part classes.")
+def _check_text(text: str, field: str) -> None:
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise invalid(
+            field,
+            text[max(error.start - 20, 0) : error.end],
+            f"holds half of a character (a lone surrogate) at {error.start}",
+            "It was cut in the middle, or decoded wrongly: text.encode('utf-16', "
+            "'surrogatepass').decode('utf-16', 'replace') mends it.",
+        ) from None
 
 
-def tools(given: Sequence[ToolLike]) -> tuple[Tool, ...]:
-    """Tools, functions and OpenAI's dicts as ``Tool``s."""
-    return tuple(_tool(item, index) for index, item in enumerate(given))
-
-
-def _tool(item: ToolLike, index: int) -> Tool:
-    if isinstance(item, Tool):
-        return item
-    if isinstance(item, Mapping):
-        about: Any = item.get("function", item)
-        if "name" not in about:
-            raise invalid(f"tools[{index}]", item, "has no name")
-        return Tool(
-            name=about["name"],
-            description=about.get("description", ""),
-            parameters=about.get("parameters") or {"type": "object", "properties": {}},
-            strict=bool(about.get("strict", False)),
-        )
-    if callable(item):
-        return tool(item)
-    raise invalid(f"tools[{index}]", item, "is not a Tool, a function or a dict")
-
-
-def tool(function: Callable[..., Any]) -> Tool:
-    """A ``Tool`` from a function: its name, its docstring's first paragraph, and a JSON Schema
-    from its type hints. Raises InvalidRequest for a parameter without a type hint."""
-    hints = get_type_hints(function)
-    properties: dict[str, Any] = {}
-    required: list[str] = []
-    definitions: dict[str, Any] = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        if name not in hints:
-            raise invalid(
-                f"tools[{function.__name__}].{name}", parameter, "has no type hint", "Add one."
-            )
-        (schema,), found = msgspec.json.schema_components(
-            [hints[name]], ref_template="#/$defs/{name}"
-        )
-        properties[name] = schema
-        definitions.update(found)
-        if parameter.default is inspect.Parameter.empty:
-            required.append(name)
-    parameters: dict[str, Any] = {
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": False,
-    }
-    if definitions:
-        parameters["$defs"] = definitions
-    text = inspect.getdoc(function) or ""
-    return Tool(
-        name=function.__name__, description=text.partition("\n\n")[0], parameters=parameters
-    )
+def _check_json(value: Any, field: str) -> None:
+    if isinstance(value, str):
+        _check_text(value, field)
+    elif isinstance(value, Text):
+        _check_text(value.text, field)
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_json(key, field)
+            _check_json(inner, f"{field}.{key}")
+    elif isinstance(value, list | tuple):
+        for at, inner in enumerate(value):
+            _check_json(inner, f"{field}[{at}]")

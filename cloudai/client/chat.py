@@ -8,9 +8,10 @@ from typing import Any
 
 from cloudai._core.calls import threads
 from cloudai.client._fallback import aask, ask
-from cloudai.client._messages import Messages, ToolLike, messages, tools
+from cloudai.client._messages import Messages, messages
 from cloudai.client._runtime import CapabilityBinding, Runtime
 from cloudai.client._schema import response_schema
+from cloudai.client._tools import ToolLike, tools
 from cloudai.client.streams import AsyncChatStream, ChatStream, Opened, parsed
 from cloudai.protocols import Call
 from cloudai.types import (
@@ -199,6 +200,8 @@ def _builder(given: dict[str, Any]) -> Callable[..., ChatRequest]:
         names = [tool.name for tool in offered]
         if choice not in names:
             raise invalid("tool_choice", choice, f"is not auto, none, required or one of {names}")
+    if choice == "required" and not offered and not given["native"]:
+        raise invalid("tool_choice", choice, "asks for a tool, and tools is empty", "Give tools.")
     kind = given["response_type"]
     schema = response_schema(kind) if kind is not None else None
 

@@ -22,6 +22,7 @@ from cloudai.errors import (
     StreamTruncated,
     UnsupportedByProvider,
 )
+from cloudai.formats import openai
 from cloudai.providers.azure.openai.wire import chat as wire
 from cloudai.providers.azure.openai.wire import chat_reply
 from cloudai.providers.azure.openai.wire import embeddings as embeddings_wire
@@ -316,7 +317,7 @@ def test_a_cut_stream_is_told(azure: AzureEmulator, client: cloudai.Client) -> N
 
 
 def test_a_stream_without_done_is_not_whole() -> None:
-    chunks = chat_reply.Chunks({})
+    chunks = openai.Chunks(chat_reply.service({}, "m"))
     event = {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}
     chunk = chunks.read(json.dumps(event).encode())
     assert chunk is not None
@@ -330,7 +331,9 @@ def test_an_error_inside_a_stream() -> None:
     from cloudai.errors import RateLimited
 
     with pytest.raises(RateLimited):
-        chat_reply.Chunks({}).read(b'{"error": {"code": "rate_limit_exceeded", "message": "slow"}}')
+        openai.Chunks(chat_reply.service({}, "m")).read(
+            b'{"error": {"code": "rate_limit_exceeded", "message": "slow"}}'
+        )
 
 
 def test_garbage_is_no_json_error(azure: AzureEmulator) -> None:

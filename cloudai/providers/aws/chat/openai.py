@@ -12,18 +12,17 @@ from cloudai.providers.aws.chat.converse_reply import problem
 from cloudai.types import ChatChunk, ChatReply, ChatRequest
 
 PROVIDER: Final = "aws"
+DIALECT: Final = openai.Dialect(provider=PROVIDER)
 
 
 def chat_body(request: ChatRequest, model: str, *, stream: bool) -> dict[str, Any]:
     """The body of a chat request."""
-    made = openai.body(request, model, stream=stream, provider=PROVIDER)
-    made.update(request.native)
-    return made
+    return openai.body(request, model, DIALECT, stream=stream)
 
 
 def chat_reply(body: bytes, model: str, request_id: str | None) -> ChatReply:
     """The answer to a chat request."""
-    return openai.reply(body, model, provider=PROVIDER, request_id=request_id)
+    return openai.reply(body, _service(model, request_id))
 
 
 def payload(source: Iterable[bytes], request_id: str | None) -> Iterator[bytes]:
@@ -37,11 +36,18 @@ def payload(source: Iterable[bytes], request_id: str | None) -> Iterator[bytes]:
 
 def chat_chunks(source: Iterable[bytes], model: str, request_id: str | None) -> Iterator[ChatChunk]:
     """The pieces of a streamed answer: server-sent events inside the event stream."""
-    pieces = openai.Pieces(model, provider=PROVIDER, request_id=request_id)
+    chunks = openai.Chunks(_service(model, request_id))
     for data in _events(payload(source, request_id)):
-        chunk = pieces.chunk(data)
+        chunk = chunks.read(data)
         if chunk is not None:
             yield chunk
+    last = chunks.end()  # some servers write no [DONE]
+    if last is not None:
+        yield last
+
+
+def _service(model: str, request_id: str | None) -> openai.Service:
+    return openai.Service(provider=PROVIDER, model=model, request_id=request_id)
 
 
 def _events(source: Iterable[bytes]) -> Iterator[bytes]:
@@ -88,7 +94,7 @@ def embed_reply(body: bytes, request_id: str | None) -> tuple[list[list[float]],
     try:
         found = _embeddings(body)
     except msgspec.DecodeError as error:
-        raise openai.unreadable(error, PROVIDER, request_id) from None
+        raise _service("", request_id).unreadable(error) from None
     if isinstance(found, list):
         return found, 0
     rows = found.data

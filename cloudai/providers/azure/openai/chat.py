@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from cloudai._core.calls import threads
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import NotFound
+from cloudai.formats import openai
 from cloudai.protocols import Call
 from cloudai.providers.azure.openai import deployments
 from cloudai.providers.azure.openai.sse import Lines
@@ -52,7 +53,8 @@ class AzureChat:
         body = wire.encode(request, modern=self._session.modern, stream=True)
         pieces = self._transport.stream(_PATH, request.model, body, call)
         try:
-            chunks, lines = chat_reply.Chunks(next(pieces)), Lines()
+            chunks = openai.Chunks(chat_reply.service(next(pieces), request.model))
+            lines = Lines()
             for piece in pieces:
                 for payload in lines.feed(piece):
                     chunk = chunks.read(payload)
@@ -70,7 +72,8 @@ class AzureChat:
         body = wire.encode(request, modern=self._session.modern, stream=True)
         pieces = self._transport.astream(_PATH, request.model, body, call)
         try:
-            chunks, lines = chat_reply.Chunks(await anext(pieces)), Lines()
+            chunks = openai.Chunks(chat_reply.service(await anext(pieces), request.model))
+            lines = Lines()
             async for piece in pieces:
                 for payload in lines.feed(piece):
                     chunk = chunks.read(payload)

@@ -15,11 +15,11 @@ import msgspec
 
 from cloudai._core.batches.transforms import chat_request, embedding_request, messages
 from cloudai.errors import CloudAIError, HandlerError, InvalidRequest
+from cloudai.formats.native import merge
 from cloudai.providers.vertex import catalog, common
 from cloudai.providers.vertex.chat import wire as chat_wire
 from cloudai.providers.vertex.embeddings import wire as embeddings_wire
 from cloudai.providers.vertex.errors import no_capacity
-from cloudai.providers.vertex.merge import merge
 from cloudai.types import BatchTransform, JobStatus, State, Violation
 from cloudai.types._base import invalid
 

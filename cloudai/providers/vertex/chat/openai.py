@@ -13,11 +13,11 @@ from cloudai.formats import openai
 from cloudai.protocols import Call
 from cloudai.providers.vertex.chat.wire import check_model
 from cloudai.providers.vertex.errors import PROVIDER
-from cloudai.providers.vertex.merge import merge
 from cloudai.providers.vertex.session import API, VertexSession
 from cloudai.types import ChatChunk, ChatReply, ChatRequest
 
 PREFIX: Final = "openai:"
+_DIALECT: Final = openai.Dialect(provider=PROVIDER)
 
 
 class OpenAIChat:
@@ -31,34 +31,40 @@ class OpenAIChat:
         base, path, model = self._place(request.model, call)
         body = _encode(request, model, stream=False)
         data, request_id = self._session.http.raw("POST", base, path, body, call)
-        return openai.reply(data, request.model, provider=PROVIDER, request_id=request_id)
+        return openai.reply(data, _service(request.model, request_id))
 
     async def acreate(self, request: ChatRequest, call: Call) -> ChatReply:
         base, path, model = await self._aplace(request.model, call)
         body = _encode(request, model, stream=False)
         data, request_id = await self._session.aio.raw("POST", base, path, body, call)
-        return openai.reply(data, request.model, provider=PROVIDER, request_id=request_id)
+        return openai.reply(data, _service(request.model, request_id))
 
     def stream(self, request: ChatRequest, call: Call) -> Iterator[ChatChunk]:
         base, path, model = self._place(request.model, call)
         body = _encode(request, model, stream=True)
-        pieces = openai.Pieces(request.model, provider=PROVIDER)
+        chunks = openai.Chunks(_service(request.model))
         with closing(self._session.http.events(base, path, body, call)) as events:
             for data in events:
-                chunk = pieces.chunk(data)
+                chunk = chunks.read(data)
                 if chunk is not None:
                     yield chunk
+            last = chunks.end()  # some servers write no [DONE]
+            if last is not None:
+                yield last
 
     async def astream(self, request: ChatRequest, call: Call) -> AsyncIterator[ChatChunk]:
         base, path, model = await self._aplace(request.model, call)
         body = _encode(request, model, stream=True)
-        pieces = openai.Pieces(request.model, provider=PROVIDER)
+        chunks = openai.Chunks(_service(request.model))
         events = self._session.aio.events(base, path, body, call)
         try:
             async for data in events:
-                chunk = pieces.chunk(data)
+                chunk = chunks.read(data)
                 if chunk is not None:
                     yield chunk
+            last = chunks.end()  # some servers write no [DONE]
+            if last is not None:
+                yield last
         finally:
             await events.aclose()
 
@@ -86,8 +92,11 @@ class OpenAIChat:
 
 
 def _encode(request: ChatRequest, model: str, *, stream: bool) -> bytes:
-    body = openai.body(request, model, stream=stream, provider=PROVIDER)
-    return msgspec.json.encode(merge(body, request.native))
+    return msgspec.json.encode(openai.body(request, model, _DIALECT, stream=stream))
+
+
+def _service(model: str, request_id: str | None = None) -> openai.Service:
+    return openai.Service(provider=PROVIDER, model=model, request_id=request_id)
 
 
 def dedicated(session: VertexSession, endpoint: dict[str, object]) -> str:

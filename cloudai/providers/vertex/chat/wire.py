@@ -8,8 +8,8 @@ from typing import Any, Final
 import msgspec
 
 from cloudai.errors import ContentFiltered, InvalidRequest, UnsupportedByProvider
+from cloudai.formats.native import merge
 from cloudai.providers.vertex.errors import PROVIDER
-from cloudai.providers.vertex.merge import merge
 from cloudai.types import (
     CachePoint,
     ChatRequest,

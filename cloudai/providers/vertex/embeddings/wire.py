@@ -13,8 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from cloudai.errors import ProviderError, UnsupportedByProvider
+from cloudai.formats.native import merge
 from cloudai.providers.vertex.errors import PROVIDER
-from cloudai.providers.vertex.merge import merge
 from cloudai.types import EmbeddingRequest
 from cloudai.types._base import invalid
 

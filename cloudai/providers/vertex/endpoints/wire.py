@@ -16,9 +16,9 @@ import msgspec
 
 from cloudai._core.handlers import container
 from cloudai._version import __version__
+from cloudai.formats.native import merge
 from cloudai.providers.vertex import catalog, common
 from cloudai.providers.vertex.images import image
-from cloudai.providers.vertex.merge import merge
 from cloudai.types import CostRange, Deployment, Rollout, Variant, Violation
 
 ENDPOINT_LABEL: Final = "cloudai_endpoint"

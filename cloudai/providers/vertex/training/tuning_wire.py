@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from cloudai.formats.native import merge
 from cloudai.providers.vertex import catalog, common
-from cloudai.providers.vertex.merge import merge
 from cloudai.types import JobStatus, LogLine, State, TrainingJob, Violation
 
 COLLECTION: Final = "tuningJobs"

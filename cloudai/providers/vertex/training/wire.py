@@ -11,10 +11,10 @@ import msgspec
 
 from cloudai._core.numerals import numeral, seconds
 from cloudai.bootstrap import arguments, variable
+from cloudai.formats.native import merge
 from cloudai.providers.vertex import catalog, common
 from cloudai.providers.vertex.errors import no_capacity
 from cloudai.providers.vertex.images import image
-from cloudai.providers.vertex.merge import merge
 from cloudai.providers.vertex.training.package import ARCHIVE, MODULE, PACKAGE, ROOT
 from cloudai.types import JobStatus, Metric, State, TrainingJob, Violation
 
