@@ -7,8 +7,10 @@ import os
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support import answers
 
 from cloudai.testing import block_network
 
@@ -54,3 +56,23 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     # A cloudai.toml in the user's own config folder is none of a test's business.
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
     return home
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _judged_answers() -> Generator[None]:
+    """What the emulators answer in any test fits what the vendors publish of their answers."""
+    from cloudai.testing.emulators.common import server
+
+    before = server.EmulatorServer.__init__
+
+    def made(self: Any, app: Any, *args: Any, **about: Any) -> None:
+        before(self, answers.judged(app), *args, **about)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server.EmulatorServer, "__init__", made)
+        yield
+    assert not answers.FAULTS, "\n".join(
+        f"{operation}: {fault}"
+        for operation, faults in sorted(answers.FAULTS.items())
+        for fault in sorted(faults)
+    )

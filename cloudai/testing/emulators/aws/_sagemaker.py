@@ -114,7 +114,6 @@ def looked(region: str, name: str) -> tuple[dict[str, Any], Look]:
         # SageMaker keeps the model of a job that was stopped or ran out of time, too.
         if look.files:
             _stores.write(_artifacts(job), _stores.tarred(look.files))
-            job["ModelArtifacts"] = {"S3ModelArtifacts": _artifacts(job)}
         if look.outputs:
             beside = _artifacts(job).removesuffix("model.tar.gz") + "output.tar.gz"
             _stores.write(beside, _stores.tarred(look.outputs))
@@ -135,6 +134,7 @@ def describe_training_job(region: str, parameters: dict[str, Any]) -> Any:
         "TrainingJobStatus": look.status,
         "SecondaryStatus": look.secondary,
         "SecondaryStatusTransitions": _transitions(job, look),
+        "ModelArtifacts": {"S3ModelArtifacts": _artifacts(job)},  # botocore: always there
     }
     if look.started is not None:
         made["TrainingStartTime"] = STATE.wall(look.started)

@@ -131,7 +131,7 @@ def paged(items: list[dict[str, Any]], request: Request) -> Response:
             "object": "list",
             "data": page,
             "has_more": len(items) > limit,
-            "first_id": page[0]["id"] if page else None,
-            "last_id": page[-1]["id"] if page else None,
+            "first_id": page[0]["id"] if page else "",
+            "last_id": page[-1]["id"] if page else "",
         }
     )

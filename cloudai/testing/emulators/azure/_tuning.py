@@ -199,9 +199,10 @@ class Tuning:
             "metadata": body.get("metadata"),
             "suffix": body.get("suffix"),
             "error": error,
+            "hyperparameters": _hyperparameters(body),
+            "organization_id": "",
         }
         if state == "pending":
-            del shown["error"]
             del shown["method"]
         return shown
 
@@ -350,3 +351,11 @@ def _plain(message: dict[str, Any]) -> dict[str, str]:
     if not isinstance(content, str):
         content = "".join(part.get("text", "") for part in content)
     return {"role": message["role"], "content": content}
+
+
+def _hyperparameters(body: dict[str, Any]) -> dict[str, Any]:
+    """What the job says of them, wherever they were asked for; "auto" where they were not."""
+    method = body.get("method") or {}
+    told = method.get(method.get("type", ""), {}).get("hyperparameters") or {}
+    names = ("n_epochs", "batch_size", "learning_rate_multiplier")
+    return {name: told.get(name, "auto") for name in names}
