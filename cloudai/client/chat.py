@@ -10,9 +10,9 @@ from cloudai._core.calls import threads
 from cloudai.client._fallback import aask, ask
 from cloudai.client._messages import Messages, messages
 from cloudai.client._runtime import CapabilityBinding, Runtime
-from cloudai.client._schema import response_schema
+from cloudai.client._schema import Asked, response_schema
 from cloudai.client._tools import ToolLike, tools
-from cloudai.client.streams import AsyncChatStream, ChatStream, Opened, parsed
+from cloudai.client.streams import AsyncChatStream, ChatStream, Opened
 from cloudai.protocols import Call
 from cloudai.types import (
     ChatChunk,
@@ -43,6 +43,7 @@ class Chat:
         tools: Sequence[ToolLike] = (),
         tool_choice: str | None = None,
         response_type: Any = None,
+        repair: int = 0,
         reasoning: ReasoningEffort | None = None,
         timeout: float | None = None,
         native: dict[str, Any] | None = None,
@@ -59,8 +60,12 @@ class Chat:
             provider can. max_tokens: of the answer. stop: texts that end it.
         tools: ``Tool``s, functions with type hints, or OpenAI-style dicts.
         tool_choice: ``"auto"``, ``"none"``, ``"required"`` or a tool's name.
-        response_type: a pydantic model, dataclass, TypedDict or JSON Schema; the answer is
-            then in ``reply.parsed``.
+        response_type: a pydantic model, dataclass, TypedDict, any other type (a list, a literal,
+            an enum, a union, a number …) or a JSON Schema; the answer is then in
+            ``reply.parsed``.
+        repair: how often the model is asked again, with its answer and what is wrong with it,
+            when that does not fit ``response_type``; the usage and cost are those of all its
+            answers.
         reasoning: how much effort the model spends on reasoning.
         timeout: seconds, all retries included; None is the profile's.
         native: arguments of this provider alone, passed on as they are.
@@ -72,7 +77,7 @@ class Chat:
         return ask(
             first,
             lambda: self._runtime.fallbacks("chat", first),
-            lambda binding: _answer(binding, build(binding, first), timeout, response_type),
+            lambda binding: _answer(binding, build(binding, first), timeout, response_type, repair),
         )
 
     def stream(
@@ -133,6 +138,7 @@ class AsyncChat:
         tools: Sequence[ToolLike] = (),
         tool_choice: str | None = None,
         response_type: Any = None,
+        repair: int = 0,
         reasoning: ReasoningEffort | None = None,
         timeout: float | None = None,
         native: dict[str, Any] | None = None,
@@ -143,7 +149,9 @@ class AsyncChat:
         return await aask(
             first,
             lambda: self._runtime.fallbacks("chat", first),
-            lambda binding: _aanswer(binding, build(binding, first), timeout, response_type),
+            lambda binding: _aanswer(
+                binding, build(binding, first), timeout, response_type, repair
+            ),
         )
 
     def stream(
@@ -190,6 +198,8 @@ def _builder(given: dict[str, Any]) -> Callable[..., ChatRequest]:
     check_positive("top_p", given["top_p"])
     check_positive("max_tokens", given["max_tokens"])
     check_positive("timeout", given["timeout"])
+    if given.get("repair", 0) < 0:
+        raise invalid("repair", given["repair"], "is below 0")
     stop = given["stop"]
     stops = (stop,) if isinstance(stop, str) else tuple(stop)
     if not all(stops):
@@ -231,30 +241,46 @@ def _builder(given: dict[str, Any]) -> Callable[..., ChatRequest]:
 
 
 def _answer(
-    binding: CapabilityBinding, request: ChatRequest, timeout: float | None, kind: Any
+    binding: CapabilityBinding,
+    request: ChatRequest,
+    timeout: float | None,
+    kind: Any,
+    repair: int,
 ) -> ChatReply:
-    adapter = binding.adapter
-    reply = binding.caller.run(
-        "chat",
-        lambda call: adapter.create(request, call),
-        binding.caller.call(timeout),
-        request.model,
-    )
-    return parsed(kind, reply) if kind is not None else reply
+    adapter, caller = binding.adapter, binding.caller
+    call = caller.call(timeout)
+    if kind is None:
+        return caller.run("chat", lambda call: adapter.create(request, call), call, request.model)
+    asked = Asked(request, kind, repair)
+    while True:
+        found = asked.taken(
+            caller.run(
+                "chat", lambda call: adapter.create(asked.request, call), call, request.model
+            )
+        )
+        if found is not None:
+            return found
 
 
 async def _aanswer(
-    binding: CapabilityBinding, request: ChatRequest, timeout: float | None, kind: Any
+    binding: CapabilityBinding,
+    request: ChatRequest,
+    timeout: float | None,
+    kind: Any,
+    repair: int,
 ) -> ChatReply:
-    adapter = binding.adapter
+    adapter, caller = binding.adapter, binding.caller
     create = getattr(adapter, "acreate", None) or partial(threads.run, adapter.create)
-    reply = await binding.caller.arun(
-        "chat",
-        lambda call: create(request, call),
-        binding.caller.call(timeout),
-        request.model,
-    )
-    return parsed(kind, reply) if kind is not None else reply
+    call = caller.call(timeout)
+    if kind is None:
+        return await caller.arun("chat", lambda call: create(request, call), call, request.model)
+    asked = Asked(request, kind, repair)
+    while True:
+        found = asked.taken(
+            await caller.arun("chat", lambda call: create(asked.request, call), call, request.model)
+        )
+        if found is not None:
+            return found
 
 
 def _open(

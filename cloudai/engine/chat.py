@@ -37,6 +37,8 @@ from cloudai.engine.generation import ChatModel, Sampling
 from cloudai.engine.grammar import Grammar
 from cloudai.engine.pool import Held
 from cloudai.errors import ContextOverflow, InvalidRequest, UnsupportedByProvider
+from cloudai.formats.schemas import rewrite
+from cloudai.formats.schemas.dialects import GRAMMAR
 from cloudai.protocols import Call
 from cloudai.types import (
     ChatChunk,
@@ -149,7 +151,8 @@ class ChatModels:
         if tools:
             grammar = model.grammar(templates.call_schema(tools), "tools")
         elif request.response_schema:
-            grammar = model.grammar(request.response_schema.schema, "response_schema")
+            held = rewrite.fit(request.response_schema.schema, GRAMMAR).schema
+            grammar = model.grammar(held, "response_schema")
         call.remaining()
         return _Run(
             model=model,

@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 
 from cloudai.errors import UnsupportedByProvider
+from cloudai.formats.schemas import rewrite
+from cloudai.formats.schemas.dialects import GRAMMAR
 from cloudai.types import (
     ChatRequest,
     Document,
@@ -157,8 +159,9 @@ def call_schema(tools: Sequence[Tool]) -> dict[str, Any]:
 def _lifted(tool: Tool) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parameters' schema, and its ``$defs`` under names of this tool's own: references in
     it are from the document's root, where the call's schema now stands."""
-    text = json.dumps({k: v for k, v in tool.parameters.items() if k != "$defs"})
-    definitions = tool.parameters.get("$defs") or {}
+    held = rewrite.fit(tool.parameters, GRAMMAR, f"tools[{tool.name}].parameters").schema
+    text = json.dumps({k: v for k, v in held.items() if k != "$defs"})
+    definitions = held.get("$defs") or {}
     renamed: dict[str, Any] = {}
     swap = [(f'"#/$defs/{name}"', f'"#/$defs/{tool.name}.{name}"') for name in definitions]
     for name, inner in definitions.items():

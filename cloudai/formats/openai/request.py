@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from cloudai.errors import UnsupportedByProvider
 from cloudai.formats.native import merge
+from cloudai.formats.schemas import rewrite
+from cloudai.formats.schemas.dialects import OPENAI_STRICT, PLAIN
 from cloudai.types import (
     ChatRequest,
     Document,
@@ -21,6 +24,8 @@ from cloudai.types import (
     ToolResult,
 )
 from cloudai.types._base import invalid
+
+_NOT_NAME: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +41,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     templated: whether turns pass through a chat template, as model servers have it: texts
         alone are one string, and neighbours of one role are one turn, since some templates
         (Gemma's, Mistral's) want the roles in turn.
+    strict: whether the mark means OpenAI's own strict mode, which refuses what it cannot say;
+        model servers take any schema under it.
     """
 
     provider: str
@@ -44,6 +51,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     documents: bool = False
     image_urls: tuple[str, ...] = ()
     templated: bool = True
+    strict: bool = False
 
 
 def body(request: ChatRequest, model: str, dialect: Dialect, *, stream: bool) -> dict[str, Any]:
@@ -61,13 +69,14 @@ def body(request: ChatRequest, model: str, dialect: Dialect, *, stream: bool) ->
     if request.stop:
         made["stop"] = list(request.stop)
     if request.tools:
-        made["tools"] = [tool(one) for one in request.tools]
+        made["tools"] = [tool(one, dialect) for one in request.tools]
     if request.tool_choice is not None and (request.tools or "tools" in request.native):
         # Without tools it is refused: "'tool_choice' is only allowed when 'tools' are specified".
         made["tool_choice"] = _choice(request.tool_choice)
     schema = request.response_schema
     if schema is not None:
-        about = {"name": schema.name, "schema": schema.schema, "strict": schema.strict}
+        held, strict = _held(schema.schema, schema.strict, dialect, "response_schema")
+        about = {"name": _NOT_NAME.sub("_", schema.name)[:64], "schema": held, "strict": strict}
         made["response_format"] = {"type": "json_schema", "json_schema": about}
     if request.reasoning is not None:
         made["reasoning_effort"] = request.reasoning
@@ -87,15 +96,30 @@ def body(request: ChatRequest, model: str, dialect: Dialect, *, stream: bool) ->
     return made
 
 
-def tool(one: Tool) -> dict[str, Any]:
+def tool(one: Tool, dialect: Dialect) -> dict[str, Any]:
     """A tool as the format has it."""
     function: dict[str, Any] = {"name": one.name}
     if one.description:
         function["description"] = one.description
-    function["parameters"] = one.parameters
-    if one.strict:
+    field = f"tools[{one.name}].parameters"
+    function["parameters"], strict = _held(one.parameters, one.strict, dialect, field)
+    if strict:
         function["strict"] = True
     return {"type": "function", "function": function}
+
+
+def _held(
+    schema: dict[str, Any], strict: bool, dialect: Dialect, field: str
+) -> tuple[dict[str, Any], bool]:
+    """The schema as the service takes it, and whether it can be held to. What OpenAI's strict
+    mode cannot say goes without the mark: the model is then guided by it, and the client checks
+    the answer."""
+    if strict and dialect.strict:
+        fitted = rewrite.fit(schema, OPENAI_STRICT, field)
+        if fitted.loss is None:
+            return fitted.schema, True
+        strict = False
+    return rewrite.fit(schema, PLAIN, field).schema, strict
 
 
 def _choice(choice: str) -> Any:

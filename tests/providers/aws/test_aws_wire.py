@@ -127,14 +127,6 @@ def test_golden_openai_format() -> None:
         ),
         ({"top_p": 0.0}, "top_p"),
         ({"reasoning": "low", "tools": (TOOL,), "tool_choice": "weather"}, "tool_choice"),
-        (
-            {
-                "reasoning": "low",
-                "response_schema": SCHEMA,
-                "model": "anthropic.claude-3-7-sonnet-20250219-v1:0",
-            },
-            "reasoning",
-        ),
     ],
 )
 def test_what_is_refused_before_it_is_sent(about: dict[str, Any], field: str) -> None:

@@ -274,4 +274,4 @@ def test_no_null_is_sent() -> None:
     called = Message("assistant", (ToolCall("c1", "look", "{}"),))
     asked = ChatRequest(model="m", messages=(Message("user", "x"), called))
     for request in (*REQUESTS.values(), asked):
-        assert b"null" not in wire.encode(request, stream=True)
+        assert b":null" not in wire.encode(request, stream=True)

@@ -63,7 +63,7 @@ class AwsChat:
             return
         if model.startswith("arn:"):
             self._session.check_arn("model", model)
-        body = converse.encode(converse.body(request))
+        body = converse.encode(converse.body(request, stream=True))
         response = self._session.send(
             "bedrock-runtime",
             "ConverseStream",

@@ -9,6 +9,9 @@ import msgspec
 
 from cloudai.errors import ContentFiltered, InvalidRequest, UnsupportedByProvider
 from cloudai.formats.native import merge
+from cloudai.formats.schemas import rewrite
+from cloudai.formats.schemas.dialects import GEMINI
+from cloudai.providers.vertex import families
 from cloudai.providers.vertex.errors import PROVIDER
 from cloudai.types import (
     CachePoint,
@@ -31,9 +34,6 @@ MAX_STOPS: Final = 5
 # What takes a turn's place where its thought signature was lost, as in a conversation that began
 # at another provider ("Thought signatures", Gemini API docs, read 2026-11). Bytes in base64.
 NO_SIGNATURE: Final = "skip_thought_signature_validator"
-
-# Google's own table for its OpenAI-compatible API ("OpenAI compatibility", read 2026-11).
-_BUDGETS: Final = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576}
 
 FINISH: Final[dict[str, FinishReason]] = {
     "STOP": "stop",
@@ -73,7 +73,9 @@ def encode(request: ChatRequest) -> dict[str, Any]:
                     {
                         "name": tool.name,
                         "description": tool.description,
-                        "parametersJsonSchema": tool.parameters,
+                        "parametersJsonSchema": rewrite.fit(
+                            tool.parameters, GEMINI, f"tools[{tool.name}].parameters"
+                        ).schema,
                     }
                     for tool in request.tools
                 ]
@@ -110,39 +112,33 @@ def _config(request: ChatRequest) -> dict[str, Any]:
             raise invalid("stop", request.stop, f"has more than Gemini's {MAX_STOPS} texts")
         config["stopSequences"] = list(request.stop)
     if request.response_schema is not None:
+        _check_beside(request)
         config["responseMimeType"] = "application/json"
-        config["responseJsonSchema"] = request.response_schema.schema
+        config["responseJsonSchema"] = rewrite.fit(request.response_schema.schema, GEMINI).schema
     if request.reasoning is not None:
-        config["thinkingConfig"] = _thinking(request.model, request.reasoning)
+        config["thinkingConfig"] = families.thinking(request.model, request.reasoning)
     return config
 
 
-def _thinking(model: str, effort: str) -> dict[str, Any]:
-    name = model.rpartition("/")[2]
-    if name.startswith(("gemini-1", "gemini-2.0")):
-        if effort == "none":
-            return {"thinkingBudget": 0}
+def _check_beside(request: ChatRequest) -> None:
+    """Refuses tools that cannot stand beside a JSON answer: any on Gemini 2 (python-genai#867),
+    forced ones everywhere (vercel/ai#16540, 2026-07-01)."""
+    if not request.tools:
+        return
+    if not families.traits(request.model).schema_with_tools:
         raise UnsupportedByProvider(
-            f"reasoning={effort!r} on {name}",
+            f"tools beside response_type on {request.model}",
             provider=PROVIDER,
-            alternative="Use a model that thinks: gemini-2.5-flash or later",
+            alternative="Use Gemini 3 or later, or ask twice: with the tools, then for the answer",
+            field="tools",
         )
-    if effort == "none":
-        if "pro" in name:
-            raise UnsupportedByProvider(
-                f"reasoning='none' on {name}",
-                provider=PROVIDER,
-                alternative='It always thinks: use reasoning="minimal", or a flash model',
-            )
-        return (
-            {"thinkingLevel": "MINIMAL"} if name.startswith("gemini-3") else {"thinkingBudget": 0}
+    if request.tool_choice not in {None, "auto", "none"}:
+        raise UnsupportedByProvider(
+            f"tool_choice={request.tool_choice!r} beside response_type",
+            provider=PROVIDER,
+            alternative='Use tool_choice="auto", or leave response_type out of this turn',
+            field="tool_choice",
         )
-    if name.startswith("gemini-3"):
-        # Gemini 3 Pro knows LOW and HIGH alone ("Thinking", Gemini API docs, read 2026-11).
-        if "pro" in name:
-            return {"includeThoughts": True, "thinkingLevel": "HIGH" if effort == "high" else "LOW"}
-        return {"includeThoughts": True, "thinkingLevel": effort.upper()}
-    return {"includeThoughts": True, "thinkingBudget": _BUDGETS[effort]}
 
 
 def _contents(request: ChatRequest) -> list[dict[str, Any]]:

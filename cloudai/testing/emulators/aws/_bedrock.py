@@ -18,7 +18,7 @@ import msgspec
 from cloudai.errors import CloudAIError
 from cloudai.providers.fake import _text
 from cloudai.providers.fake.embeddings import _vector
-from cloudai.testing.emulators.aws import _local_models
+from cloudai.testing.emulators.aws import _local_models, _refusals
 from cloudai.testing.emulators.aws._runtime import Answer, error
 from cloudai.testing.emulators.aws._state import STATE
 from cloudai.testing.emulators.aws._validate import refuse
@@ -51,6 +51,9 @@ def _request(body: Mapping[str, Any], model: str) -> ChatRequest:
     choice: Any = tools.get("toolChoice", {"auto": {}})
     schema = body.get("outputConfig", {}).get("textFormat", {}).get("structure")
     chosen = next(iter(choice))
+    said = _WORD.findall(" ".join(one.get("text", "") for one in body.get("system", ())))
+    named = [one["toolSpec"]["name"] for one in tools.get("tools", ()) if "toolSpec" in one]
+    told = next((name for name in named if name in said), None)  # a model that does as it is told
     return ChatRequest(
         model=model,
         messages=tuple(_message(one) for one in body["messages"]),
@@ -65,7 +68,7 @@ def _request(body: Mapping[str, Any], model: str) -> ChatRequest:
             for one in tools.get("tools", ())
             if "toolSpec" in one
         ),
-        tool_choice={"any": "required", "auto": "auto"}.get(chosen)
+        tool_choice={"any": "required", "auto": told or "auto"}.get(chosen)
         or choice.get("tool", {}).get("name"),
         response_schema=ResponseSchema(schema=msgspec.json.decode(schema["jsonSchema"]["schema"]))
         if schema
@@ -121,12 +124,14 @@ class _Answered(msgspec.Struct):
     body: dict[str, Any] | None = None
 
 
-def _answered(model: str, body: dict[str, Any]) -> _Answered | ChatRequest | Answer:
+def _answered(
+    model: str, body: dict[str, Any], *, stream: bool = False
+) -> _Answered | ChatRequest | Answer:
     """The answer by rule or script; the neutral request where the executor's models answer."""
     if not _known(model):
         return _no_model(model)
     refuse("bedrock-runtime", "Converse", {**body, "modelId": model})
-    refusal = _refusal(body)
+    refusal = _refusal(body) or _refusals.refusal(model, body, stream=stream)
     if refusal is not None:
         return error(400, "ValidationException", refusal)
     request = _request(body, model)
@@ -249,7 +254,7 @@ _STREAM: Final = {"Content-Type": "application/vnd.amazon.eventstream"}
 
 
 def converse_stream(region: str, path: str, headers: Any, body: bytes, query: Any) -> Answer:
-    answer = _answered(_model(path), msgspec.json.decode(body))
+    answer = _answered(_model(path), msgspec.json.decode(body), stream=True)
     if isinstance(answer, ChatRequest):
         assert STATE.executor.models is not None  # noqa: S101
         try:

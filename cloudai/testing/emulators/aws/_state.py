@@ -173,6 +173,7 @@ class AwsState:
             self.cached_prompts: set[str] = set()
             self.models: tuple[str, ...] = (
                 "anthropic.", "amazon.", "cohere.", "meta.", "mistral.", "openai.", "qwen.",
+                "deepseek.", "moonshot", "zai.", "google.gemma", "minimax", "nvidia.", "xai.",
             )  # fmt: skip
 
     # The clock.

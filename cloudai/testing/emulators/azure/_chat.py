@@ -8,7 +8,7 @@ import struct
 import time
 from typing import Any, Final
 
-from cloudai.testing.emulators.azure import _stream
+from cloudai.testing.emulators.azure import _stream, _strict
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
 from cloudai.testing.emulators.azure._state import BATCH_SKUS, AzureState, Deployed
 from cloudai.testing.emulators.azure._validate import check
@@ -305,15 +305,7 @@ def _rules(body: dict[str, Any], deployment: Deployed) -> None:
             "'max_completion_tokens' instead.",
             param="max_tokens",
         )
-    form = (body.get("response_format") or {}).get("json_schema") or {}
-    if form.get("strict") and not _strict(form["schema"]):
-        raise Refused(
-            400,
-            "BadRequest",
-            "Invalid schema for response_format: 'required' must list every property and "
-            "'additionalProperties' must be false.",
-            param="response_format",
-        )
+    _strict.check(body)
     asked: set[str] = set()
     for message in body["messages"]:
         asked |= {call["id"] for call in message.get("tool_calls") or ()}
@@ -325,14 +317,6 @@ def _rules(body: dict[str, Any], deployment: Deployed) -> None:
                 "'tool_calls'.",
                 param="messages",
             )
-
-
-def _strict(schema: dict[str, Any]) -> bool:
-    if schema.get("type") == "object":
-        names = set(schema.get("properties", {}))
-        if names != set(schema.get("required", ())) or schema.get("additionalProperties", True):
-            return False
-    return all(_strict(inner) for inner in schema.get("properties", {}).values())
 
 
 def _stops(body: dict[str, Any]) -> list[str]:

@@ -62,11 +62,88 @@ def check(model: str, body: dict[str, Any], config: dict[str, Any]) -> None:
                 "Please ensure that the number of function response parts is equal to the number "
                 "of function call parts of the function call turn.",
             )
+    refused = _families(model, body, config)
+    if refused is not None:
+        raise Refused(400, "INVALID_ARGUMENT", refused)
     if len(config.get("stopSequences", ())) > 5:
         raise Refused(400, "INVALID_ARGUMENT", "The number of stop sequences must be at most 5.")
     temperature = config.get("temperature", 0)
     if not 0 <= temperature <= 2:
         raise Refused(400, "INVALID_ARGUMENT", "temperature must be in the range [0.0, 2.0].")
+
+
+# "Thinking", Google's documentation, read 2026-11-30; in its own words: opencode-gemini-auth#14
+# (2025-12-17), Roo-Code#10700 (2026-01-13), python-genai#867, vercel/ai#16540 (2026-07-01).
+_LEVELS: Final = (
+    ("gemini-3-pro", {"LOW", "HIGH"}),
+    ("gemini-3.1-flash-image", {"MINIMAL", "HIGH"}),
+    ("gemini-3.1-pro", {"LOW", "MEDIUM", "HIGH"}),
+    ("gemini-3.7-flash", {"LOW", "MEDIUM", "HIGH"}),
+    ("gemini-3.8-flash", {"LOW", "MEDIUM", "HIGH"}),
+    ("gemini-4", {"LOW", "MEDIUM", "HIGH"}),
+)
+_WORDS: Final = frozenset(
+    [
+        "$id", "$defs", "$ref", "$anchor", "type", "format", "title", "description", "enum",
+        "items", "prefixItems", "minItems", "maxItems", "minimum", "maximum", "anyOf", "oneOf",
+        "properties", "additionalProperties", "required", "propertyOrdering",
+    ]
+)  # fmt: skip
+"""What a JSON Schema may hold (google-genai 2.34, ``response_json_schema``)."""
+
+
+def _families(model: str, body: dict[str, Any], config: dict[str, Any]) -> str | None:
+    """What the model's family refuses."""
+    thinking = config.get("thinkingConfig", {})
+    level = thinking.get("thinkingLevel")
+    if level is not None and model.startswith("gemini-2"):
+        return "Thinking level is not supported for this model."
+    if level is not None and "thinkingBudget" in thinking:
+        return "You can only set only one of thinking budget and thinking level."
+    for name, levels in _LEVELS:
+        if level is not None and model.startswith(name) and level not in levels:
+            return (
+                f"Unable to submit request because thinking_level {level} is not supported by "
+                "this model. Learn more: https://cloud.google.com/vertex-ai/generative-ai/docs/"
+                "model-reference/gemini"
+            )
+    schemas = [config.get("responseJsonSchema")]
+    declared = [one for tool in body.get("tools", ()) for one in tool["functionDeclarations"]]
+    schemas += [one.get("parametersJsonSchema") for one in declared]
+    for schema in schemas:
+        found = None if schema is None else _schema_refused(schema, schema, ())
+        if found is not None:
+            return found
+    if declared and config.get("responseMimeType") == "application/json":
+        mode = body.get("toolConfig", {}).get("functionCallingConfig", {}).get("mode")
+        about = "with a response mime type: 'application/json' is unsupported"
+        if model.startswith("gemini-2"):
+            return f"Function calling {about}"
+        if mode == "ANY":
+            return f"Forced function calling (mode = ANY) {about}"
+    return None
+
+
+def _schema_refused(node: Any, root: Any, path: tuple[str, ...]) -> str | None:
+    if not isinstance(node, dict):
+        return None
+    unknown = node.keys() - _WORDS
+    if unknown:
+        return f'Invalid JSON payload received. Unknown name "{min(unknown)}": Cannot find field.'
+    if "$ref" in node:
+        if any(not word.startswith("$") for word in node):
+            return "A schema with a $ref may set no other fields."
+        name = node["$ref"].rpartition("/")[2]
+        if name in path:
+            return f"Recursive schema {name} is only allowed in non-required properties."
+        return _schema_refused(root.get("$defs", {}).get(name), root, (*path, name))
+    for value in node.get("enum", ()):
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            return "Enum values must be strings or numbers."
+    properties = node.get("properties", {})
+    inner = [properties[name] for name in node.get("required", ()) if name in properties]
+    inner += [*node.get("anyOf", ()), *node.get("prefixItems", ()), node.get("items")]
+    return next((found for one in inner if (found := _schema_refused(one, root, path))), None)
 
 
 def answer(

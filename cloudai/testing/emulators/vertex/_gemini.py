@@ -39,7 +39,17 @@ class Gemini:
     def __init__(self, cloud_state: VertexState) -> None:
         self._cloud_state = cloud_state
         self.local: LocalModels | None = None
-        self.models = {"gemini-2.5-flash", "gemini-2.5-pro", "gemini-3-pro-preview"}
+        self.models = {
+            "gemini-2.5-flash",
+            "gemini-2.5-pro",
+            "gemini-3-pro-preview",
+            "gemini-3.1-flash-lite",
+            "gemini-3.1-pro",
+            "gemini-3.5-flash",
+            "gemini-3.5-flash-lite",
+            "gemini-3.7-flash",
+            "gemini-3.8-flash",
+        }
         self.embedding_models = {
             "text-embedding-005": 768,
             "text-multilingual-embedding-002": 768,

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai.formats import openai
-from cloudai.types import ChatRequest, ResponseSchema
+from cloudai.types import ChatRequest
 from cloudai.types._base import invalid
 
 MAX_STOPS: Final = 4
@@ -17,7 +17,6 @@ MAX_STOPS: Final = 4
 MAX_TOOLS: Final = 128
 """Tools (Azure OpenAI quotas and limits, read 2025-08)."""
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
-_NOT_NAME: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
 # Images by https:// or inline (Azure OpenAI's page on vision, read 2025-08).
 _MODERN: Final = openai.Dialect(
@@ -26,6 +25,7 @@ _MODERN: Final = openai.Dialect(
     documents=True,
     image_urls=("https://",),
     templated=False,
+    strict=True,
 )
 _DATED: Final = msgspec.structs.replace(_MODERN, limit="max_tokens", usage=False)
 
@@ -62,34 +62,4 @@ def body(request: ChatRequest, *, modern: bool = True, stream: bool = False) -> 
                 "is not 1 to 64 letters, digits, _ and -",
                 "Rename the tool.",
             )
-    made = openai.body(request, request.model, _MODERN if modern else _DATED, stream=stream)
-    if request.response_schema is not None and "response_format" not in request.native:
-        made["response_format"] = _format(request.response_schema)
-    return made
-
-
-def _format(schema: ResponseSchema) -> dict[str, Any]:
-    return {
-        "type": "json_schema",
-        "json_schema": {
-            "name": _NOT_NAME.sub("_", schema.name)[:64] or "answer",
-            "schema": schema.schema,
-            # The service refuses a strict schema with optional properties; without the mark it
-            # is guided by the schema, and the client checks the answer in either case.
-            "strict": schema.strict and _strictable(schema.schema),
-        },
-    }
-
-
-def _strictable(schema: Any) -> bool:
-    """Whether every object requires all its properties and is closed, as ``strict`` demands
-    (Azure OpenAI's structured outputs page, read 2025-08)."""
-    if isinstance(schema, list):
-        return all(_strictable(item) for item in schema)
-    if not isinstance(schema, dict):
-        return True
-    if schema.get("type") == "object":
-        names = set(schema.get("properties", {}))
-        if names != set(schema.get("required", ())) or schema.get("additionalProperties", True):
-            return False
-    return all(_strictable(value) for key, value in schema.items() if key != "enum")
+    return openai.body(request, request.model, _MODERN if modern else _DATED, stream=stream)

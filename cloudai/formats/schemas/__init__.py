@@ -1,0 +1,1 @@
+"""JSON Schemas: what each service's dialect knows, and whether a value keeps to one."""
