@@ -62,13 +62,14 @@ def argument(value: Any) -> str:
 
 
 def arguments(hyperparameters: Mapping[str, Any]) -> list[str]:
-    """The ``--name value`` arguments. One that is None is left out: the script's own default
-    holds."""
-    found: list[str] = []
-    for name, value in hyperparameters.items():
-        if value is not None:
-            found += [f"--{name}", argument(value)]
-    return found
+    """The ``--name=value`` arguments, in one word each: argparse takes a value that begins with
+    a minus, such as ``-1e-05``, for an option of its own. One that is None is left out: the
+    script's own default holds."""
+    return [
+        f"--{name}={argument(value)}"
+        for name, value in hyperparameters.items()
+        if value is not None
+    ]
 
 
 def derive(env: Mapping[str, str], read: ReadText | None = None) -> dict[str, str]:
@@ -235,7 +236,10 @@ def _cluster(nodes: int, rank: int, chief: str) -> dict[str, str]:
 
 
 def command(env: Mapping[str, str], script: Sequence[str]) -> list[str]:
-    """What starts the script: Python, or torchrun where there are several processes."""
+    """What starts the script: Python, or torchrun where there are several processes. A shell
+    script starts its own."""
+    if script[0].endswith(".sh"):
+        return ["/bin/sh", *script]
     nodes, nproc = int(env.get("CLOUDAI_NODES", "1")), int(env.get("CLOUDAI_NPROC", "1"))
     if nodes == 1 and nproc == 1:
         return [sys.executable, *script]

@@ -88,4 +88,4 @@ def _lines(file: str) -> list[str]:
         text = Path(file).read_text(encoding="utf-8")
     except OSError as error:
         raise invalid("--file", file, f"cannot be read ({error.strerror})") from None
-    return [line for line in text.splitlines() if line.strip()]
+    return [line for line in text.split("\n") if line.strip()]

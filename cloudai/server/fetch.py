@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from cloudai._core.files.unpack import place
 from cloudai.errors import CloudAIError, ConfigError, MissingExtra, NotFound
 
 
@@ -44,9 +45,7 @@ def _target(folder: Path, prefix: str, name: str) -> Path | None:
     inner = name.removeprefix(prefix).strip("/")
     if not inner or name.endswith("/"):
         return None
-    target = (folder / inner).resolve()
-    if not target.is_relative_to(folder.resolve()):
-        raise ConfigError(f"the object {name!r} has a name that leads out of its folder")
+    target = place(folder, inner, "the model")
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
 

@@ -187,7 +187,8 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     name: unique among the jobs one remembers; None makes one from the entry and a random end.
     kind: ``script`` (``source`` and ``entry``), ``container`` (``image`` and ``command``) or
         ``finetune`` (``base_model`` and ``method`` on ``inputs["train"]``).
-    source: the directory that travels with the job. entry: the script in it.
+    source: the directory that travels with the job. entry: the script in it, ``.py`` or ``.sh``;
+        a shell script is started once on each node, with ``/bin/sh``.
     ignore: patterns of what does not travel, as ``.gitignore`` has them, after those of the
         source's ``.gitignore`` and ``.cloudaiignore`` files and the names that look like a
         secret; ``!NAME`` lets one travel.
@@ -196,8 +197,8 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     image: a container image; overrides ``framework``. command: its command.
     args: command line arguments of the script, before those made of ``hyperparameters``.
     hyperparameters: typed JSON values; the script finds them in ``CLOUDAI_HPS`` and as
-        ``--name value`` arguments.
-    hyperparameter_args: False leaves the ``--name value`` arguments out.
+        ``--name=value`` arguments.
+    hyperparameter_args: False leaves the ``--name=value`` arguments out.
     env: environment variables. secrets: the same, by reference; resolved where the job runs.
     inputs: by name, a path or URI or an ``Input``; the script finds a directory (or file) in
         ``CLOUDAI_INPUT_<NAME>``.

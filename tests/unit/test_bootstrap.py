@@ -125,7 +125,7 @@ def test_the_command() -> None:
 def test_arguments() -> None:
     given = {"a": 1, "b": True, "c": "x y", "d": [1], "e": None, "f": 0.5, "g": {"h": 1}}
     assert bootstrap.arguments(given) == [
-        *("--a", "1", "--b", "true", "--c", "x y", "--d", "[1]", "--f", "0.5", "--g", '{"h": 1}')
+        *("--a=1", "--b=true", "--c=x y", "--d=[1]", "--f=0.5", '--g={"h": 1}')
     ]
 
 
@@ -185,3 +185,25 @@ def test_the_local_environment_agrees_with_it(tmp_path: Path, vendor: str) -> No
     # SageMaker tells no checkpoint folder, Vertex no hyperparameters.
     same.append("CLOUDAI_HPS" if vendor == "SM_" else "CLOUDAI_CHECKPOINT_DIR")
     assert {name: derived[name] for name in same} == {name: env[name] for name in same}
+
+
+@pytest.mark.parametrize("value", [-1e-05, "-x", "--x", "", "a b", "é", [-1], None, True])
+def test_l4_argparse_takes_every_value(value: object, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import argparse, json, os\n"
+        "parser = argparse.ArgumentParser()\n"
+        "parser.add_argument('--bias', default='none')\n"
+        "print(json.dumps(parser.parse_args().bias))\n"
+    )
+    words = bootstrap.command({}, [str(script), *bootstrap.arguments({"bias": value})])
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert json.loads(said) == ("none" if value is None else bootstrap.argument(value))
+
+
+def test_l5_a_shell_script_is_started_as_one(tmp_path: Path) -> None:
+    script = tmp_path / "run.sh"
+    script.write_text('echo "$@"\n')
+    words = bootstrap.command({"CLOUDAI_NPROC": "4"}, [str(script), "--a=1"])
+    assert words == ["/bin/sh", str(script), "--a=1"]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "--a=1\n"

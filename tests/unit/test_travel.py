@@ -18,7 +18,7 @@ from cloudai._core.files import pack
 from cloudai._core.files.ignore import Rules, left_out
 from cloudai._core.files.tree import Tree, digest, source, tree, uploads
 from cloudai.errors import InvalidRequest
-from cloudai.types import BatchTransform, Deployment, LeftOut, TrainingJob, Variant
+from cloudai.types import BatchTransform, Deployment, LeftOut, Resources, TrainingJob, Variant
 
 ATOMS = [
     "a", "b", "foo", "*", "**", "***", "?", "[ab]", "[!a]", "[^a]", "[a-c]", "[c-a]", "[a-]",
@@ -298,3 +298,13 @@ def test_k8_a_digest_is_of_what_travels(tmp_path: Path) -> None:
     assert digest(tree(tmp_path).files) == before
     (tmp_path / "l").symlink_to("a")  # another folder of the model
     assert digest(tree(tmp_path).files) != before
+
+
+@pytest.mark.parametrize("name", ["run.txt", "run"])
+def test_l5_an_entry_is_python_or_a_shell_script(name: str, tmp_path: Path) -> None:
+    made(tmp_path, name, "run.sh")
+    with pytest.raises(InvalidRequest, match=r"is neither a \.py nor a \.sh file"):
+        source(TrainingJob(source=str(tmp_path), entry=name))
+    job = TrainingJob(source=str(tmp_path), entry="run.sh", resources=Resources(nproc=2))
+    with pytest.raises(InvalidRequest, match=r"nproc=2 needs a Python script"):
+        source(job)

@@ -118,6 +118,15 @@ def source(spec: TrainingJob, home: Path | None = None) -> Tree:
             there = sorted(one.name for one in root.glob(f"*{Path(given).suffix}"))[:5]
             problem = f"is not a file in source={spec.source!r}"
             raise invalid(name, given, problem, f"There are: {', '.join(there) or 'none'}.")
+    entry = str(spec.entry)
+    if not entry.endswith((".py", ".sh")):
+        raise invalid("entry", entry, "is neither a .py nor a .sh file", "Name the script.")
+    if entry.endswith(".sh") and (spec.resources.nproc or 1) > 1:
+        raise invalid(
+            "resources.nproc", spec.resources.nproc,
+            "needs a Python script, and entry is a shell script",
+            "Leave it out, and let the shell script start its own processes.",
+        )  # fmt: skip
     found = tree(root, spec.ignore, git=True, home=home)
     found.check("entry", spec.entry)
     found.check("requirements", spec.requirements)

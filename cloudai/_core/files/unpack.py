@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
@@ -65,6 +65,8 @@ def unpack(
                 else:
                     _tar(file, stage, packed=magic[:2] == b"\x1f\x8b")
                 stage.finish()
+            except InvalidRequest:  # a ValueError too
+                raise
             except (
                 EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile,
                 ValueError, OverflowError, RuntimeError,
@@ -84,6 +86,21 @@ def place(folder: Path, name: str, shown: str) -> Path:
     """Where an object or a blob of that name goes below a folder. Raises InvalidRequest for a
     name that leads out of it; ``shown`` tells whose name it is."""
     return folder.joinpath(*_parts(name, shown))
+
+
+def lay_out(folder: Path, objects: Mapping[str, bytes], shown: str) -> None:
+    """Writes objects or blobs as files below a folder, which is made. Raises InvalidRequest as
+    ``place`` does, and where a name is a file's and a folder's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in objects.items():
+        path = place(folder, name, shown)
+        if name.endswith("/"):  # a folder's marker
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        except OSError as error:
+            raise _refused(shown, f"holds {_short(name)} ({error.strerror})") from None
 
 
 @contextmanager

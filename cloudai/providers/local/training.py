@@ -70,6 +70,7 @@ class LocalTraining(LocalJobs[TrainingJob]):
         return [
             *problems,
             *checks.accelerator(spec.resources, self.device),
+            *checks.processes(spec.resources, self.device),
             *checks.secrets(spec.secrets),
         ]
 
@@ -87,7 +88,7 @@ class LocalTraining(LocalJobs[TrainingJob]):
         finetune = spec.kind == "finetune"
         entry = "finetune.py" if finetune else str(spec.entry)
         cwd = folder if finetune else folder / "source"
-        hyperparameters = spec.hyperparameters
+        hyperparameters = finetuning.named(spec) if finetune else spec.hyperparameters
         given = list(spec.args)
         if finetune:
             given += finetuning.arguments(spec, self.profile)
@@ -97,7 +98,8 @@ class LocalTraining(LocalJobs[TrainingJob]):
         nproc = spec.resources.nproc or (
             len(gpus or ()) if spec.resources.accelerator is not None else 1
         )
-        nproc = max(1, nproc)
+        shell = entry.endswith(".sh")
+        nproc = 1 if shell else max(1, nproc)
         env = environment.build(
             name=folder.name,
             folder=folder,
@@ -114,7 +116,6 @@ class LocalTraining(LocalJobs[TrainingJob]):
             gpus=gpus,
             gpus_here=len(hardware.gpus(self.device)),
         )
-        shell = entry.endswith(".sh")
         return {
             "python": "/bin/sh" if shell else sys.executable,
             "script": [*module_command(finetuning.MODULE), *given] if finetune else [entry, *given],
@@ -181,28 +182,13 @@ def _output(given: str | None, default: Path) -> Path:
 
 
 def _script_problems(spec: TrainingJob, home: Path) -> list[CloudAIError]:
-    entry = str(spec.entry)
     if is_uri(str(spec.source)):
         return [no_uri("source", str(spec.source), _DOWNLOAD)]
-    problems: list[CloudAIError] = []
     try:
         source(spec, home)
     except InvalidRequest as error:
-        problems.append(error)
-    if not entry.endswith((".py", ".sh")):
-        problems.append(
-            invalid("entry", entry, "is neither a .py nor a .sh file", "Name the script.")
-        )
-    elif entry.endswith(".sh") and (spec.resources.nproc or 1) > 1:
-        problems.append(
-            invalid(
-                "resources.nproc",
-                spec.resources.nproc,
-                "needs a Python script, and entry is a shell script",
-                "Leave it out, and let the shell script start its own processes.",
-            )
-        )
-    return problems
+        return [error]
+    return []
 
 
 def _path_problems(spec: TrainingJob) -> list[CloudAIError]:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from jobtools import CALL, ended, job, profile, run, script, text, until
 
+from cloudai.engine import hardware
 from cloudai.engine.hardware import Gpu, matching, parse
 from cloudai.errors import Conflict, InvalidRequest, NotFound, UnsupportedByProvider
-from cloudai.providers.local.jobs import logs
+from cloudai.providers.local.jobs import checks, finetuning, logs
 from cloudai.providers.local.training import LocalTraining
 from cloudai.types import (
     Accelerator,
@@ -74,8 +75,8 @@ def test_contract_of_the_script(training: LocalTraining, tmp_path: Path) -> None
     found = json.loads(Path(status.outputs["model"], "found.json").read_text())
     assert found["hps"] == hyperparameters
     assert found["argv"] == [
-        *("--first", "1", "--epochs", "3", "--lr", "0.5", "--fast", "true"),
-        *("--name", "a b", "--sizes", "[1, 2]"),
+        *("--first", "1", "--epochs=3", "--lr=0.5", "--fast=true"),
+        *("--name=a b", "--sizes=[1, 2]"),
     ]
     assert found["input"] == "hello"
     assert found["mine"] == "yes"
@@ -363,7 +364,7 @@ def test_plan_shows_the_process_and_no_secret(
     (request,) = plan.requests
     assert request.operation == "local:process"
     assert "torch.distributed.run" in request.body["argv"]
-    assert request.body["argv"][-3:] == ["train.py", "--epochs", "2"]
+    assert request.body["argv"][-2:] == ["train.py", "--epochs=2"]
     assert {"TOKEN", "CLOUDAI_HPS", "SM_HPS", "OMP_NUM_THREADS"} <= set(request.body["env"])
     assert "s3cr3t-value" not in str(plan)
     assert any("instance_type" in loss for loss in plan.dropped)
@@ -444,3 +445,50 @@ def test_a_client_in_a_job_does_not_leak_its_own_variables(
     run(training, job("clean", source))
     assert text(training, "clean") == ["['PATH']"]
     assert os.environ["RANK"] == "1"
+
+
+def test_l1_a_metric_that_is_no_number_is_a_point(training: LocalTraining, tmp_path: Path) -> None:
+    source = script(
+        tmp_path / "src", "for text in ('1.0', 'nan', 'inf', '0.9'): print(f'loss={text}')"
+    )
+    metric = Metric(name="loss", regex=r"loss=(\S+)")
+    status = run(training, job("nan", source, metrics=(metric,)))
+    assert [str(point.value) for point in status.metrics["loss"]] == ["1.0", "nan", "inf", "0.9"]
+    assert [point.step for point in status.metrics["loss"]] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("device", "nproc", "bad"), [
+    (None, 3, True), (None, 2, False), ("cuda:1", 2, True), ("cpu", 8, False),
+])  # fmt: skip
+def test_l13_more_processes_than_cards_are_refused(
+    device: str | None, nproc: int, bad: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nprintf '0, NVIDIA L4, 23034\\n1, NVIDIA L4, 23034\\n'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    hardware._all.cache_clear()
+    try:
+        found = checks.processes(Resources(nproc=nproc), device)
+    finally:
+        monkeypatch.undo()
+        hardware._all.cache_clear()
+    assert bool(found) == bad
+    if bad:
+        cards = 1 if device else 2
+        assert f"resources.nproc={nproc} is more than the {cards} GPU" in str(found[0])
+
+
+def test_l12_the_hyperparameters_names_of_the_clouds(tmp_path: Path) -> None:
+    def spec(**hyperparameters: object) -> TrainingJob:
+        return TrainingJob(
+            kind="finetune", base_model="b", inputs={"train": "t"},
+            hyperparameters=hyperparameters,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    assert finetuning.named(spec(epochs=1, seed=2)) == {"n_epochs": 1, "seed": 2}
+    fields = [one.field for one in finetuning.problems(spec(epochs=1), profile())]
+    assert "hyperparameters.epochs" not in fields
+    twice = finetuning.problems(spec(epochs=1, n_epochs=1), profile())
+    assert any("is given as n_epochs too" in str(one) for one in twice)

@@ -59,6 +59,22 @@ def accelerator(resources: Resources, device: str | None) -> list[CloudAIError]:
     ]
 
 
+def processes(resources: Resources, device: str | None) -> list[CloudAIError]:
+    """More processes than cards: torchrun gives each process the card of its rank."""
+    found = gpus_for(resources, device)
+    cards = len(hardware.gpus(device)) if found is None else len(found)
+    if not cards or (resources.nproc or 1) <= cards:
+        return []
+    return [
+        invalid(
+            "resources.nproc",
+            resources.nproc,
+            f"is more than the {cards} GPU{'s'[: cards != 1]} that the job would have",
+            f"Use nproc={cards}, or a profile with device='cpu'.",
+        )
+    ]
+
+
 def gpus_for(resources: Resources, device: str | None) -> list[int] | None:
     """The indices of GPUs that satisfy the spec; None where none were asked for or found.
     An empty list hides all GPUs, for device="cpu"."""

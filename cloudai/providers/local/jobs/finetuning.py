@@ -23,10 +23,18 @@ HYPERPARAMETERS: Final = (
     "seed",
 )
 
+ALIASES: Final = {"epochs": "n_epochs", "num_train_epochs": "n_epochs"}
+"""As the clouds take them."""
+
 METRICS: Final = [
     ["train_loss", r"train_loss=([0-9.e+-]+|nan)"],
     ["valid_loss", r"valid_loss=([0-9.e+-]+|nan)"],
 ]
+
+
+def named(spec: TrainingJob) -> dict[str, Any]:
+    """The hyperparameters by the names that the worker knows."""
+    return {ALIASES.get(name, name): value for name, value in spec.hyperparameters.items()}
 
 
 def arguments(spec: TrainingJob, profile: Profile) -> list[str]:
@@ -71,8 +79,11 @@ def problems(spec: TrainingJob, profile: Profile) -> list[CloudAIError]:
                 value=spec.resources.nproc,
             )
         )
-    for name, value in spec.hyperparameters.items():
-        field = f"hyperparameters.{name}"
+    for given, value in spec.hyperparameters.items():
+        name = ALIASES.get(given, given)
+        field = f"hyperparameters.{given}"
+        if name != given and name in spec.hyperparameters:
+            found.append(invalid(field, value, f"is given as {name} too", "Give one of the two."))
         if name not in HYPERPARAMETERS:
             near = difflib.get_close_matches(name, HYPERPARAMETERS, n=1)
             hint = f"Did you mean {near[0]!r}? " if near else ""

@@ -8,6 +8,7 @@ kept to the standard library.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -162,7 +163,7 @@ class Store:
                 "SELECT name, value, step, time FROM metrics WHERE job = ? ORDER BY name, step",
                 (id,),
             ):
-                found.setdefault(name, []).append((value, step, when))
+                found.setdefault(name, []).append((float(value), step, when))
         return found
 
     def add_metrics(self, id: str, points: Iterable[tuple[str, int, float, float]]) -> None:
@@ -171,7 +172,11 @@ class Store:
             db.executemany(
                 "INSERT OR REPLACE INTO metrics (job, name, step, value, time) "
                 "VALUES (?, ?, ?, ?, ?)",
-                ((id, *point) for point in points),
+                # SQLite takes a NaN for NULL, so that it is kept as a text.
+                (
+                    (id, name, step, "nan" if math.isnan(value) else value, when)
+                    for name, step, value, when in points
+                ),
             )
 
     def change(self, id: str, *, only_from: Iterable[str] | None = None, **columns: Any) -> bool:

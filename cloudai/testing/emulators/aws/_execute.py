@@ -4,23 +4,22 @@ code."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any, Final
 
+from cloudai.errors import InvalidRequest
 from cloudai.providers.aws.container import start
 from cloudai.testing.emulators.aws import _container, _stores, _toolkit
-from cloudai.testing.emulators.aws._served import ProcessServed
+from cloudai.testing.emulators.aws._served import ProcessServed, Unserved
 from cloudai.testing.emulators.aws._state import AwsState, Fate, Look, Run, ScriptedExecutor, Served
-from cloudai.testing.emulators.common import keeper
+from cloudai.testing.emulators.common.command import Command
 from cloudai.testing.emulators.common.local_models import LocalModels
 
 # Ends a job of which only the image would know what to do.
@@ -88,7 +87,10 @@ class LocalExecutor(ScriptedExecutor):
         return self._fate(), self.serve(job["Container"], cloud_state)
 
     def serve(self, container: dict[str, Any], cloud_state: AwsState) -> Served:
-        served = ProcessServed(container, self._place("model"), self.env)
+        try:
+            served = ProcessServed(container, self._place("model"), self.env)
+        except InvalidRequest as error:  # its archive cannot be unpacked
+            return Unserved(str(error))
         self._open.append(served)
         return served
 
@@ -127,7 +129,8 @@ class ProcessRun:
         self._lines: list[tuple[float, str, str]] = []
         self._read: dict[str, int] = {}
         self._ended: float | None = None
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._problem: str | None = None
+        self._processes: dict[str, Command] = {}
         self._started: float | None = None
         about = job["ResourceConfig"]
         preferred = about.get("InstancePreferences") or [about]
@@ -141,16 +144,19 @@ class ProcessRun:
         port = _free_port()
         for host in self._hosts:
             root = self._root(host)
-            env = self._prepare(root, host)
+            try:
+                env = self._prepare(root, host)
+            except InvalidRequest as error:
+                self._problem = f"ClientError: Data download failed: {error}"
+                return
             if len(self._hosts) > 1:
                 env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             command = _container.command(self._command(), root)
             with (root / "log").open("wb") as log:
-                self._processes[host] = subprocess.Popen(
-                    command, cwd=root / "code" if (root / "code").is_dir() else root,
-                    env=keeper.kept(env),
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                )  # fmt: skip
+                code = root / "code"
+                self._processes[host] = Command(
+                    command, cwd=code if code.is_dir() else root, env=env, out=log
+                )
 
     def _command(self) -> list[str]:
         """What the container runs: its entrypoint, or SageMaker's toolkit in the image."""
@@ -240,9 +246,7 @@ class ProcessRun:
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self._processes.values():
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, number)
+            process.signal(number)
 
     def _code(self) -> int | None:
         """The exit code; None while a machine is at work. A machine that fails ends the job."""
@@ -258,6 +262,9 @@ class ProcessRun:
         return bad or 0
 
     def look(self, now: float) -> Look:
+        if self._problem is not None:
+            return Look(status="Failed", secondary="Failed", ended=self._started,
+                        started=self._started, reason=self._problem)  # fmt: skip
         if not self._processes and self._ended is None:
             if self._stopped is not None:
                 self._ended = now

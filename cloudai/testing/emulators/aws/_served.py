@@ -7,8 +7,19 @@ from typing import Any
 
 from cloudai._core.handlers.container import PORT
 from cloudai.testing.emulators.aws import _stores
-from cloudai.testing.emulators.aws._state import Streamed
+from cloudai.testing.emulators.aws._state import Echo, Streamed
 from cloudai.testing.emulators.common.served import ServedModel
+
+
+class Unserved(Echo):
+    """A model whose files cannot be laid out."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(None, None)
+        self._problem = problem
+
+    def problem(self) -> str | None:
+        return self._problem
 
 
 class ProcessServed:

@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+from cloudai._core.files import unpack as archives
 from cloudai.testing.emulators.aws._state import ACCOUNT
 
 
@@ -79,23 +80,23 @@ def log(region: str, group: str, stream: str, lines: list[tuple[float, str]], kn
 
 
 def lay_out(uri: str, target: Path) -> None:
-    """What lies at or below a URI, as a directory."""
+    """What lies at or below a URI, as a directory. Raises InvalidRequest for a key that would lead
+    out of it."""
     _, prefix = split(uri)
-    target.mkdir(parents=True, exist_ok=True)
+    files: dict[str, bytes] = {}
     for key, data in under(uri).items():
         name = key.removeprefix(prefix).lstrip("/") or key.rpartition("/")[2]
         if prefix and not prefix.endswith("/") and key != prefix:
             name = key.removeprefix(prefix.rpartition("/")[0]).lstrip("/")
             name = name.partition("/")[2] or name
-        file = target / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
+        files[name] = data
+    archives.lay_out(target, files, uri)
 
 
 def unpack(uri: str, target: Path) -> None:
-    """An archive, as a directory; an empty one where there is none."""
-    target.mkdir(exist_ok=True)
+    """An archive, as a directory; an empty one where there is none. Raises InvalidRequest."""
     data = read(uri)
-    if data is not None:
-        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            archive.extractall(target, filter="data")
+    if data is None:
+        target.mkdir(exist_ok=True)
+    else:
+        archives.unpack(io.BytesIO(data), target)

@@ -3,28 +3,28 @@ process, on this machine."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import itertools
 import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cloudai._core.files.unpack import lay_out
 from cloudai.errors import CloudAIError, ContextOverflow, InvalidRequest, UnsupportedByProvider
 from cloudai.testing.emulators.azure import _scoring
 from cloudai.testing.emulators.azure._http import Refused
 from cloudai.testing.emulators.azure._ml import ModelError, Running
 from cloudai.testing.emulators.azure._scripted import ScriptedExecutor
 from cloudai.testing.emulators.azure._state import GROUP, SUBSCRIPTION, WORKSPACE, Deployed
-from cloudai.testing.emulators.common import keeper
+from cloudai.testing.emulators.common.command import Command
 from cloudai.testing.emulators.common.local_models import LocalModels
 from cloudai.testing.emulators.common.served import ServedModel
 from cloudai.types import ChatChunk, ChatRequest
@@ -61,7 +61,7 @@ class LocalExecutor(ScriptedExecutor):
         self._folder = tempfile.TemporaryDirectory(prefix="cloudai-azureml-")
         self.env: dict[str, str] = {}
         self._served: dict[tuple[str, str], tuple[ServedModel, str]] = {}
-        self._running: set[subprocess.Popen[str]] = set()
+        self._running: set[Command] = set()
         self._lock = threading.Lock()
         self._count = 0
 
@@ -70,7 +70,7 @@ class LocalExecutor(ScriptedExecutor):
         with self._lock:
             running = list(self._running)
         for process in running:
-            _signal(process, signal.SIGKILL)
+            process.signal(signal.SIGKILL)
             process.wait()
         for served, _ in self._served.values():
             served.close()
@@ -155,6 +155,8 @@ class LocalExecutor(ScriptedExecutor):
         def placed(match: re.Match[str]) -> str:
             if match[1] == "inputs" and match[2] in literals:
                 return literals[match[2]]
+            if (match[1], match[2]) not in places:
+                raise InvalidRequest(f"{match[0]} is no input or output of this job")
             return str(places[match[1], match[2]])
 
         # $[[ … ]] is left out where an optional input of it is not given.
@@ -171,25 +173,13 @@ class LocalExecutor(ScriptedExecutor):
             **(properties.get("environmentVariables") or {}),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
-        with subprocess.Popen(
-            ["bash", "-c", command],
-            cwd=root / "code",
-            env=keeper.kept(env),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        ) as process:
-            with self._lock:
-                self._running.add(process)
-            stop = threading.Thread(target=_stop_when_told, args=(job, process), daemon=True)
-            stop.start()
-            assert process.stdout is not None  # noqa: S101 - a pipe was asked for
-            for line in process.stdout:
-                job.log(line)
-            code = process.wait()
+        running = Command(["bash", "-c", command], cwd=root / "code", env=env, out=None)
         with self._lock:
-            self._running.discard(process)
+            self._running.add(running)
+        threading.Thread(target=_stop_when_told, args=(job, running), daemon=True).start()
+        code = running.follow(lambda line: job.log(f"{line}\n"))
+        with self._lock:
+            self._running.discard(running)
         for name, given in (properties.get("outputs") or {}).items():
             for file in sorted(places["outputs", name].rglob("*")):
                 if file.is_file():
@@ -225,11 +215,14 @@ class LocalExecutor(ScriptedExecutor):
         held = job.held(properties["environmentId"])["properties"]
         routes: dict[str, Any] = held.get("inferenceConfig") or {}
         scoring = "/invocations"
-        if properties.get("codeConfiguration") is None:
-            scoring = routes["scoringRoute"]["path"]
-            served = self._container(job, properties, routes, root)
-        else:
-            served = self._script(job, properties, root)
+        try:
+            if properties.get("codeConfiguration") is None:
+                scoring = routes["scoringRoute"]["path"]
+                served = self._container(job, properties, routes, root)
+            else:
+                served = self._script(job, properties, root)
+        except InvalidRequest as error:  # its files cannot be laid out
+            return str(error)
         problem = served.problem()
         if problem is not None:
             served.close()
@@ -357,26 +350,15 @@ def _refused(error: CloudAIError) -> Refused:
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+    lay_out(folder, files, "the asset")
 
 
-def _stop_when_told(job: Running, process: subprocess.Popen[str]) -> None:
-    while process.poll() is None:
+def _stop_when_told(job: Running, command: Command) -> None:
+    while command.poll() is None:
         if job.cancelled.wait(0.05):
-            _signal(process, signal.SIGTERM)
-            try:
-                process.wait(_GRACE)
-            except subprocess.TimeoutExpired:
-                _signal(process, signal.SIGKILL)
+            command.signal(signal.SIGTERM)
+            until = time.monotonic() + _GRACE
+            while command.poll() is None and time.monotonic() < until:
+                time.sleep(0.02)
+            command.signal(signal.SIGKILL)
             return
-
-
-def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    """Signals a command and what it started."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)

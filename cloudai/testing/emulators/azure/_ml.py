@@ -279,7 +279,11 @@ class MachineLearning:
                 running.log("emulated failure\n")
                 ended = "Failed"
             else:
-                ended = self._cloud_state.executor.train(running)
+                try:
+                    ended = self._cloud_state.executor.train(running)
+                except BaseException as error:  # noqa: BLE001 - a script's sys.exit is the job's end
+                    running.log(f"{type(error).__name__}: {error}\n")
+                    ended = "Failed"
             if running.cancelled.is_set():
                 ended = "Canceled"
             held["systemData"]["lastModifiedAt"] = self._now()

@@ -98,7 +98,7 @@ class Tuning:
         content = self._files.held(body["training_file"]).content
         if not content.startswith(b"\xef\xbb\xbf"):
             return "The training file must be UTF-8 with a byte order mark (utf-8-sig)."
-        lines = [line for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+        lines = [line for line in content.decode("utf-8-sig").split("\n") if line.strip()]
         if len(lines) < 10:
             return f"Training file has {len(lines)} example(s), but must have at least 10."
         kind = (body.get("method") or {}).get("type", "supervised")
@@ -148,7 +148,7 @@ class Tuning:
             content = self._files.held(job["body"]["training_file"]).content
             examples = [
                 json.loads(line)["messages"]
-                for line in content.decode("utf-8-sig").splitlines()
+                for line in content.decode("utf-8-sig").split("\n")
                 if line.strip()
             ]
             job["work"] = models.tune(

@@ -10,21 +10,20 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
-import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from cloudai._core.files.unpack import lay_out, unpack
 from cloudai._core.handlers.container import PORT
-from cloudai.testing.emulators.common import keeper
+from cloudai.errors import InvalidRequest
+from cloudai.testing.emulators.common.command import Command
 from cloudai.testing.emulators.common.served import ServedModel
 from cloudai.testing.emulators.vertex._http import Refused
 from cloudai.testing.emulators.vertex._jobs import Execution
@@ -63,16 +62,22 @@ class LocalExecutor:
             file.write_bytes(alone)
             return file
         base = uri.rstrip("/") + "/"
-        target.mkdir(parents=True, exist_ok=True)
-        for name in storage.names(base):
-            file = target / name[len(base) :]
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(storage.get(name) or b"")
+        found = {name[len(base) :]: storage.get(name) or b"" for name in storage.names(base)}
+        lay_out(target, found, uri)
         return target
 
     def on_training_job(self, job: dict[str, Any]) -> Execution:
         """Runs all replicas of a job whose source came through the bucket, or that names its
-        command; one of which only the image knows what to do fails."""
+        command; one of which only the image knows what to do fails, as one whose files cannot be
+        laid out."""
+        try:
+            return self._run(job)
+        except InvalidRequest as error:
+            return _Refusal(str(error))
+        except OSError as error:
+            return _Refusal(f"The command could not be started: {error}")
+
+    def _run(self, job: dict[str, Any]) -> Execution:
         pools = job["jobSpec"]["workerPoolSpecs"]
         folder = Path(self._folder.name) / job["name"].rpartition("/")[2]
         mounts = Mounts(self._cloud, folder / "gcs")
@@ -109,28 +114,11 @@ class LocalExecutor:
                     if text.startswith("gs://"):
                         mounts.lay_out(text)
                 replicas.append((name, command, env))
-        try:
-            started = self._started(folder, replicas)
-        except OSError as error:
-            return _Refusal(f"The command could not be started: {error}")
-        return _Run(self._cloud, job, started, mounts.outputs)
-
-    def _started(
-        self, folder: Path, replicas: list[tuple[str, list[str], dict[str, str]]]
-    ) -> dict[str, subprocess.Popen[str]]:
-        return {
-            name: subprocess.Popen(
-                command,
-                env=keeper.kept(env),
-                cwd=folder / name,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                start_new_session=True,
-            )
+        started = {
+            name: Command(command, cwd=folder / name, env=env, out=None)
             for name, command, env in replicas
         }
+        return _Run(self._cloud, job, started, mounts.outputs)
 
     def _machine(self, job: dict[str, Any]) -> dict[str, str]:
         """What every machine has in its environment."""
@@ -145,29 +133,35 @@ class LocalExecutor:
         """What a replica runs; None where only its image knows."""
         if "packageUris" in work:
             # The service installs it with pip; unpacked it is importable as well.
-            for uri in work["packageUris"]:
+            roots: list[str] = []
+            for number, uri in enumerate(work["packageUris"]):
                 archive = self._cloud.storage.get(uri)
                 if archive is None:
                     return None
-                with tarfile.open(fileobj=BytesIO(archive)) as tar:
-                    tar.extractall(place / "package", filter="data")
-            (root,) = (place / "package").iterdir()
-            start = "import runpy, sys; sys.path.insert(0, sys.argv[1]); del sys.argv[1]; "
+                unpack(BytesIO(archive), place / "package" / str(number))
+                roots += map(str, (place / "package" / str(number)).iterdir())
+            start = f"import runpy, sys; sys.path[:0] = {roots!r}; "
             start += f"runpy.run_module({work['pythonModule']!r}, run_name='__main__')"
-            return [sys.executable, "-c", start, str(root), *work.get("args", ())]
+            return [sys.executable, "-c", start, *work.get("args", ())]
         if not work.get("command"):
             return None
         return [*work["command"], *work.get("args", ())]
 
     def starting(self, model: dict[str, Any]) -> bool:
         """See ``Executor.starting``."""
-        served = self._serving(model)
+        try:
+            served = self._serving(model)
+        except InvalidRequest:  # which ``on_deploy`` tells
+            return False
         return served is not None and served.starting()
 
     def on_deploy(self, model: dict[str, Any]) -> str | None:
         """See ``Executor.on_deploy``. The real endpoint server takes the container's place; a
         model without files is left to the script."""
-        served = self._serving(model)
+        try:
+            served = self._serving(model)
+        except InvalidRequest as error:
+            return str(error)
         problem = None if served is None else served.problem()
         if problem is not None:
             self.on_delete(model)
@@ -263,7 +257,7 @@ class _Run:
         self,
         cloud: Cloud,
         job: dict[str, Any],
-        processes: dict[str, subprocess.Popen[str]],
+        processes: dict[str, Command],
         outputs: dict[str, str],
     ) -> None:
         self._cloud = cloud
@@ -280,13 +274,9 @@ class _Run:
             thread.start()
         threading.Thread(target=self._finish, daemon=True).start()
 
-    def _follow(self, name: str, process: subprocess.Popen[str]) -> None:
+    def _follow(self, name: str, process: Command) -> None:
         labels = {"job_id": self._job["name"].rpartition("/")[2], "task_name": name}
-        assert process.stdout is not None  # noqa: S101
-        with process.stdout:
-            for line in process.stdout:
-                self._cloud.logging.write("ml_job", labels, line.rstrip("\n"))
-        code = process.wait()
+        code = process.follow(lambda line: self._cloud.logging.write("ml_job", labels, line))
         if code and self._failed is None:
             # One replica's failure is the job's: the service takes the others down.
             told = f"The replica {name} exited with a non-zero status of {code}."
@@ -308,6 +298,4 @@ class _Run:
 
     def kill(self) -> None:
         for process in self._processes.values():
-            if process.poll() is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+            process.signal(signal.SIGKILL)

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from cloudai._core.files import unpack
 from cloudai.testing.emulators.vertex._storage import Storage
 
 
@@ -83,11 +84,9 @@ class Mounts:
         lies in it."""
         bucket, _, name = uri.removeprefix("gs://").partition("/")
         local, base = self._root / bucket, f"gs://{bucket}/"
-        local.mkdir(parents=True, exist_ok=True)
         self.outputs[str(local)] = base
-        for one in self._cloud.storage.names(f"{base}{name}"):
-            file = local / one.removeprefix(base)
-            if one.endswith("/"):
-                continue
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(self._cloud.storage.get(one) or b"")
+        storage = self._cloud.storage
+        found = {
+            one.removeprefix(base): storage.get(one) or b"" for one in storage.names(base + name)
+        }
+        unpack.lay_out(local, found, uri)
