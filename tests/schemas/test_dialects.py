@@ -204,6 +204,7 @@ def aws() -> Iterator[tuple[Client, Callable[[Any], None]]]:
             "output": {"message": {"role": "assistant", "content": [content]}},
             "stopReason": "tool_use" if tools else "end_turn",
             "usage": {"inputTokens": 1, "outputTokens": 1, "totalTokens": 2},
+            "metrics": {"latencyMs": 1},
         }
 
     with emulator as cloud, pytest.MonkeyPatch.context() as patch:
