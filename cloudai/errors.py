@@ -59,6 +59,7 @@ __all__ = [
     "JobPreempted",
     "JobTimedOut",
     "MissingExtra",
+    "ModelEnds",
     "NotFound",
     "PermissionDenied",
     "ProviderError",
@@ -242,6 +243,10 @@ class CapacityError(CloudAIError):
 
 class ContentFiltered(CloudAIError):
     """The provider's safety system refused the request or withheld the answer."""
+
+
+class ModelEnds(UserWarning):
+    """A model was asked that has ended, or ends within two months, as far as it is published."""
 
 
 class TransientError(CloudAIError):

@@ -38,6 +38,8 @@ def show(session: CommandContext, plan: Plan) -> int:
         session.say(f"refused: {violation}")
     for loss in plan.dropped:
         session.say(f"lost: {loss}")
+    for note in plan.notes:
+        session.say(f"note: {note}")
     if plan.cost is not None:
         cost = plan.cost
         session.say(f"cost: ${cost.low:.2f} to ${cost.high:.2f}, {cost.basis} ({cost.as_of})")

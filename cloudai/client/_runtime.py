@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from msgspec.structs import replace
+
 from cloudai._core.calls.call import Caller
 from cloudai._core.calls.retry import Budget, RetryPolicy
 from cloudai._core.profiles import registry
@@ -53,6 +55,11 @@ class CapabilityBinding:
             if ask is not None:
                 self._where = self.caller.run("where", ask, self.caller.call())
         return self._where
+
+    def priced(self, reply: Any, model: str) -> Any:
+        """The reply with its cost by the profile's own price of the model, where it has one."""
+        price = self.profile.prices.get(model)
+        return reply if price is None else replace(reply, cost=price.cost(reply.usage))
 
     @property
     def remote(self) -> bool:

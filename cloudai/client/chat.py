@@ -249,17 +249,17 @@ def _answer(
 ) -> ChatReply:
     adapter, caller = binding.adapter, binding.caller
     call = caller.call(timeout)
+
+    def ask(request: ChatRequest) -> ChatReply:
+        reply = caller.run("chat", lambda call: adapter.create(request, call), call, request.model)
+        return binding.priced(reply, request.model)
+
     if kind is None:
-        return caller.run("chat", lambda call: adapter.create(request, call), call, request.model)
+        return ask(request)
     asked = Asked(request, kind, repair)
-    while True:
-        found = asked.taken(
-            caller.run(
-                "chat", lambda call: adapter.create(asked.request, call), call, request.model
-            )
-        )
-        if found is not None:
-            return found
+    while (found := asked.taken(ask(asked.request))) is None:
+        pass
+    return found
 
 
 async def _aanswer(
@@ -272,15 +272,17 @@ async def _aanswer(
     adapter, caller = binding.adapter, binding.caller
     create = getattr(adapter, "acreate", None) or partial(threads.run, adapter.create)
     call = caller.call(timeout)
+
+    async def ask(request: ChatRequest) -> ChatReply:
+        reply = await caller.arun("chat", lambda call: create(request, call), call, request.model)
+        return binding.priced(reply, request.model)
+
     if kind is None:
-        return await caller.arun("chat", lambda call: create(request, call), call, request.model)
+        return await ask(request)
     asked = Asked(request, kind, repair)
-    while True:
-        found = asked.taken(
-            await caller.arun("chat", lambda call: create(asked.request, call), call, request.model)
-        )
-        if found is not None:
-            return found
+    while (found := asked.taken(await ask(asked.request))) is None:
+        pass
+    return found
 
 
 def _open(
@@ -288,7 +290,7 @@ def _open(
 ) -> Opened[Iterator[ChatChunk]]:
     def first(call: Call) -> Opened[Iterator[ChatChunk]]:
         chunks = binding.adapter.stream(request, call)
-        return chunks, next(chunks, None), binding
+        return chunks, next(chunks, None), binding, binding.profile.prices.get(request.model)
 
     return binding.caller.run("chat.stream", first, binding.caller.call(timeout), request.model)
 
@@ -303,7 +305,8 @@ async def _aopen(
             chunks = adapter.astream(request, call)
         else:
             chunks = threads.iterate(adapter.stream(request, call))
-        return chunks, await anext(chunks, None), binding
+        first = await anext(chunks, None)
+        return chunks, first, binding, binding.profile.prices.get(request.model)
 
     return await binding.caller.arun(
         "chat.stream", first, binding.caller.call(timeout), request.model

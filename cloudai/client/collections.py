@@ -10,8 +10,10 @@ from pathlib import PurePath
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from cloudai._core.calls import threads
+from cloudai._core.profiles import registry
 from cloudai._core.profiles.registry import Capability
 from cloudai.client._create import checked, create, named
 from cloudai.client._runtime import CapabilityBinding, Runtime
@@ -40,7 +42,14 @@ class _Flows(Generic[Spec, Handle]):
 
     def _plan(self, spec: Spec) -> Plan:
         binding = self._bound
-        return binding.adapter.plan(self._named(spec, binding))
+        made = self._named(spec, binding)
+        plan: Plan = binding.adapter.plan(made)
+        table = registry.table(binding.profile.spec)
+        if table is None:
+            return plan
+        named = [getattr(made, field, None) for field in ("chat", "embeddings", "base_model")]
+        notes = [table.ending(model) for model in named if isinstance(model, str)]
+        return replace(plan, notes=(*plan.notes, *filter(None, notes)))
 
     def _submit(self, spec: Spec, timeout: float | None) -> Handle:
         binding = self._bound

@@ -121,10 +121,11 @@ def _embed(binding: CapabilityBinding, texts: Texts, timeout: float | None) -> E
     caller, adapter = binding.caller, binding.adapter
     call = caller.call(timeout)
     with caller.span("embeddings", texts.model):
-        return texts.run(
+        reply = texts.run(
             adapter,
             lambda part: caller.attempt(lambda call: adapter.embed(part, call), call, part.model),
         )
+    return binding.priced(reply, texts.model)
 
 
 async def _aembed(
@@ -134,10 +135,11 @@ async def _aembed(
     embed = getattr(adapter, "aembed", None) or partial(threads.run, adapter.embed)
     call = caller.call(timeout)
     with caller.span("embeddings", texts.model):
-        return await texts.arun(
+        reply = await texts.arun(
             adapter,
             lambda part: caller.aattempt(lambda call: embed(part, call), call, part.model),
         )
+    return binding.priced(reply, texts.model)
 
 
 def _same(

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
+from cloudai._core.models import Price
 from cloudai.client._runtime import CapabilityBinding
 from cloudai.client._schema import parse
 from cloudai.errors import CloudAIError, StreamTruncated, TransientError
@@ -23,8 +24,8 @@ from cloudai.types import (
 )
 
 Chunks = TypeVar("Chunks")
-Opened: TypeAlias = tuple[Chunks, ChatChunk | None, CapabilityBinding]
-"""A stream under way, its first piece, and where it comes from."""
+Opened: TypeAlias = tuple[Chunks, ChatChunk | None, CapabilityBinding, Price | None]
+"""A stream under way, its first piece, where it comes from, and the profile's own price."""
 
 
 def parsed(kind: Any, reply: ChatReply) -> ChatReply:
@@ -38,12 +39,16 @@ class Gathered:
         self.finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
         self.cost: float | None = None
+        self.price: Price | None = None
         self.model = ""
         self.id: str | None = None
         self.request_id: str | None = None
         self._chunks: list[ChatChunk] = []
 
-    def add(self, chunk: ChatChunk) -> None:
+    def add(self, chunk: ChatChunk) -> ChatChunk:
+        """Takes the next piece; gives it with its cost by the profile's own price."""
+        if chunk.usage is not None and self.price is not None:
+            chunk = msgspec.structs.replace(chunk, cost=self.price.cost(chunk.usage))
         self._chunks.append(chunk)
         if chunk.finish_reason is not None:
             self.finish_reason = chunk.finish_reason
@@ -55,6 +60,7 @@ class Gathered:
             self.model = chunk.model
         self.id = chunk.id or self.id
         self.request_id = chunk.request_id or self.request_id
+        return chunk
 
     @property
     def text(self) -> str:
@@ -214,7 +220,7 @@ class ChatStream(_Stream):
         if self._ended:
             raise StopIteration
         if self._chunks is None:
-            self._chunks, chunk, binding = self._opened()
+            self._chunks, chunk, binding, self._gathered.price = self._opened()
             self._provider = binding.profile.provider
         else:
             try:
@@ -227,8 +233,7 @@ class ChatStream(_Stream):
         if chunk is None:
             self._end()
             raise StopIteration
-        self._gathered.add(chunk)
-        return chunk
+        return self._gathered.add(chunk)
 
     def close(self) -> None:
         """Stops the model and frees the connection; harmless after the end."""
@@ -261,7 +266,7 @@ class AsyncChatStream(_Stream):
         if self._ended:
             raise StopAsyncIteration
         if self._chunks is None:
-            chunks, chunk, binding = await self._opened()
+            chunks, chunk, binding, self._gathered.price = await self._opened()
             self._chunks = chunks
             self._provider = binding.profile.provider
         else:
@@ -275,8 +280,7 @@ class AsyncChatStream(_Stream):
         if chunk is None:
             self._end()
             raise StopAsyncIteration
-        self._gathered.add(chunk)
-        return chunk
+        return self._gathered.add(chunk)
 
     async def close(self) -> None:
         """Stops the model and frees the connection; harmless after the end."""

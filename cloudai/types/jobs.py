@@ -174,6 +174,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     dropped: what the spec asks for and this provider cannot carry, in words.
     uploads: what would travel from this machine, with what was left out and why.
     cost: None where it cannot be reckoned.
+    notes: what else is worth knowing, in words, such as a model that ends.
     """
 
     provider: str
@@ -183,6 +184,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     dropped: tuple[str, ...] = ()
     uploads: tuple[Upload, ...] = ()
     cost: CostRange | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -18,6 +18,7 @@ import botocore.exceptions
 from cloudai import Client
 from cloudai.errors import InvalidRequest, UnsupportedByProvider
 from cloudai.providers.aws.chat import converse
+from cloudai.providers.azure.openai.wire import chat as azure_wire
 from cloudai.providers.vertex.chat import wire
 from cloudai.testing.emulators.aws import AwsEmulator
 from cloudai.testing.emulators.azure import AzureEmulator
@@ -303,4 +304,63 @@ def test_s1_the_emulated_azure_refuses(about: dict[str, Any], words: str) -> Non
         client = Client(provider="azure", **cloud.keys())
         with client, pytest.raises(InvalidRequest) as caught:
             client.chat.create("Hi", model="smart", native=about)
+    assert words in str(caught.value)
+
+
+# ------------------------------------------------------------- Azure OpenAI's reasoning models
+
+
+@pytest.mark.parametrize(
+    ("model", "about", "field"),
+    [
+        ("gpt-5-mini", {"temperature": 0.5}, "temperature"),
+        ("gpt-6-sol", {"top_p": 0.5}, "top_p"),
+        ("gpt-5.1", {"temperature": 0.5, "reasoning": "low"}, "temperature"),
+        ("gpt-5.4", {"tools": (TOOL,), "reasoning": "low"}, "tools"),
+        ("gpt-6-sol", {"tools": (TOOL,), "reasoning": "high"}, "tools"),
+        ("o3", {"reasoning": "none"}, "reasoning"),
+        ("gpt-5-codex", {}, "model"),
+        ("gpt-5.4-pro", {}, "model"),
+    ],
+)
+def test_e16_azure_families(model: str, about: dict[str, Any], field: str) -> None:
+    with pytest.raises(UnsupportedByProvider) as caught:
+        azure_wire.encode(ChatRequest(model=model, messages=HI, **about))
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("model", "about", "effort"),
+    [
+        ("gpt-5.1", {"temperature": 0.5}, None),
+        ("gpt-6-sol", {"temperature": 0.5, "reasoning": "none"}, "none"),
+        ("gpt-6-sol", {"reasoning": "minimal"}, "low"),
+        ("gpt-5-2025-08-07", {"reasoning": "minimal"}, "minimal"),
+        ("gpt-5.4", {"tools": (TOOL,), "reasoning": "none"}, "none"),
+        ("my-own-name", {"temperature": 0.5, "reasoning": "high", "tools": (TOOL,)}, "high"),
+    ],
+)
+def test_e16_what_azure_is_sent(model: str, about: dict[str, Any], effort: str | None) -> None:
+    body = json.loads(azure_wire.encode(ChatRequest(model=model, messages=HI, **about)))
+    assert body.get("reasoning_effort") == effort
+
+
+@pytest.mark.parametrize(
+    ("model", "about", "words"),
+    [
+        ("gpt-5-mini", {"temperature": 0.5}, "'temperature' does not support 0.5"),
+        ("gpt-5.6-sol", {"reasoning": "minimal"}, "'reasoning_effort' does not support 'minimal'"),
+        (
+            "gpt-5.4",
+            {"tools": [TOOL], "reasoning": "low"},
+            "Function tools with reasoning_effort are not supported",
+        ),
+    ],
+)
+def test_e16_the_emulated_azure_refuses(model: str, about: dict[str, Any], words: str) -> None:
+    with AzureEmulator() as cloud:
+        cloud.deploy("named-otherwise", model=model)
+        client = Client(provider="azure", **cloud.keys())
+        with client, pytest.raises(InvalidRequest) as caught:
+            client.chat.create("Hi", model="named-otherwise", **about)
     assert words in str(caught.value)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
+from cloudai._core.models import prices
 from cloudai._core.profiles import registry
 from cloudai._core.profiles.registry import ProviderSpec
 from cloudai._core.profiles.secrets import Secret, SecretCache, fetch_plain, parse_ref
@@ -40,6 +41,7 @@ class Profile:
     spec: the provider's description.
     models: logical model names → the vendor's. fallback: profiles to ask next.
     capabilities: capability → the profile it lives in.
+    prices: the vendor's model names → one's own prices, which go before the provider's table.
     timeout: seconds for one call. retries: further attempts.
     """
 
@@ -57,6 +59,10 @@ class Profile:
         self.spec = spec
         self.models: dict[str, str] = _table(name, settings, "models")
         self.capabilities: dict[str, str] = _table(name, settings, "capabilities")
+        self.prices = {
+            self.models.get(model, model): price
+            for model, price in prices(name, settings.get("prices")).items()
+        }
         for capability in self.capabilities:
             if capability not in registry.CAPABILITIES:
                 raise unknown("capability", capability, registry.CAPABILITIES)

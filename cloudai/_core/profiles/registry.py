@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from cloudai._core.models import Table
 from cloudai.errors import ConfigError, MissingExtra, UnsupportedByProvider
 from cloudai.types._base import unknown
 
@@ -50,6 +51,11 @@ COMMON_KEYS: Final[tuple[Key, ...]] = (
     Key(name="retries", doc="further attempts after a failed one", kind="number"),
     Key(name="fallback", doc="profiles to ask when this one fails", kind="table"),
     Key(name="models", doc="logical model names", kind="table"),
+    Key(
+        name="prices",
+        doc="US dollars for a million tokens (input, output, cached, written), by model",
+        kind="table",
+    ),
     Key(name="capabilities", doc="capabilities that live in another profile", kind="table"),
 )
 
@@ -73,6 +79,7 @@ class ProviderSpec(msgspec.Struct, frozen=True, kw_only=True):
     domains: patterns of the vendor's own hosts, whole, which no customer can have a server at.
     store: how an object's URI looks in the provider's own store, with ``{path}`` for the bucket
         and the key; empty where it reads no objects.
+    models: ``"module:attribute"`` of its ``_core.models.Table``; empty where it has none.
     """
 
     name: str
@@ -86,6 +93,7 @@ class ProviderSpec(msgspec.Struct, frozen=True, kw_only=True):
     stand_ins: tuple[dict[str, str], ...] = ()
     domains: tuple[str, ...] = ()
     store: str = ""
+    models: str = ""
 
     def key(self, name: str) -> Key | None:
         return next((key for key in (*self.keys, *COMMON_KEYS) if key.name == name), None)
@@ -140,6 +148,11 @@ def spec(name: str) -> ProviderSpec:
             "not a ProviderSpec"
         )
     return found
+
+
+def table(provider: ProviderSpec) -> Table | None:
+    """What is known of the provider's models; None where it has no table."""
+    return load(provider.models) if provider.models else None
 
 
 def adapter_factory(provider: ProviderSpec, capability: str) -> Any:

@@ -7,6 +7,7 @@ from cloudai._core.profiles.registry import Key, ProviderSpec
 SPEC: Final = ProviderSpec(
     name="aws",
     title="AWS: SageMaker and Bedrock",
+    models="cloudai.providers.aws.models:TABLE",
     keys=(
         Key(
             name="region",

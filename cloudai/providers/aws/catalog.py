@@ -1,4 +1,4 @@
-"""Machines and prices: static tables with their dates. Nothing is fetched.
+"""Machines: static tables with their dates. Nothing is fetched; models are in ``models``.
 
 Prices are on-demand, US dollars, us-east-1, from AWS's price pages as of ``AS_OF``. Other regions
 differ, mostly upwards; what is not in a table has no known price and its cost is None.
@@ -9,10 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from msgspec.structs import replace
-
-from cloudai.providers.aws import families
-from cloudai.types import Accelerator, ChatReply, Usage
+from cloudai.types import Accelerator
 
 AS_OF: Final = "2025-12-01"
 
@@ -176,79 +173,3 @@ def with_cpus(cpus: int, memory: float) -> str | None:
         if machine.gpu is None and machine.cpus >= cpus and machine.memory >= memory
     ]
     return min(found)[3] if found else None
-
-
-class Price(NamedTuple):
-    """US dollars for a million tokens; ``cached`` and ``written`` of the prompt cache."""
-
-    input: float
-    output: float = 0.0
-    cached: float | None = None
-    written: float | None = None
-
-
-PRICES: Final[dict[str, Price]] = {
-    "anthropic.claude-opus-4-5": Price(5, 25, 0.5, 6.25),
-    "anthropic.claude-opus-4-1": Price(15, 75, 1.5, 18.75),
-    "anthropic.claude-opus-4-20250514": Price(15, 75, 1.5, 18.75),
-    "anthropic.claude-sonnet-4-5": Price(3, 15, 0.3, 3.75),
-    "anthropic.claude-sonnet-4-20250514": Price(3, 15, 0.3, 3.75),
-    "anthropic.claude-haiku-4-5": Price(1, 5, 0.1, 1.25),
-    "anthropic.claude-3-7-sonnet": Price(3, 15, 0.3, 3.75),
-    "anthropic.claude-3-5-sonnet": Price(3, 15, 0.3, 3.75),
-    "anthropic.claude-3-5-haiku": Price(0.8, 4, 0.08, 1.0),
-    "anthropic.claude-3-haiku": Price(0.25, 1.25, 0.03, 0.3),
-    "amazon.nova-micro": Price(0.035, 0.14, 0.00875, 0.035),
-    "amazon.nova-lite": Price(0.06, 0.24, 0.015, 0.06),
-    "amazon.nova-pro": Price(0.8, 3.2, 0.2, 0.8),
-    "amazon.nova-premier": Price(2.5, 12.5),
-    "meta.llama3-3-70b": Price(0.72, 0.72),
-    "openai.gpt-oss-120b": Price(0.15, 0.6),
-    "openai.gpt-oss-20b": Price(0.07, 0.3),
-    "amazon.titan-embed-text-v2": Price(0.02),
-    "amazon.titan-embed-text-v1": Price(0.1),
-    "cohere.embed-v4": Price(0.12),
-    "cohere.embed-english-v3": Price(0.1),
-    "cohere.embed-multilingual-v3": Price(0.1),
-}
-"""By the beginning of the model's name; Bedrock's price page, on-demand, as of ``AS_OF``."""
-
-_known: dict[str, Price | None] = {}
-
-
-def price(model: str) -> Price | None:
-    """The price of a model's tokens, where it is known."""
-    if model in _known:
-        return _known[model]
-    name = families.family(model)
-    found = max((key for key in PRICES if name.startswith(key)), key=len, default=None)
-    made = PRICES[found] if found is not None else None
-    if len(_known) < 1024:  # a program that makes up names must not fill the memory
-        _known[model] = made
-    return made
-
-
-def cost(model: str, usage: Usage) -> float | None:
-    """US dollars for a call; the cached tokens at their own price."""
-    found = price(model)
-    if found is None:
-        return None
-    cached, written = usage.cached_input_tokens, usage.cache_write_tokens
-    if (cached and found.cached is None) or (written and found.written is None):
-        return None
-    plain = usage.input_tokens - cached - written
-    dollars = plain * found.input + usage.output_tokens * found.output
-    dollars += cached * (found.cached or 0.0) + written * (found.written or 0.0)
-    return dollars / 1e6
-
-
-def priced(reply: ChatReply) -> ChatReply:
-    """The reply with its cost."""
-    dollars = cost(reply.model, reply.usage)
-    return reply if dollars is None else replace(reply, cost=dollars)
-
-
-def embedding_cost(model: str, tokens: int) -> float | None:
-    """US dollars for embedding so many tokens."""
-    found = price(model)
-    return None if found is None else tokens * found.input / 1e6

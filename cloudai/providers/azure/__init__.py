@@ -18,6 +18,7 @@ _SUBSCRIPTION: Final = {
 SPEC: Final = ProviderSpec(
     name="azure",
     title="Azure: Azure OpenAI, Key Vault and Azure ML",
+    models="cloudai.providers.azure.models:TABLE",
     keys=(
         Key(
             name="endpoint",

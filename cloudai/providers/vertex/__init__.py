@@ -12,6 +12,7 @@ from cloudai._core.profiles.registry import Key, ProviderSpec
 SPEC: Final = ProviderSpec(
     name="vertex",
     title="Google: Vertex AI and Gemini",
+    models="cloudai.providers.vertex.models:TABLE",
     keys=(
         Key(
             name="project",

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from cloudai._core.numerals import numeral
-from cloudai.types import Accelerator, Resources, Usage
+from cloudai.types import Accelerator, Resources
 
 AS_OF: Final = "2025-11-01"
 
@@ -332,74 +332,3 @@ def hour(type: str) -> float | None:
     if family in {"n2-standard", "n2-highmem"} and size.isdigit():
         return int(size) * _N2_VCPU_HOUR * (1.31 if family.endswith("highmem") else 1.0)
     return None
-
-
-# Gemini: US dollars for a million tokens: input, output, cached input; prompts over 200k tokens
-# of some cost more.
-_LONG: Final = 200_000
-
-
-class Price(msgspec.Struct, frozen=True):
-    input: float
-    output: float
-    cached: float
-    long: tuple[float, float, float] | None = None
-
-
-_PRICES: Final[dict[str, Price]] = {
-    "gemini-3-pro": Price(2.0, 12.0, 0.20, (4.0, 18.0, 0.40)),
-    "gemini-2.5-pro": Price(1.25, 10.0, 0.125, (2.5, 15.0, 0.25)),
-    "gemini-2.5-flash-lite": Price(0.10, 0.40, 0.01),
-    "gemini-2.5-flash": Price(0.30, 2.50, 0.03),
-    "gemini-2.0-flash-lite": Price(0.075, 0.30, 0.075),
-    "gemini-2.0-flash": Price(0.15, 0.60, 0.0375),
-}
-# Supervised tuning: US dollars for a million training tokens (those of the file, times the epochs).
-_TUNING: Final = {
-    "gemini-2.5-pro": 25.0,
-    "gemini-2.5-flash": 5.0,
-    "gemini-2.5-flash-lite": 1.5,
-    "gemini-2.0-flash": 3.0,
-    "gemini-2.0-flash-lite": 1.0,
-}
-_EMBEDDINGS: Final = {"gemini-embedding-001": 0.15}
-
-
-def _price(model: str) -> Price | None:
-    if "/endpoints/" in model:
-        return None
-    name = model.rpartition("/")[2]
-    found = _PRICES.get(name)
-    if found is not None:
-        return found
-    # A version or date follows the name: the longest name that it begins with.
-    fits = [known for known in _PRICES if name.startswith(known + "-")]
-    # image, live and audio models are sold at prices of their own.
-    if not fits or any(word in name for word in ("image", "live", "audio", "tts")):
-        return None
-    return _PRICES[max(fits, key=len)]
-
-
-def chat_cost(model: str, usage: Usage) -> float | None:
-    """US dollars of a chat; None where the price is not known."""
-    price = _price(model)
-    if price is None:
-        return None
-    rates = (price.input, price.output, price.cached)
-    if price.long is not None and usage.input_tokens > _LONG:
-        rates = price.long
-    fresh = usage.input_tokens - usage.cached_input_tokens
-    spent = fresh * rates[0] + usage.output_tokens * rates[1]
-    return (spent + usage.cached_input_tokens * rates[2]) / 1e6
-
-
-def embedding_cost(model: str, tokens: int) -> float | None:
-    """US dollars of embeddings that are sold by the token; None for others."""
-    price = _EMBEDDINGS.get(model.rpartition("/")[2])
-    return None if price is None else tokens * price / 1e6
-
-
-def tuning_price(model: str) -> float | None:
-    """US dollars for a million training tokens; None where it is not known."""
-    name = model.rpartition("/")[2]
-    return _TUNING.get(name, _TUNING.get(name.removesuffix("-001")))

@@ -10,8 +10,8 @@ from typing import Any, get_args
 import pytest
 
 from cloudai import errors
-from cloudai.providers.azure.catalog import price
 from cloudai.providers.azure.errors import CODES, error_of, retry_after
+from cloudai.providers.azure.models import TABLE
 from cloudai.providers.azure.openai.wire import batch as batch_wire
 from cloudai.providers.azure.openai.wire import training as training_wire
 
@@ -87,7 +87,8 @@ def test_pages_of_proxies_and_keys_in_messages() -> None:
 
 
 def test_prices_by_the_longest_name() -> None:
-    assert price("gpt-4o-2024-08-06") == price("gpt-4o") != price("gpt-4o-mini")
-    assert price("gpt-4o-mini-2024-07-18") == price("gpt-4o-mini")
-    assert price("gpt-5-pro") is None
-    assert price("gpt-4o.ft-1-mine") is None
+    find = TABLE.find
+    assert find("gpt-5-2025-08-07") == find("gpt-5") != find("gpt-5-mini")
+    assert find("gpt-5-mini-2025-08-07") == find("gpt-5-mini")
+    assert find("gpt-5-pro") is None
+    assert find("gpt-5.ft-1-mine") is None

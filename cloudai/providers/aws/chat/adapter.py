@@ -7,11 +7,14 @@ from contextlib import closing
 from typing import Final
 from urllib.parse import quote
 
+from msgspec.structs import replace
+
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import NotFound
 from cloudai.protocols import Call
-from cloudai.providers.aws import catalog, families
+from cloudai.providers.aws import families
 from cloudai.providers.aws.chat import converse, converse_reply, openai
+from cloudai.providers.aws.models import TABLE
 from cloudai.providers.aws.session import session
 from cloudai.providers.aws.streaming import pieces
 from cloudai.types import ChatChunk, ChatReply, ChatRequest
@@ -53,7 +56,7 @@ class AwsChat:
             response.headers.get("x-amzn-RequestId"),
             converse.schema_tool(request),
         )
-        return catalog.priced(reply)
+        return replace(reply, cost=TABLE.cost(model, reply.usage))
 
     def stream(self, request: ChatRequest, call: Call) -> Iterator[ChatChunk]:
         """The request is sent when the first piece is asked for."""

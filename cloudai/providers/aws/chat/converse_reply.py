@@ -9,7 +9,8 @@ import msgspec
 
 from cloudai.errors import ProviderError
 from cloudai.formats import eventstream
-from cloudai.providers.aws import catalog, errors
+from cloudai.providers.aws import errors
+from cloudai.providers.aws.models import TABLE
 from cloudai.types import (
     ChatChunk,
     ChatReply,
@@ -256,7 +257,7 @@ def chunks(
                 yield ChatChunk(finish_reason=reason)
             elif kind == b"metadata":
                 used = usage(_metadata(payload).usage)
-                yield ChatChunk(usage=used, cost=catalog.cost(model, used))
+                yield ChatChunk(usage=used, cost=TABLE.cost(model, used))
             elif headers.get(b":message-type") == b"exception":
                 raise problem(headers, payload, request_id)
     except msgspec.DecodeError as error:

@@ -11,9 +11,10 @@ from urllib.parse import quote
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import HandlerError, ProviderError
 from cloudai.protocols import Call
-from cloudai.providers.aws import catalog, families
+from cloudai.providers.aws import families
 from cloudai.providers.aws.chat import converse, openai
 from cloudai.providers.aws.embeddings import wire
+from cloudai.providers.aws.models import TABLE
 from cloudai.providers.aws.session import session
 from cloudai.types import EmbeddingReply, EmbeddingRequest, Usage
 
@@ -66,7 +67,7 @@ class AwsEmbeddings:
             model=request.model,
             provider="aws",
             usage=Usage(input_tokens=tokens),
-            cost=catalog.embedding_cost(request.model, tokens),
+            cost=TABLE.tokens_cost(request.model, tokens),
             request_id=request_id,
         )
 

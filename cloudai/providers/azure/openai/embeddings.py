@@ -9,8 +9,8 @@ from cloudai._core.calls.texts import TooLarge
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import InvalidRequest, NotFound
 from cloudai.protocols import Call
-from cloudai.providers.azure.catalog import embedding_cost
 from cloudai.providers.azure.errors import request_id
+from cloudai.providers.azure.models import TABLE
 from cloudai.providers.azure.openai import deployments
 from cloudai.providers.azure.openai.transport import Answer, transport
 from cloudai.providers.azure.openai.wire import embeddings as wire
@@ -76,6 +76,6 @@ def _reply(request: EmbeddingRequest, answer: Answer) -> EmbeddingReply:
         model=model,
         provider="azure",
         usage=Usage(input_tokens=part.tokens),
-        cost=embedding_cost(model, part.tokens),
+        cost=TABLE.tokens_cost(model, part.tokens),
         request_id=request_id(answer.headers),
     )

@@ -20,7 +20,7 @@ from cloudai.errors import (
     UnsupportedByProvider,
 )
 from cloudai.protocols import Call
-from cloudai.providers.azure.catalog import AS_OF, training_price
+from cloudai.providers.azure.models import TRAINING, TRAINING_AS_OF
 from cloudai.providers.azure.openai import examples as _examples
 from cloudai.providers.azure.openai import files_api
 from cloudai.providers.azure.openai.wire import training as wire
@@ -190,7 +190,7 @@ class AzureFineTuning:
                 point["fine_tuned_model_checkpoint"]
             )
         tokens = job.get("trained_tokens")
-        price = training_price(str(job.get("model") or ""))
+        price = TRAINING.get(str(job.get("model") or ""))
         cost = None if price is None or tokens is None else tokens * price.low / 1_000_000
         return replace(found, metrics=measured, outputs=outputs, cost=cost)
 
@@ -276,7 +276,7 @@ def refuse(violations: Sequence[Violation]) -> None:
 
 def _cost(spec: TrainingJob, size: int) -> CostRange | None:
     """From the file's size: four bytes a token, give or take a half."""
-    price = training_price(spec.base_model or "")
+    price = TRAINING.get(spec.base_model or "")
     if price is None or not size:
         return None
     epochs = spec.hyperparameters.get("n_epochs", spec.hyperparameters.get("epochs"))
@@ -287,7 +287,7 @@ def _cost(spec: TrainingJob, size: int) -> CostRange | None:
         high=round(size / 2 * high * price.high / 1_000_000, 4),
         basis=f"{size} bytes of examples, {low} to {high} epochs, price of training tokens; "
         "hosting of a deployment is billed by the hour beside it",
-        as_of=AS_OF,
+        as_of=TRAINING_AS_OF,
     )
 
 

@@ -16,9 +16,9 @@ import msgspec
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import UnsupportedByProvider
 from cloudai.protocols import Call
-from cloudai.providers.vertex import catalog
 from cloudai.providers.vertex.chat import wire
 from cloudai.providers.vertex.errors import PROVIDER
+from cloudai.providers.vertex.models import TABLE
 from cloudai.providers.vertex.session import API, VertexSession
 from cloudai.types import (
     ChatChunk,
@@ -203,7 +203,7 @@ def reply(data: bytes, model: str, request_id: str | None) -> ChatReply:
         provider=PROVIDER,
         tool_calls=tuple(calls),
         reasoning=(Reasoning("".join(thoughts), signature),) if thoughts or signature else (),
-        cost=catalog.chat_cost(model, used),
+        cost=TABLE.cost(model, used),
         id=answer.responseId,
         request_id=request_id or answer.responseId,
         body=data,
@@ -251,7 +251,7 @@ class Pieces:
             tool_calls=tuple(calls),
             finish_reason=wire.finish(ended, self._calls > 0) if ended else None,
             usage=used,
-            cost=catalog.chat_cost(self._model, used) if used is not None else None,
+            cost=TABLE.cost(self._model, used) if used is not None else None,
             model=answer.modelVersion or self._model,
             id=self._id,
             request_id=self._id,

@@ -8,10 +8,10 @@ import msgspec
 
 from cloudai._core.profiles.config import Profile
 from cloudai.protocols import Call
-from cloudai.providers.vertex import catalog
 from cloudai.providers.vertex.chat import wire as chat_wire
 from cloudai.providers.vertex.embeddings import wire
 from cloudai.providers.vertex.errors import PROVIDER
+from cloudai.providers.vertex.models import TABLE
 from cloudai.providers.vertex.session import API, VertexSession
 from cloudai.types import EmbeddingReply, EmbeddingRequest, Usage
 
@@ -60,6 +60,6 @@ def _reply(
         model=request.model,
         provider=PROVIDER,
         usage=Usage(input_tokens=found.tokens),
-        cost=catalog.embedding_cost(request.model, found.tokens),
+        cost=TABLE.tokens_cost(request.model, found.tokens),
         request_id=request_id,
     )

@@ -16,7 +16,7 @@ from cloudai._core.calls.call import multi_step_create
 from cloudai._core.numerals import numeral
 from cloudai.errors import InvalidRequest
 from cloudai.protocols import Call
-from cloudai.providers.vertex import catalog, common
+from cloudai.providers.vertex import common, models
 from cloudai.providers.vertex.endpoints.models import clear_endpoint
 from cloudai.providers.vertex.errors import PROVIDER
 from cloudai.providers.vertex.gcs import Files, split
@@ -185,7 +185,7 @@ def _file(spec: TrainingJob, name: str) -> Path:
 
 def _cost(spec: TrainingJob, size: int) -> CostRange | None:
     """From the file's size: four bytes a token, give or take a half."""
-    price = catalog.tuning_price(spec.base_model or "")
+    price = models.tuning_price(spec.base_model or "")
     if price is None or not size:
         return None
     epochs = wire.hyperparameters(spec).get("epochs")
@@ -195,5 +195,5 @@ def _cost(spec: TrainingJob, size: int) -> CostRange | None:
         high=round(size / 2 * high * price / 1e6, 4),
         basis=f"{size} bytes of examples, {low} to {high} epochs, ${numeral(price)} for a million "
         "training tokens; the tuned model is billed by its use",
-        as_of=catalog.AS_OF,
+        as_of=models.TUNING_AS_OF,
     )

@@ -6,7 +6,7 @@ import re
 from typing import Any, Final
 
 from cloudai.formats.native import merge
-from cloudai.providers.vertex import catalog, common
+from cloudai.providers.vertex import common, models
 from cloudai.types import JobStatus, LogLine, State, TrainingJob, Violation
 
 COLLECTION: Final = "tuningJobs"
@@ -183,7 +183,7 @@ def _cost(job: dict[str, Any]) -> float | None:
     """US dollars: the tokens that are billed, times the epochs."""
     tokens = int(_stats(job).get("totalBillableTokenCount", 0))
     given = job.get("supervisedTuningSpec", {}).get("hyperParameters", {})
-    price = catalog.tuning_price(str(job.get("baseModel", "")))
+    price = models.tuning_price(str(job.get("baseModel", "")))
     if price is None or not tokens or "epochCount" not in given:
         return None
     return tokens * int(given["epochCount"]) * price / 1e6

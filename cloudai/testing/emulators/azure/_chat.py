@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import struct
 import time
 from typing import Any, Final
@@ -306,6 +307,7 @@ def _rules(body: dict[str, Any], deployment: Deployed) -> None:
             param="max_tokens",
         )
     _strict.check(body)
+    _reasoning(deployment.model, body)
     asked: set[str] = set()
     for message in body["messages"]:
         asked |= {call["id"] for call in message.get("tool_calls") or ()}
@@ -317,6 +319,56 @@ def _rules(body: dict[str, Any], deployment: Deployed) -> None:
                 "'tool_calls'.",
                 param="messages",
             )
+
+
+# "Reasoning models", Azure OpenAI (2026-04); tools with reasoning: pipecat#4043 (2026-03-16).
+_EFFORTS: Final = (
+    (r"o[134]", ("low", "medium", "high")),
+    (r"gpt-5(?:-mini|-nano)?$", ("minimal", "low", "medium", "high")),
+    (r"gpt-(?:6-astra|6\.1-sol)", ("low", "medium", "high", "xhigh")),
+    (r"gpt-(?:5\.\d|6)", ("none", "low", "medium", "high", "xhigh")),
+)
+
+
+def _reasoning(model: str, body: dict[str, Any]) -> None:
+    """What a reasoning model refuses. The emulated service knows what is deployed, whatever the
+    deployment's name."""
+    levels = next((levels for name, levels in _EFFORTS if re.match(name, model)), None)
+    if levels is None:
+        return
+    effort = body.get("reasoning_effort")
+    if effort is not None and effort not in levels:
+        listed = ", ".join(f"'{level}'" for level in levels)
+        raise Refused(
+            400,
+            "unsupported_value",
+            f"Unsupported value: 'reasoning_effort' does not support '{effort}' with this model. "
+            f"Supported values are: {listed}.",
+            param="reasoning_effort",
+        )
+    silent = re.match(r"gpt-5\.[1-4]", model) is not None
+    on = effort != "none" if effort is not None else not silent
+    for name in ("temperature", "top_p"):
+        if on and body.get(name) not in {None, 1}:
+            raise Refused(
+                400,
+                "unsupported_value",
+                f"Unsupported value: '{name}' does not support {body[name]} with this model. "
+                "Only the default (1) value is supported.",
+                param=name,
+            )
+    if (
+        body.get("tools")
+        and effort not in {None, "none"}
+        and re.match(r"gpt-(?:5\.[4-9]|6)", model)
+    ):
+        raise Refused(
+            400,
+            "invalid_request_error",
+            f"Function tools with reasoning_effort are not supported for {model} in "
+            "/v1/chat/completions. Please use /v1/responses instead.",
+            param="reasoning_effort",
+        )
 
 
 def _stops(body: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai.formats import openai
+from cloudai.providers.azure import models
 from cloudai.types import ChatRequest
 from cloudai.types._base import invalid
 
@@ -62,4 +63,5 @@ def body(request: ChatRequest, *, modern: bool = True, stream: bool = False) -> 
                 "is not 1 to 64 letters, digits, _ and -",
                 "Rename the tool.",
             )
+    request = models.checked(request)
     return openai.body(request, request.model, _MODERN if modern else _DATED, stream=stream)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cloudai.formats import openai
-from cloudai.providers.azure.catalog import chat_cost
 from cloudai.providers.azure.errors import made, request_id
+from cloudai.providers.azure.models import TABLE
 from cloudai.types import ChatReply
 
 
@@ -23,6 +23,6 @@ def service(headers: Mapping[str, str], asked: str) -> openai.Service:
         model=asked,
         request_id=id,
         failed=lambda told: made(told, status=None, request_id=id),
-        cost=chat_cost,
+        cost=TABLE.cost,
         hint="Look whether endpoint is an Azure OpenAI resource and not a proxy's page",
     )
