@@ -10,7 +10,6 @@ Longer than other modules, since the steps of a rehearsal share what they saw of
 from __future__ import annotations
 
 import random
-import re
 import secrets
 import signal
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.metrics import MetricPatterns
 from cloudai._core.state import processes
 from cloudai.client import Client, Job
 from cloudai.errors import CloudAIError, InvalidRequest, WaitTimeout
@@ -133,7 +133,7 @@ class _Counter:
     def told(self, text: str) -> tuple[str, list[float]]:
         """The count's name, and what the text tells of it."""
         for name, regex in self.choices:
-            found = [float(match[1]) for match in re.finditer(regex, text)]
+            found = [value for _, value in MetricPatterns([(name, regex)]).values(text)]
             if found:
                 # What was found once is the count from then on.
                 self.choices = [(name, regex)]

@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloudai._core.handlers.handler import find_handler, load_handler, model_digest
+from cloudai._core.handlers.handler import (
+    find_handler,
+    load_handler,
+    model_digest,
+    siblings,
+    travelling,
+)
 from cloudai._core.handlers.jsonable import jsonable
 from cloudai.errors import HandlerError, InvalidRequest
 
@@ -235,3 +241,48 @@ def test_a_torch_free_handler_loads_no_torch_or_numpy(tmp_path: Path) -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (out.returncode, out.stdout.strip()) == (0, "[8]"), out.stderr
+
+
+def test_m4_what_a_handler_imports_from_beside_it_travels(tmp_path: Path) -> None:
+    write(tmp_path, "import two\nimport json", "one.py")
+    write(tmp_path, "", "two.py")
+    write(tmp_path, "", "unused.py")
+    write(tmp_path, "from . import inner\nimport three", "package/__init__.py")
+    write(tmp_path, "{}", "package/labels.json")
+    write(tmp_path, "", "package/__pycache__/inner.pyc")
+    write(tmp_path, "", "three.py")
+    file = write(
+        tmp_path,
+        f"import os\n{GOOD}\ndef later():\n    import one\n    from package import inner\n",
+    )
+    assert set(siblings(file)) == {
+        "one.py", "two.py", "three.py", "package/__init__.py", "package/labels.json",
+    }  # fmt: skip
+    found = travelling(file)
+    assert found["cloudai_handler/cloudai_entry.py"] == file
+    assert found["cloudai_handler/package/labels.json"].read_text() == "{}"
+    assert found["cloudai_handlers.py"].name == "portable.py"
+
+
+def test_m3_m13_the_travelling_file_needs_nothing_of_cloudai(tmp_path: Path) -> None:
+    handler = write(
+        tmp_path,
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass Model:\n    by: int\n"
+        "def load(d): return Model(2)\n"
+        "def predict(m, inputs): return [{'y': x * m.by} for x in inputs]",
+    )
+    for name, path in travelling(handler).items():
+        write(tmp_path / "there", path.read_text(), name)
+    code = (
+        "import cloudai_handlers as h, sys\n"
+        "c = h.Container(h.__file__, '.')\n"
+        "print(c.batch([1, 'a', None]))\n"
+        "assert not [m for m in sys.modules if m.startswith(('cloudai.', 'msgspec'))]"
+    )
+    run = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, 'there')\n{code}"]
+    out = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert out.returncode == 0, out.stderr
+    first, second, third = eval(out.stdout.splitlines()[-1])
+    assert (first, second) == ({"output": {"y": 2}}, {"output": {"y": "aa"}})
+    assert third["error"]["type"] == "TypeError"

@@ -9,11 +9,14 @@ from typing import IO, Final
 from cloudai._core.files import pack
 from cloudai._core.files.tree import tree
 from cloudai._core.files.unpack import unpack
-from cloudai._core.handlers.handler import PLACES, find_handler
+from cloudai._core.handlers import portable
+from cloudai._core.handlers.handler import PLACES, find_handler, travelling
 from cloudai.providers.aws import s3
 from cloudai.types._base import invalid
 
 CONTAINER: Final = Path(__file__).with_name("container")
+SCRIPT: Final = "code/inference.py"
+"""What SageMaker's containers run; ours, which calls the handler."""
 
 
 class Code:
@@ -38,44 +41,28 @@ class Code:
 
     @property
     def digest(self) -> str:
-        """Of the files' contents."""
-        parts = [
-            file.read_bytes() if file is not None and file.is_file() else b""
-            for file in (self.handler, self.requirements)
-        ]
-        return s3.digest(*parts, (CONTAINER / "inference.py").read_bytes())
+        """Of the files' names and contents."""
+        return s3.digest(*(part for row in sorted(self.files(None).items()) for part in row))
 
     def files(self, own: bytes | None) -> dict[str, bytes]:
-        """The files by their names in the archive; ``own`` is the model's own handler."""
-        source = self.handler.read_bytes() if self.handler is not None else own
-        made: dict[str, bytes] = {}
-        if source is not None:
-            if is_sagemaker(source):
-                made["code/inference.py"] = source
-            else:
-                made["code/inference.py"] = (CONTAINER / "inference.py").read_bytes()
-                made["code/cloudai_handler.py"] = source
+        """The files by their names in the archive; ``own`` is the model's own
+        ``code/inference.py``, whose place ours takes."""
+        script = (CONTAINER / "inference.py").read_bytes()
+        made = {SCRIPT: script, f"code/{portable.MODULE}": Path(portable.__file__).read_bytes()}
+        if self.handler is not None:
+            for name, path in travelling(self.handler).items():
+                made[f"code/{name}"] = path.read_bytes()
+        elif own is not None and portable.MODULE[:-3].encode() not in own:
+            made[f"code/{portable.ENTRY}"] = own
         if self.requirements is not None:
             made["code/requirements.txt"] = self.requirements.read_bytes()
         return made
 
 
-def is_sagemaker(source: bytes) -> bool:
-    """Whether a handler is written with SageMaker's own functions."""
-    import ast
-
-    names = {
-        node.name
-        for node in ast.parse(source).body
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-    }
-    return "model_fn" in names and not {"load", "predict"} <= names
-
-
 def write_model(out: IO[bytes], folder: Path, code: Code, field: str = "model") -> None:
     """A model directory as SageMaker's model.tar.gz, with its code."""
     own = find_handler(folder, code.handler)
-    files = code.files(own.read_bytes())
+    files = code.files(own.read_bytes() if own == folder / SCRIPT else None)
     found = tree(folder, field=field).files
     pack.write(
         out, {n: p for n, p in found.items() if n not in files} | dict(sorted(files.items()))

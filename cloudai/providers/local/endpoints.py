@@ -14,25 +14,33 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.handlers import asked
 from cloudai._core.profiles.config import Profile
 from cloudai._core.state.disk import disk_errors
 from cloudai._core.state.home import ensure
 from cloudai.errors import (
+    CloudAIError,
     ConnectionFailed,
     EndpointError,
-    InvalidRequest,
     NotFound,
     UnsupportedByProvider,
 )
 from cloudai.protocols import Call
 from cloudai.providers.local.jobs import logs as _logs
-from cloudai.providers.local.serving.http import Connections, Place, control, error_of
+from cloudai.providers.local.serving.http import (
+    Answer,
+    Connections,
+    Place,
+    control,
+    error_of,
+    stream,
+)
 from cloudai.providers.local.serving.process import listen, short, stop, write
 from cloudai.providers.local.serving.spec import check, dropped, server_config
 from cloudai.providers.local.serving.store import EndpointStore, Row, alive
@@ -52,6 +60,8 @@ from cloudai.types import (
 from cloudai.types._base import invalid
 
 PROVIDER: Final = "local"
+_PATH: Final = "/v1/models/{}:predict"
+"""By the model's name: should the port belong to another endpoint by now, it refuses."""
 LAUNCH_SECONDS: Final = 30.0
 """A deployment whose client died before it started the server is given up after so long."""
 GRACE_SECONDS: Final = 10.0
@@ -136,6 +146,35 @@ class LocalEndpoints:
         Raises RateLimited, InvalidRequest, HandlerError, ServiceUnavailable, CallTimeout; and
         EndpointError, with the server's last lines, when its process is gone.
         """
+        place, headers, timeout = self._asked(id, request, call)
+        body = asked.body(request, "instances", "parameters")
+        try:
+            answer = self._connections.post(place, _PATH.format(id), headers, body, timeout)
+        except ConnectionFailed as error:
+            raise self._lost(id, error, call) from error
+        self._check(id, answer)
+        return Prediction(
+            outputs=msgspec.json.decode(answer.body)["predictions"],
+            variant=answer.headers.get("x-cloudai-variant"),
+            version=answer.headers.get("x-cloudai-model-version"),
+            request_id=answer.headers.get("x-request-id"),
+        )
+
+    def stream(self, id: str, request: PredictRequest, call: Call) -> Iterator[bytes]:
+        """The server's answer piece by piece. Raises as ``predict`` does."""
+        place, headers, timeout = self._asked(id, request, call)
+        body = asked.body(request, "instances", "parameters", stream=True)
+        try:
+            answer, pieces = stream(place, _PATH.format(id), headers, body, timeout)
+        except ConnectionFailed as error:
+            raise self._lost(id, error, call) from error
+        if answer.status != 200:
+            self._check(id, answer._replace(body=b"".join(pieces)))
+        yield from pieces
+
+    def _asked(
+        self, id: str, request: PredictRequest, call: Call
+    ) -> tuple[Place, dict[str, str], float]:
         place, row = self._place(id)
         timeout = call.remaining()
         headers = {"Content-Type": "application/json", "X-Cloudai-Timeout": f"{timeout:.3f}"}
@@ -143,31 +182,25 @@ class LocalEndpoints:
             headers["X-Cloudai-Variant"] = _header("variant", request.variant)
         if row.token is not None:
             headers["Authorization"] = f"Bearer {self._profile.reveal(row.token)}"
-        # By the model's name: should the port belong to another endpoint by now, it refuses.
-        path = f"/v1/models/{id}:predict"
-        try:
-            answer = self._connections.post(place, path, headers, _body(request), timeout)
-        except ConnectionFailed as error:
-            self._known.pop(id, None)
-            status = self.status(id, call)
-            if status.state is State.FAILED:
-                raise EndpointError(
-                    f"the endpoint {id!r} is not running: {status.reason}",
-                    provider=PROVIDER,
-                    log_tail=status.log_tail,
-                    hint="Delete it and deploy it again",
-                ) from error
-            raise
+        return place, headers, timeout
+
+    def _lost(self, id: str, error: ConnectionFailed, call: Call) -> CloudAIError:
+        self._known.pop(id, None)
+        status = self.status(id, call)
+        if status.state is not State.FAILED:
+            return error
+        return EndpointError(
+            f"the endpoint {id!r} is not running: {status.reason}",
+            provider=PROVIDER,
+            log_tail=status.log_tail,
+            hint="Delete it and deploy it again",
+        )
+
+    def _check(self, id: str, answer: Answer) -> None:
         if answer.status == 404:
             self._known.pop(id, None)
         if answer.status != 200:
             raise error_of(answer)
-        return Prediction(
-            outputs=msgspec.json.decode(answer.body)["predictions"],
-            variant=answer.headers.get("x-cloudai-variant"),
-            version=answer.headers.get("x-cloudai-model-version"),
-            request_id=answer.headers.get("x-request-id"),
-        )
 
     def update(self, id: str, spec: Deployment, call: Call) -> None:
         """Loads other variants beside those that answer, then lets them take over; no request
@@ -346,23 +379,6 @@ def _read_status(folder: Path) -> dict[str, Any]:
         return msgspec.json.decode((folder / "status.json").read_bytes())
     except (OSError, msgspec.DecodeError):
         return {}
-
-
-def _body(request: PredictRequest) -> bytes:
-    try:
-        return json.dumps(
-            {"instances": request.inputs, "parameters": request.params},
-            allow_nan=False,
-            separators=(",", ":"),
-            ensure_ascii=False,
-        ).encode()
-    except (TypeError, ValueError) as error:
-        raise InvalidRequest(
-            f"the inputs cannot be held by JSON: {error}",
-            field="inputs",
-            provider=PROVIDER,
-            hint="Use finite numbers, texts, lists and dicts; arrays by .tolist().",
-        ) from None
 
 
 def _header(field: str, value: str) -> str:

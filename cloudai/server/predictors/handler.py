@@ -33,6 +33,7 @@ class HandlerPredictor:
             "quick_batch": self._max_batch,
             "raw": self._handler.raw,
             "streams": self._handler.streams,
+            "whole": getattr(module, "WHOLE_BODIES", False),
             "name": str(getattr(module, "NAME", "")),
             # Optional in a handler: JSON Schemas of one input and one output, for OpenAPI.
             "input_schema": self._schema("INPUT_SCHEMA"),

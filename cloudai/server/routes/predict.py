@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cloudai._core.handlers.portable import MARK
 from cloudai.server import streams
 from cloudai.server.config import DEFAULT_BATCH
 from cloudai.server.http.messages import JSON_TYPE, HTTPError, Request, Response, header_value
@@ -59,6 +60,8 @@ async def invocations(inference: Inference, request: Request) -> Response:
     if not info.get("raw"):
         return await _typed(inference, request, None, None)
     body = await request.body()
+    if body.startswith(MARK) and not info.get("whole"):  # the inputs alone are for the handler
+        return await _typed(inference, request, None, None)
     model = inference.models.get(None)
     accept = request.header(b"accept") or "application/json"
     item = Item(
@@ -96,6 +99,9 @@ async def _typed(
         parsed = parse_any(body, limits) if keys is None else parse_object(body, limits, keys)
         if answer is not None:
             parsed.key = answer
+        if parsed.stream and body.startswith(MARK):
+            info = model.variants[0].group.info
+            parsed.stream = bool(info.get("streams")) and len(parsed.values) == 1
         if parsed.stream or accept == "text/event-stream":
             return await _streamed(inference, request, model, parsed)
         if not parsed.values:
@@ -128,7 +134,8 @@ async def _streamed(
 ) -> Response:
     """One input's answer in pieces: server-sent events where the caller accepts them, else a
     line of JSON each."""
-    if not model.variants[0].group.info.get("streams"):
+    info = model.variants[0].group.info
+    if not info.get("streams"):
         raise HTTPError(
             400 if parsed.stream else 406,
             "the model does not stream",
@@ -138,6 +145,10 @@ async def _streamed(
         raise HTTPError(400, f"a stream answers one input, not {len(parsed.values)}")
     (item,) = items_of(parsed, "", inference.limits)
     item.stream = True
+    if info.get("raw"):
+        item.kind, item.accept = "raw", "application/json"
+        form = streams.plain(item.content_type)
+        return await streams.respond(inference, request, model, item, form)
     form = streams.EVENTS if request.accept == "text/event-stream" else streams.LINES
     return await streams.respond(inference, request, model, item, form)
 

@@ -56,7 +56,7 @@ def test_an_image_of_one_s_own(
             >= {
                 "CLOUDAI_HOST": "0.0.0.0",
                 "CLOUDAI_PORT": "8080",
-                "CLOUDAI_HANDLER": "code/inference.py",
+                "CLOUDAI_HANDLER": "code/cloudai_handler/cloudai_entry.py",
                 "CLOUDAI_WORKERS": "2",
                 **more,
             }.items()

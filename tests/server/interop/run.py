@@ -95,7 +95,8 @@ def free_port() -> int:
 def azureml(environments: Path, source: str, name: str) -> int:
     """The scoring script that the azure provider deploys, in Azure ML's own server, and the same
     handler in ours: the same answers to the same requests."""
-    from cloudai.providers.azure.ml import model_assets, score
+    from cloudai._core.handlers.handler import travelling
+    from cloudai.providers.azure.ml import model_assets
 
     python = python_of(environments, "azureml")
     failures = 0
@@ -104,8 +105,11 @@ def azureml(environments: Path, source: str, name: str) -> int:
         served = model(folder / "m", source)
         code = folder / "code"
         code.mkdir()
-        shutil.copy(str(score.__file__), code / model_assets.SCRIPT)
-        shutil.copy(served / "handler.py", code / model_assets.HANDLER)
+        script = Path(model_assets.__file__).with_name("score.py")
+        shutil.copy(script, code / model_assets.SCRIPT)
+        for name, path in travelling(served / "handler.py").items():
+            (code / name).parent.mkdir(exist_ok=True)
+            shutil.copy(path, code / name)
         port, health = free_port(), free_port()
         with (folder / "azureml.log").open("wb") as log:
             theirs = subprocess.Popen(

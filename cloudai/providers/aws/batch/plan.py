@@ -205,8 +205,8 @@ def _dropped(spec: BatchTransform, service: Service) -> list[str]:
         found.append(f"shards={spec.shards}: one process of this machine does the calls")
     if service == "invocation":
         found.append("an input of fewer than 100 lines runs on the client's side instead")
-    if service == "transform" and spec.env.keys() & {wire.PARAMS, wire.BATCH_SIZE}:
-        found.append(f"env: {wire.PARAMS} and {wire.BATCH_SIZE} are set by cloudai")
+    if service == "transform" and wire.SETTINGS in spec.env:
+        found.append(f"env: {wire.SETTINGS} is set by cloudai")
     if service == "transform" and spec.timeout is not None:
         found.append("timeout: a transform job is stopped by whoever looks at it after that time")
     return found

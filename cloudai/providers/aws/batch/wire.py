@@ -24,8 +24,8 @@ MIN_RECORDS: Final = 100
 MAX_RECORDS: Final = 50_000
 """Records in one model invocation job (Bedrock quotas, read 2026-11)."""
 
-PARAMS: Final = "CLOUDAI_PARAMS"
-BATCH_SIZE: Final = "CLOUDAI_BATCH_SIZE"
+SETTINGS: Final = "CLOUDAI_BATCH"
+"""The variable that tells the container's script of a batch."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,9 +72,8 @@ def transform(
 ) -> dict[str, Any]:
     """The arguments of CreateTransformJob."""
     payload = min(max(math.ceil(spec.max_payload / MIB), 1), MAX_PAYLOAD)
-    env = {BATCH_SIZE: str(spec.batch_size)}
-    if spec.params:
-        env[PARAMS] = msgspec.json.encode(spec.params).decode()
+    settings = {"params": spec.params, "batch_size": spec.batch_size}
+    env = {SETTINGS: msgspec.json.encode(settings).decode()}
     source = {"S3DataType": "S3Prefix", "S3Uri": f"{base}/in/"}
     body: dict[str, Any] = {
         "TransformJobName": spec.name,
@@ -191,7 +190,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "TransformJobName": "name",
     "TransformResources.InstanceCount": "shards",
     "TransformResources": "resources",
-    "Environment.CLOUDAI_PARAMS": "params",
+    "Environment.CLOUDAI_BATCH": "params",
     "Environment": "env",
     "Tags": "tags",
     "tags": "tags",

@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
+from cloudai._core.handlers import asked
 from cloudai.errors import InvalidRequest, NotFound, UnsupportedByProvider
 from cloudai.protocols import Call
 from cloudai.providers.aws import s3
@@ -17,6 +18,7 @@ from cloudai.providers.aws.session import AwsSession
 from cloudai.providers.aws.streaming import pieces
 from cloudai.types import Prediction, PredictRequest
 
+_NAMES: Final = ("instances", "parameters")
 _JSON: Final = {"Content-Type": "application/json", "Accept": "application/json"}
 
 # Bytes of a request's body (SageMaker quotas and serverless endpoints, read 2026-11).
@@ -43,7 +45,7 @@ class Asker:
         self._modes: dict[str, Mode] = {}
 
     def predict(self, id: str, request: PredictRequest, call: Call) -> Prediction:
-        body = predict_wire.predict_body(request)
+        body = asked.body(request, *_NAMES)
         mode = self._mode(id, call)
         if mode.output is not None:
             return later(self._session, self._store, id, len(request.inputs), body, call)
@@ -76,7 +78,7 @@ class Asker:
                 provider="aws",
                 alternative='Use predict(), or mode="realtime"',
             )
-        body = predict_wire.predict_body(request)
+        body = asked.body(request, *_NAMES, stream=True)
         _check_size(body, mode)
         response = self._session.send(
             "sagemaker-runtime",
@@ -89,7 +91,10 @@ class Asker:
         )
         request_id = response.headers.get("x-amzn-RequestId")
         with closing(pieces(response)) as source:
-            yield from openai.payload(source, request_id)
+            for piece in openai.payload(source, request_id):
+                if piece.startswith(b'{"cloudai_error"'):
+                    predict_wire.prediction(piece, 0, None, request_id)  # raises it
+                yield piece
 
     def _mode(self, id: str, call: Call) -> Mode:
         found = self._modes.get(id)

@@ -1,4 +1,4 @@
-"""InvokeEndpoint: the body, and the container's answer."""
+"""InvokeEndpoint: the container's answer."""
 
 from __future__ import annotations
 
@@ -7,21 +7,9 @@ from typing import Any, Final
 import msgspec
 
 from cloudai.errors import HandlerError, ProviderError
-from cloudai.types import Prediction, PredictRequest
-from cloudai.types._base import invalid
+from cloudai.types import Prediction
 
 _decode: Final = msgspec.json.decode
-
-
-def predict_body(request: PredictRequest) -> bytes:
-    """The body of InvokeEndpoint."""
-    made: dict[str, Any] = {"instances": request.inputs}
-    if request.params:
-        made["parameters"] = request.params
-    try:
-        return msgspec.json.encode(made)
-    except (TypeError, ValueError) as error:
-        raise invalid("inputs", request.inputs, f"cannot be sent as JSON ({error})") from None
 
 
 def prediction(data: bytes, count: int, variant: str | None, request_id: str | None) -> Prediction:
@@ -50,7 +38,7 @@ def prediction(data: bytes, count: int, variant: str | None, request_id: str | N
 
 
 def handler_error(answer: Any, request_id: str | None = None) -> HandlerError | None:
-    """What ``_container/inference.py`` tells of a handler that failed."""
+    """What ``container/inference.py`` tells of a handler that failed."""
     told = answer.get("cloudai_error") if isinstance(answer, dict) else None
     if not isinstance(told, dict):
         return None

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from cloudai._core.handlers import container
+from cloudai._core.handlers import container, portable
 from cloudai.errors import UnsupportedByProvider
 from cloudai.providers.aws import common, s3
 from cloudai.providers.aws.endpoints import scaling_wire
@@ -84,7 +84,7 @@ def model(spec: Deployment, served: Served, place: Place, *, code: bool) -> dict
     """The arguments of CreateModel. ``code``: the archive has ``code/inference.py``."""
     env = dict(spec.env)
     if spec.image is not None:
-        handler = "code/inference.py" if code else None
+        handler = f"code/{portable.FOLDER}/{portable.ENTRY}" if code else None
         env = {**served.environment, **container.environment(spec, handler)}
     if code:
         env = {**_server(spec), **env}

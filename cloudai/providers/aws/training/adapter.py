@@ -17,6 +17,7 @@ from cloudai._core.calls.call import multi_step_create
 from cloudai._core.files import pack
 from cloudai._core.files.tree import source, uploads
 from cloudai._core.files.unpack import unpack
+from cloudai._core.metrics import MetricPatterns
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import Conflict, InvalidRequest, NotFound, UnsupportedByProvider
 from cloudai.protocols import Call
@@ -278,14 +279,15 @@ class AwsTraining:
             return plain
         if known is not None and known.created_at == plain.created_at:
             return known
-        patterns = {
-            row["Name"]: row["Regex"]
+        # SageMaker itself keeps one value a minute and the last one; the log has them all.
+        patterns = MetricPatterns(
+            (row["Name"], row["Regex"])
             for row in described["AlgorithmSpecification"].get("MetricDefinitions", ())
-        }
+        )
         metrics: dict[str, tuple[MetricPoint, ...]] = {}
         if patterns:
             lines = _logs.everything(self._session, GROUP, f"{id}/", call)
-            metrics = wire.points(patterns, ((line.text, line.time or 0.0) for line in lines))
+            metrics = patterns.points((line.text, line.time or 0.0) for line in lines)
         failed = plain.state is State.FAILED
         tail = _logs.tail(self._session, GROUP, f"{id}/", _TAIL, call) if failed else ()
         ended = msgspec.structs.replace(plain, metrics=metrics, log_tail=tail)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -304,27 +304,6 @@ def _cost(described: Mapping[str, Any]) -> float | None:
         return None
     count = about.get("SelectedInstanceCount") or about.get("InstanceCount", 1)
     return round(billed / 3600 * machine.price * count, 6)
-
-
-def points(
-    patterns: Mapping[str, str], lines: Iterable[tuple[str, float]]
-) -> dict[str, tuple[MetricPoint, ...]]:
-    """What the patterns catch in a log, in order. SageMaker itself keeps one value a minute and
-    the last one; the log has them all."""
-    searches = {name: re.compile(pattern).search for name, pattern in patterns.items()}
-    found: dict[str, list[MetricPoint]] = {}
-    for text, time in lines:
-        for name, search in searches.items():
-            match = search(text)
-            if match is None:
-                continue
-            try:
-                value = float(match[1])
-            except (ValueError, TypeError, IndexError):
-                continue
-            known = found.setdefault(name, [])
-            known.append(MetricPoint(value, len(known), time))
-    return {name: tuple(known) for name, known in found.items()}
 
 
 def check_spot(spec: TrainingJob) -> None:

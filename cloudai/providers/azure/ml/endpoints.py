@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -20,7 +20,7 @@ import httpx2
 import msgspec
 
 from cloudai._core.files.tree import planned
-from cloudai._core.handlers import container
+from cloudai._core.handlers import asked, container
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import Conflict, HandlerError, InvalidRequest, NotFound, ProviderError
 from cloudai.protocols import Call
@@ -234,27 +234,7 @@ class AzureMLEndpoints:
 
     def predict(self, id: str, request: PredictRequest, call: Call) -> Prediction:
         """Raises HandlerError with the handler's own words."""
-        if request.variant is not None:
-            known = json.loads(
-                (self._get(id, call)["properties"].get("properties") or {}).get(wire.TRAFFIC)
-                or "{}"
-            )
-            if wire.native(request.variant) not in known:
-                raise invalid("variant", request.variant, "is not one of the endpoint's")
-        body = msgspec.json.encode({"inputs": request.inputs, "params": request.params})
-        url, key = self._key(id, call)
-        response = self._ask(url, key, body, request.variant, call)
-        if response.status_code in {401, 404}:  # keys were made anew, or it moved
-            self._keys.pop(id, None)
-            url, key = self._key(id, call)
-            response = self._ask(url, key, body, request.variant, call)
-        if not response.is_success:
-            inner = wire.server_error(
-                response.status_code, told(response.content), response.headers
-            )
-            if inner is not None:
-                raise inner
-            raise error_of(response.status_code, response.headers, response.content)
+        response = self._asked(id, request, call, stream=False)
         try:
             answer = msgspec.json.decode(response.content)
             if isinstance(answer, str):  # the server may put JSON into a text
@@ -262,16 +242,59 @@ class AzureMLEndpoints:
         except msgspec.DecodeError as error:
             raise ProviderError(f"the answer is no JSON ({error})", provider="azure") from None
         if "error" in answer:
-            said = answer["error"]
-            raise HandlerError(
-                f"{said.get('type')}: {said.get('message')}", provider="azure", status=400
-            )
+            raise _handler_error(answer["error"])
         variant = response.headers.get("azureml-model-deployment")
         return Prediction(
             outputs=answer["outputs"],
             variant=wire.neutral(variant) if variant else None,
             request_id=request_id(response.headers),
         )
+
+    def stream(self, id: str, request: PredictRequest, call: Call) -> Iterator[bytes]:
+        """The answer piece by piece, where the handler gives any. Raises as ``predict`` does."""
+        response = self._asked(id, request, call, stream=True)
+        try:
+            for piece in response.iter_bytes():
+                if piece.startswith(b'{"error"'):
+                    raise _handler_error(msgspec.json.decode(piece + response.read())["error"])
+                yield piece
+        except httpx2.TransportError as error:
+            raise failure(error) from error
+        finally:
+            response.close()
+
+    def _asked(
+        self, id: str, request: PredictRequest, call: Call, *, stream: bool
+    ) -> httpx2.Response:
+        """The answer of one that succeeded; its body is read unless it comes as a stream."""
+        if request.variant is not None:
+            known = json.loads(
+                (self._get(id, call)["properties"].get("properties") or {}).get(wire.TRAFFIC)
+                or "{}"
+            )
+            if wire.native(request.variant) not in known:
+                raise invalid("variant", request.variant, "is not one of the endpoint's")
+        body = asked.body(request, "inputs", "params", stream=stream)
+        url, key = self._key(id, call)
+        response = self._ask(url, key, body, request.variant, call)
+        if response.status_code in {401, 404}:  # keys were made anew, or it moved
+            response.close()
+            self._keys.pop(id, None)
+            url, key = self._key(id, call)
+            response = self._ask(url, key, body, request.variant, call)
+        try:
+            if not response.is_success:
+                status, content = response.status_code, response.read()
+                inner = wire.server_error(status, told(content), response.headers)
+                raise inner or error_of(status, response.headers, content)
+            if not stream:
+                response.read()
+        except httpx2.TransportError as error:
+            raise failure(error) from error
+        except BaseException:
+            response.close()
+            raise
+        return response
 
     def _key(self, id: str, call: Call) -> tuple[str, str]:
         with self._lock:
@@ -290,12 +313,9 @@ class AzureMLEndpoints:
         left = call.remaining()
         http = self._workspace.session.scoring
         try:
-            return http.post(
-                url,
-                content=body,
-                headers=headers,
-                timeout=httpx2.Timeout(left, connect=min(10.0, left)),
-            )
+            timeout = httpx2.Timeout(left, connect=min(10.0, left))
+            asking = http.build_request("POST", url, content=body, headers=headers, timeout=timeout)
+            return http.send(asking, stream=True)
         except httpx2.TransportError as error:
             raise failure(error) from error
 
@@ -338,3 +358,13 @@ class AzureMLEndpoints:
             for item in self._workspace.listed("onlineEndpoints", call)
             if (item.get("tags") or {}).get(KEY)
         ]
+
+
+def _handler_error(said: dict[str, Any]) -> HandlerError:
+    """What the scoring script tells of a handler that failed."""
+    return HandlerError(
+        f"{said.get('type')}: {said.get('message')}",
+        code=str(said.get("type")),
+        provider="azure",
+        status=400,
+    )

@@ -9,6 +9,7 @@ import re
 import shlex
 from typing import Any, Final
 
+from cloudai._core.metrics import MetricPatterns
 from cloudai._core.numerals import numeral
 from cloudai.bootstrap import arguments, variable
 from cloudai.errors import CloudAIError
@@ -258,7 +259,9 @@ def status(job: dict[str, Any], log: str | None) -> JobStatus:
         lines = log.splitlines()
         told = _EXIT.findall(log)
         code = int(told[-1]) if told else None
-        metrics = _metrics(kept.get(METRICS), lines, ended or created or 0.0)
+        at = ended or created or 0.0
+        patterns = MetricPatterns(json.loads(kept.get(METRICS) or "[]"))
+        metrics = patterns.points((line, at) for line in lines)
         if state is State.FAILED:
             own = [line for line in lines if not _EXIT.fullmatch(line)]
             tail = tuple(own[-20:])
@@ -289,19 +292,3 @@ def _time(text: Any) -> float | None:
     if not text:
         return None
     return datetime.datetime.fromisoformat(str(text).replace("Z", "+00:00")).timestamp()
-
-
-def _metrics(kept: str | None, lines: list[str], time: float) -> dict[str, tuple[MetricPoint, ...]]:
-    found: dict[str, list[MetricPoint]] = {}
-    patterns = [(name, re.compile(regex)) for name, regex in json.loads(kept or "[]")]
-    for line in lines:
-        for name, pattern in patterns:
-            match = pattern.search(line)
-            if match:
-                try:
-                    value = float(match[1])
-                except ValueError:
-                    continue
-                points = found.setdefault(name, [])
-                points.append(MetricPoint(value, len(points), time))
-    return {name: tuple(points) for name, points in found.items()}

@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloudai._core.files.tree import tree
-from cloudai._core.handlers import container
-from cloudai.errors import InvalidRequest
+from cloudai._core.handlers import container, portable
+from cloudai._core.handlers.handler import find_handler, siblings, travelling
 from cloudai.protocols import Call
-from cloudai.providers.azure.ml import score
 from cloudai.providers.azure.ml.job_wire import CPU_IMAGE, GPU_IMAGE, environment_name
 from cloudai.providers.azure.ml.workspace import Files, Workspace
 from cloudai.types import Resources, Violation
 from cloudai.types._base import invalid
 
 SCRIPT: Final = "_cloudai_score.py"
-HANDLER: Final = "_cloudai_handler.py"
 _SERVER: Final = "azureml-inference-server-http"
 _REMOTE: Final = ("azureml://", "azureml:", "https://", "/subscriptions/")
 
@@ -38,19 +36,15 @@ def check(uri: str, handler: str | None, field: str, *, image: bool = False) -> 
     if local:
         tree(path, field=field)
     if handler is not None:
-        if not Path(handler).expanduser().is_file():
-            raise invalid("handler", handler, "is not a file", "Give the path of a Python file.")
         if image and not local:
             raise invalid(
                 "handler", handler, f"cannot be put beside {uri}, as an image needs it",
                 "Put it into the model as handler.py, or give the model as a local directory.",
             )  # fmt: skip
-    elif local and not image and not (path / "handler.py").is_file():
-        raise InvalidRequest(
-            f"{field}={uri!r} has no handler.py of its own, and no handler is named",
-            field="handler",
-            hint="Name a Python file with load and predict: handler=…",
-        )
+        own = Path(handler).expanduser()
+        find_handler(own.parent, own)
+    elif local and not image:
+        find_handler(path)
 
 
 def model(workspace: Workspace, uri: str, call: Call, handler: str | None = None) -> str:
@@ -71,15 +65,19 @@ def model(workspace: Workspace, uri: str, call: Call, handler: str | None = None
     folder = Path(uri.removeprefix("file://")).expanduser()
     files = tree(folder, field="model").files
     if handler is not None:
-        files["handler.py"] = Path(handler).expanduser()
+        own = Path(handler).expanduser()
+        files.update({**siblings(own), "handler.py": own})
     return workspace.upload("models", files, call)[0]
 
 
 def code(workspace: Workspace, handler: str | None, call: Call) -> str:
-    """The id of the scoring script's code asset, with the handler beside it."""
-    files: Files = {SCRIPT: Path(str(score.__file__))}
+    """The id of the scoring script's code asset, with what it calls beside it."""
+    files: Files = {
+        SCRIPT: Path(__file__).with_name("score.py"),
+        portable.MODULE: Path(portable.__file__),
+    }
     if handler is not None:
-        files[HANDLER] = Path(handler).expanduser()
+        files.update(travelling(Path(handler).expanduser()))
     return workspace.upload("codes", files, call)[0]
 
 

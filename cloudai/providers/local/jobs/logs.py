@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import struct
 import time
 from bisect import bisect_right
@@ -20,6 +19,8 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
+
+from cloudai._core.metrics import MetricPatterns
 
 MAIN: Final = "log"
 PAGE: Final = 1 << 20
@@ -196,7 +197,7 @@ class MetricScanner:
         steps: dict[str, int] | None = None,
     ) -> None:
         self._folder = folder
-        self._patterns = [(name, re.compile(regex)) for name, regex in patterns]
+        self._patterns = MetricPatterns(patterns)
         self._steps = dict(steps or {})
         self._cursor: str | None = None
 
@@ -214,15 +215,10 @@ class MetricScanner:
     def _match(self, lines: Iterable[Line]) -> list[Point]:
         points: list[Point] = []
         for line in lines:
-            for name, pattern in self._patterns:
-                for found in pattern.finditer(line.text):
-                    try:
-                        value = float(found[1])
-                    except (TypeError, ValueError):  # not a number: no point
-                        continue
-                    step = self._steps.get(name, 0)
-                    self._steps[name] = step + 1
-                    points.append((name, step, value, line.time))
+            for name, value in self._patterns.values(line.text):
+                step = self._steps.get(name, 0)
+                self._steps[name] = step + 1
+                points.append((name, step, value, line.time))
         return points
 
 

@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -90,11 +91,7 @@ class Connections:
                 answer = Answer(response.status, response.headers, response.read())
             except TimeoutError:
                 connection.close()
-                raise CallTimeout(
-                    f"the endpoint gave no answer within {numeral(round(timeout, 3))} s",
-                    provider="local",
-                    ambiguous=True,
-                ) from None
+                raise _late(timeout) from None
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 if fresh:
@@ -124,6 +121,48 @@ class Connections:
         return kept
 
 
+def stream(
+    place: Place, path: str, headers: dict[str, str], body: bytes, timeout: float
+) -> tuple[Answer, Iterator[bytes]]:
+    """The answer's head, and its body in the pieces in which it comes, over a connection of its
+    own. Raises ConnectionFailed and CallTimeout, also from the pieces."""
+    connection = _open(place, timeout)
+
+    def failed(error: Exception) -> CloudAIError:
+        connection.close()
+        if isinstance(error, TimeoutError):
+            return _late(timeout)
+        return ConnectionFailed(
+            f"the connection to {place.host}:{place.port} broke ({error})", provider="local",
+            ambiguous=not isinstance(error, ConnectionRefusedError),
+        )  # fmt: skip
+
+    try:
+        connection.request("POST", path, body, headers)
+        response = connection.getresponse()
+    except (OSError, http.client.HTTPException) as error:
+        raise failed(error) from error
+
+    def pieces() -> Iterator[bytes]:
+        try:
+            while piece := response.read1(1 << 16):
+                yield piece
+        except (OSError, http.client.HTTPException) as error:
+            raise failed(error) from error
+        finally:
+            connection.close()
+
+    return Answer(response.status, response.headers, b""), pieces()
+
+
+def _late(timeout: float) -> CallTimeout:
+    return CallTimeout(
+        f"the endpoint gave no answer within {numeral(round(timeout, 3))} s",
+        provider="local",
+        ambiguous=True,
+    )
+
+
 def _open(place: Place, timeout: float) -> http.client.HTTPConnection:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(place.host, place.host)  # noqa: S104
     if not place.tls:
@@ -148,8 +187,8 @@ def error_of(answer: Answer) -> CloudAIError:
     except ValueError:
         retry_after = None
     status = answer.status
-    if kind == "HandlerError":
-        return HandlerError(message, **about)
+    if kind in ("HandlerError", "NotFinite"):
+        return HandlerError(message, code=None if kind == "HandlerError" else kind, **about)
     if status == 429:
         return RateLimited(message, retry_after=retry_after, **about)
     if status == 401:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cloudai._core.files.tree import tree
 from cloudai._core.handlers import container
-from cloudai._core.handlers.handler import find_handler
+from cloudai._core.handlers.handler import find_handler, siblings
 from cloudai.errors import CloudAIError, Conflict, InvalidRequest, NotFound
 from cloudai.protocols import Call
 from cloudai.providers.vertex import SPEC, common
@@ -127,7 +127,9 @@ class Models:
             path = Path(variant.uri.removeprefix("file://")).expanduser()
             self._files.put_folder(artifact, path, call)
         if handler is not None:
-            self._files.put_file(f"{artifact}/handler.py", Path(handler), call)
+            own = Path(handler)
+            for name, file in {**siblings(own), "handler.py": own}.items():
+                self._files.put_file(f"{artifact}/{name}", file, call)
 
     def remove_all(self, name: str, call: Call, only: str | None = None) -> None:
         """Removes the Models of an endpoint; of one idempotency label where ``only`` names it."""

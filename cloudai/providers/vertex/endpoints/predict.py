@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai import errors
+from cloudai._core.handlers import asked
 from cloudai.errors import (
     CloudAIError,
     HandlerError,
@@ -85,21 +86,21 @@ class Predictions:
             request_id=request_id,
         )
 
-    def _asked(self, resource: str, request: PredictRequest, call: Call) -> tuple[_Known, bytes]:
+    def _asked(
+        self, resource: str, request: PredictRequest, call: Call, *, stream: bool = False
+    ) -> tuple[_Known, bytes]:
         """What is known of the endpoint, and the body to send to it."""
         known = self._about(resource, call)
         if request.variant is not None:
             self._check_variant(request.variant, known)
         if known.schema is not None:
             instances.check(known.schema, request.inputs)
-        body: dict[str, Any] = {"instances": list(request.inputs)}
-        if request.params:
-            body["parameters"] = request.params
-        return known, _within(msgspec.json.encode(body), known)
+        body = asked.body(request, "instances", "parameters", mark=stream, stream=stream)
+        return known, _within(body, known)
 
     def answer(self, resource: str, request: PredictRequest, call: Call) -> Iterator[bytes]:
         """The container's answer to instances, piece by piece. Raises as ``predict`` does."""
-        known, sent = self._asked(resource, request, call)
+        known, sent = self._asked(resource, request, call, stream=True)
         path = f"/{API}/{resource}:streamRawPredict"
         try:
             yield from self._session.http.pieces(known.base, path, sent, call)
@@ -188,7 +189,8 @@ def _of_the_server(error: CloudAIError) -> CloudAIError | None:
     begin = error.message.find("{")
     try:
         told = msgspec.json.decode(error.message[begin:].encode())["error"]
-        kind = getattr(errors, str(told["type"]), None)
+        name = "HandlerError" if told["type"] == "NotFinite" else str(told["type"])
+        kind = getattr(errors, name, None)
         message = str(told["message"])
     except (msgspec.DecodeError, KeyError, TypeError):
         return None

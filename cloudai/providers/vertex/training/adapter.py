@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +10,7 @@ import msgspec
 
 from cloudai._core.calls.call import multi_step_create
 from cloudai._core.files.tree import planned
+from cloudai._core.metrics import MetricPatterns
 from cloudai._core.numerals import numeral
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import InvalidRequest, NotFound, UnsupportedByProvider
@@ -27,7 +27,6 @@ from cloudai.providers.vertex.training.tuning_wire import COLLECTION
 from cloudai.types import (
     CostRange,
     JobStatus,
-    LogLine,
     LogPage,
     MetricPoint,
     NativeRequest,
@@ -245,35 +244,18 @@ class _Points:
     """The metrics of one job, as far as its log was read."""
 
     def __init__(self, job: dict[str, Any]) -> None:
-        self._patterns = [(one.name, re.compile(one.regex)) for one in wire.metrics_of(job)]
-        self._lines: dict[str, list[tuple[float, float]]] = {}
+        self._patterns = MetricPatterns((one.name, one.regex) for one in wire.metrics_of(job))
+        self._lines: list[tuple[str, float]] = []
         self.cursor: str | None = None
 
     def add(self, page: LogPage) -> None:
         self.cursor = page.cursor
-        for line in page.lines:
-            for name, pattern in self._patterns:
-                self._read(name, pattern, line)
-
-    def _read(self, name: str, pattern: re.Pattern[str], line: LogLine) -> None:
-        match = pattern.search(line.text)
-        if match is None:
-            return
-        try:
-            value = float(match[1])
-        except (TypeError, ValueError):
-            return  # the pattern's group is no number here
-        self._lines.setdefault(name, []).append((line.time or 0.0, value))
+        told = ((line.text, line.time or 0.0) for line in page.lines)
+        self._lines += [line for line in told if any(True for _ in self._patterns.values(line[0]))]
 
     def found(self) -> dict[str, tuple[MetricPoint, ...]]:
         # Sorted by time alone: lines of one time keep the order of the log.
-        return {
-            name: tuple(
-                MetricPoint(value, step, at)
-                for step, (at, value) in enumerate(sorted(lines, key=lambda one: one[0]))
-            )
-            for name, lines in self._lines.items()
-        }
+        return self._patterns.points(sorted(self._lines, key=lambda line: line[1]))
 
 
 def _filter(id: str) -> str:

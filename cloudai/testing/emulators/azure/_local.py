@@ -285,10 +285,9 @@ class LocalExecutor(ScriptedExecutor):
         headers = {"Content-Type": "application/json"}
         served, route = self._served[endpoint, deployment]
         status, _, answer = served.post(route, body.encode(), headers)
-        text = answer.decode("utf-8", "replace")
         if status != 200:
-            raise ModelError(status, text)
-        return json.loads(text)
+            raise ModelError(status, answer.decode("utf-8", "replace"))
+        return answer
 
     def _batch(self, job: Running, about: dict[str, Any], root: Path) -> str:
         deployment = about["deployment"]

@@ -9,6 +9,8 @@ import os
 import sys
 from typing import Any, Final
 
+WHOLE_BODIES: Final = True
+"""The script reads our own bodies itself."""
 SCRIPT: Final = "CLOUDAI_EMULATED_SCORE"
 """The variable that names the script."""
 
@@ -26,7 +28,10 @@ def model_fn(model_dir: str) -> Any:
     return module
 
 
-def transform_fn(module: Any, body: Any, content_type: str, accept: str) -> tuple[str, str]:
+def transform_fn(module: Any, body: Any, content_type: str, accept: str) -> tuple[str | bytes, str]:
     """What ``run`` gives, as JSON."""
     text = body.decode("utf-8") if isinstance(body, (bytes, bytearray)) else body
-    return json.dumps(module.run(text)), "application/json"
+    answer = module.run(text)
+    if hasattr(answer, "iter_encoded"):  # one of Flask's, which the server gives on as it is
+        return b"".join(answer.iter_encoded()), answer.content_type
+    return json.dumps(answer), "application/json"
