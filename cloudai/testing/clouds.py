@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -27,6 +27,7 @@ from cloudai.errors import InvalidRequest, UnsupportedByProvider
 from cloudai.testing._cloud_faults import CloudFaults
 from cloudai.testing.emulators.common.fates import KINDS, known
 from cloudai.testing.emulators.common.local_models import shared
+from cloudai.types import JSON
 from cloudai.types._base import unknown
 
 if TYPE_CHECKING:
@@ -190,6 +191,29 @@ class EmulatedCloud(ABC):
                 value=outcome,
             )
         self.emulator.told.tell(of, outcome)
+
+    def reply(
+        self,
+        text: str = "",
+        *,
+        tool_calls: Mapping[str, Mapping[str, JSON]] | None = None,
+        error: type[Exception] | str | None = None,
+        **about: Any,
+    ) -> EmulatedCloud:
+        """Queues one chat answer, as ``FakeScript.reply`` does: the next chat, whole or streamed,
+        gets it in the vendor's own form, also where ``execute`` runs models.
+
+        Parameters
+        ----------
+        text: the answer; of an error its message. tool_calls: by the tool's name, its arguments.
+        error: a class of ``cloudai.errors`` or its name: ``"RateLimited"``,
+            ``"ServiceUnavailable"``, ``"InvalidRequest"``, …
+        about: ``finish_reason`` (``"stop"``, ``"length"``, ``"tool_calls"``), ``reasoning``.
+
+        Raises InvalidRequest for an error that no reply can be, ConfigError for unknown fields.
+        """
+        self.emulator.cloud_state.answers.reply(text, tool_calls=tool_calls, error=error, **about)
+        return self
 
     @abstractmethod
     def advance(self, seconds: float) -> None:

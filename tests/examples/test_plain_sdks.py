@@ -77,7 +77,7 @@ def test_boto3(models: None, tmp_path: Path) -> None:
 def test_openai(tmp_path: Path) -> None:
     said = run("azure", "openai_program.py", tmp_path, "--speed", "20")
     for client in ("AzureOpenAI", "OpenAI"):
-        assert f"\n{client} chat: echo: What is the capital of France?" in f"\n{said}"
+        assert f"\n{client} chat: What is the capital of France?" in f"\n{said}"
         assert f"{client} embeddings: [16, 16]" in said
     assert "tool: weather ['city']" in said
     assert "batch: ['line-0', 'line-1', 'line-2']" in said

@@ -59,7 +59,7 @@ class FakeEmbeddings:
             words = _WORD.findall(text.lower()) or [text]
             words = self._fit(words, request.truncate, index, model)
             spent += len(words)
-            data.extend(_vector(words, dim))
+            data.extend(vector(words, dim))
         if sys.byteorder == "big":
             data.byteswap()
         return EmbeddingReply(
@@ -88,7 +88,8 @@ class FakeEmbeddings:
         )
 
 
-def _vector(words: list[str], dim: int) -> list[float]:
+def vector(words: list[str], dim: int) -> list[float]:
+    """The vector of length 1 of a text's words; each word adds a direction of its own."""
     total = [0.0] * dim
     for word in words:
         total = [sum(pair) for pair in zip(total, _signs(word, dim), strict=True)]

@@ -30,7 +30,7 @@ def puts(azure: AzureEmulator) -> list[Any]:
 def test_deploy_ask_scale_delete(azure: AzureEmulator, client: cloudai.Client) -> None:
     endpoint = client.endpoints.deploy("gpt-4o", name="mine")
     assert endpoint.status.state is State.RUNNING
-    assert endpoint.predict(["hi"], params={"max_tokens": 5})[0]["text"] == "echo: hi"
+    assert endpoint.predict(["hi"], params={"max_tokens": 5})[0]["text"] == "hi"
     assert endpoint.predict([{"messages": [{"role": "user", "content": "yo"}]}])[0]["text"]
     endpoint.update("gpt-4o", native={"azure": {"capacity": 50, "sku": "DataZoneStandard"}})
     assert azure.cloud_state.deployments["mine"].capacity == 50

@@ -55,7 +55,7 @@ def test_output_is_in_the_inputs_order(
     job = client.batch.submit(chat(tmp_path, *(f"line {n}" for n in range(40))))
     status = job.wait(30)
     assert status.state is State.SUCCEEDED
-    assert texts(job.output) == [f"echo: line {n}" for n in range(40)]
+    assert texts(job.output) == [f"line {n}" for n in range(40)]
     assert status.progress == (40, 40)
     assert not [
         p.name for p in tmp_path.iterdir() if p.name.startswith(".out.jsonl.") and p.is_dir()
@@ -85,7 +85,7 @@ def test_a_large_input_becomes_several_batches(
     job = client.batch.submit(chat(tmp_path, *(f"line {n}" for n in range(10))))
     job.wait(30)
     assert len(azure.cloud_state.batches) == 3
-    assert texts(job.output) == [f"echo: line {n}" for n in range(10)]
+    assert texts(job.output) == [f"line {n}" for n in range(10)]
 
 
 def test_parts_are_split_by_size_too(
@@ -111,7 +111,7 @@ def test_parts_wait_for_the_quota(
     job = client.batch.submit(chat(tmp_path, *(f"n{n}" for n in range(15))))
     status = job.wait(60)
     assert status.state is State.SUCCEEDED
-    assert texts(job.output) == [f"echo: n{n}" for n in range(15)]
+    assert texts(job.output) == [f"n{n}" for n in range(15)]
     assert len(azure.cloud_state.batches) > 3, "none of them had to wait"
 
 
@@ -133,7 +133,7 @@ def test_another_process_goes_on(
         [sys.executable, "-c", code, job.id, azure.key], capture_output=True, text=True, check=False
     )
     assert done.stdout.split() == ["SUCCEEDED", str(tmp_path / "out.jsonl")], done.stderr
-    assert texts(str(tmp_path / "out.jsonl")) == [f"echo: n{n}" for n in range(10)]
+    assert texts(str(tmp_path / "out.jsonl")) == [f"n{n}" for n in range(10)]
     assert len(azure.cloud_state.batches) > 2, "none had to wait"
     assert job.wait(10).state is State.SUCCEEDED
 
@@ -159,11 +159,11 @@ def test_failed_lines_are_partial(
     shown = lines(status.outputs["output"])
     assert [line["input"] for line in shown] == values
     assert [line["output"] and line["output"]["text"] for line in shown] == [
-        "echo: one",
+        "one",
         None,
-        "echo: three",
+        "three",
         None,
-        "echo: five",
+        "five",
     ]
     letters = lines(status.outputs["errors"])
     assert [letter["line"] for letter in letters] == [2, 4]
@@ -177,7 +177,7 @@ def test_an_expired_batch_keeps_what_it_has(
     job = client.batch.submit(chat(tmp_path, "a", "b", "c", "d", on_error="skip"))
     with pytest.raises(JobExpired):
         job.wait(30)
-    assert texts(str(tmp_path / "out.jsonl")) == ["echo: a", "echo: b", None, None]
+    assert texts(str(tmp_path / "out.jsonl")) == ["a", "b", None, None]
     assert job.wait(60, check=False).errors == 2
 
 
@@ -190,7 +190,7 @@ def test_a_part_that_failed_leaves_the_others_their_lines(
     job = client.batch.submit(chat(tmp_path, *"abcde", on_error="dead_letter"))
     with pytest.raises(JobPartial, match="2 of 5 lines failed; its part failed"):
         job.wait(30)
-    assert texts(job.output) == ["echo: a", "echo: b", None, None, "echo: e"]
+    assert texts(job.output) == ["a", "b", None, None, "e"]
     assert [letter["line"] for letter in lines(job.status.outputs["errors"])] == [3, 4]
     azure.fate("batches", "completed", "failed", "completed")
     with pytest.raises(JobFailed, match="no reason"):
@@ -213,7 +213,7 @@ def test_several_who_wait_ask_for_a_part_once(
     for one in waiters:
         one.close()
     assert set(states) == {State.SUCCEEDED}
-    assert texts(job.output) == [f"echo: n{n}" for n in range(10)]
+    assert texts(job.output) == [f"n{n}" for n in range(10)]
     assert len(azure.cloud_state.batches) == 3, (
         "the first part, the second that had to wait, and again"
     )
@@ -335,12 +335,12 @@ def test_a_fine_tuned_model_runs_in_a_worker(
     azure.deploy("mine.ft-abc", model="gpt-4o.ft-abc")
     job = client.batch.submit(chat(tmp_path, "a", "b", chat="mine.ft-abc"))
     job.wait(60)
-    assert texts(job.output) == ["echo: a", "echo: b"]
+    assert texts(job.output) == ["a", "b"]
     # Its name need not tell: Resource Manager is asked.
     azure.deploy("mine", model="gpt-4o.ft-abc")
     job = client.batch.submit(chat(tmp_path, "c", chat="mine", output=str(tmp_path / "2.jsonl")))
     job.wait(60)
-    assert texts(job.output) == ["echo: c"]
+    assert texts(job.output) == ["c"]
     assert not azure.cloud_state.batches
     assert not azure.cloud_state.files
 
@@ -362,7 +362,7 @@ def test_a_cancelled_worker_goes_on_when_submitted_again(
     before = len(azure.requests)
     again = client.batch.submit(spec)
     again.wait(60)
-    assert texts(again.output) == [f"echo: {value}" for value in values]
+    assert texts(again.output) == [f"{value}" for value in values]
     assert len(azure.requests) - before < 30
 
 

@@ -234,7 +234,7 @@ def test_a_workspace_beside_a_resource(
     )
     assert job.wait(30).state is State.SUCCEEDED
     assert job.native_id.startswith("batch-")
-    assert client.chat.create("hi", model="smart").text == "echo: hi"
+    assert client.chat.create("hi", model="smart").text == "hi"
 
 
 def test_no_heavy_sdk_is_loaded(connect: Callable[..., cloudai.Client]) -> None:

@@ -17,11 +17,11 @@ import msgspec
 
 from cloudai.errors import CloudAIError
 from cloudai.providers.fake import _text
-from cloudai.providers.fake.embeddings import _vector
 from cloudai.testing.emulators.aws import _local_models, _refusals
 from cloudai.testing.emulators.aws._runtime import Answer, error
 from cloudai.testing.emulators.aws._state import STATE
 from cloudai.testing.emulators.aws._validate import refuse
+from cloudai.testing.emulators.common.answers import ScriptedError, vector
 from cloudai.types import (
     ChatRequest,
     Message,
@@ -152,14 +152,18 @@ def _answered(
     custom = STATE.chat(body) if STATE.chat is not None else None
     if isinstance(custom, dict):
         return _Answered([], [], "end_turn", {}, body=custom)
-    if custom is None and STATE.executor.models is not None:
+    if custom is None and STATE.executor.models is not None and not STATE.answers.waiting:
         return _local_models.asked(request, body)
     if custom is None:
-        reply = _text.answer(request)
-        text, calls = reply.text, reply.tool_calls
+        try:
+            reply = STATE.answers.to(request)
+        except ScriptedError as failure:
+            return error(failure.status, _CODES[failure.status], str(failure))
+        pieces, reason = _text.tokens(reply.text), reply.finish_reason
+        calls, thought = reply.tool_calls, reply.reasoning
     else:
-        text, calls = str(custom), ()
-    pieces, reason = _text.cut(text, request.stop, request.max_tokens)
+        pieces, reason = _text.cut(str(custom), request.stop, request.max_tokens)
+        calls, thought = (), ""
     made = [
         {"toolUseId": f"tooluse_{uuid.uuid4().hex[:12]}", "name": one.name, "input": one.arguments}
         for one in calls
@@ -167,8 +171,21 @@ def _answered(
     output = len(pieces) + sum(1 + len(one["input"]) for one in made)
     usage = {**_cached(model, body, spent), "outputTokens": output, "totalTokens": spent + output}
     stop = "tool_use" if made else "max_tokens" if reason == "length" else "end_turn"
-    thinks = "thinking" in body.get("additionalModelRequestFields", {})
-    return _Answered(pieces, made, stop, usage, "emulated reasoning" if thinks else "")
+    if not thought and "thinking" in body.get("additionalModelRequestFields", {}):
+        thought = "emulated reasoning"
+    return _Answered(pieces, made, stop, usage, thought)
+
+
+_CODES: Final = {
+    400: "ValidationException",
+    401: "UnrecognizedClientException",
+    403: "AccessDeniedException",
+    404: "ResourceNotFoundException",
+    429: "ThrottlingException",
+    500: "InternalServerException",
+    503: "ServiceUnavailableException",
+}
+"""Bedrock's errors by status (botocore's model of bedrock-runtime)."""
 
 
 _BLOCKED: Final = "Sorry, the model cannot answer this question."
@@ -305,7 +322,7 @@ def _block_events(index: int, block: Mapping[str, Any]) -> list[bytes]:
 def _embeddings(texts: Sequence[str], dim: int) -> list[list[float]]:
     if STATE.executor.models is not None:
         return STATE.executor.models.vectors(texts, dim)[0]
-    return [_vector(_WORD.findall(text.lower()) or [text], dim) for text in texts]
+    return [vector(text, dim) for text in texts]
 
 
 _TITAN_LIMIT: Final = 8192

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
+from cloudai.testing.emulators.common.answers import Answers
 from cloudai.testing.emulators.common.fates import Fates
 from cloudai.testing.emulators.common.local_models import LocalModels
 
@@ -165,6 +166,7 @@ class AwsState:
             self.runs: dict[tuple[str, str, str], Any] = {}
             self.expiries: dict[str, float] = {}
             self.chat: Callable[[dict[str, Any]], Any] | None = None
+            self.answers = Answers()
             self.context = 20_000
             self.told = Fates("aws")
             self.life = Fate()

@@ -11,8 +11,10 @@ from typing import Any, Final
 
 from cloudai.testing.emulators.azure import _stream, _strict
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
+from cloudai.testing.emulators.azure._scripted import message_of
 from cloudai.testing.emulators.azure._state import BATCH_SKUS, AzureState, Deployed
 from cloudai.testing.emulators.azure._validate import check
+from cloudai.testing.emulators.common.answers import ScriptedError
 
 VERSIONS: Final = {
     "2022-12-01",
@@ -127,7 +129,8 @@ class DataPlane:
             return Response(body=self.answer(deployment, checked))
         usage = bool((body.get("stream_options") or {}).get("include_usage"))
         _filtered(checked)
-        chunks = self._cloud_state.executor.stream(deployment, checked)
+        scripted = self._cloud_state.answers.waiting
+        chunks = None if scripted else self._cloud_state.executor.stream(deployment, checked)
         if chunks is None:
             answer = self.answer(deployment, checked)
             events = _stream.cut(answer, usage)
@@ -148,7 +151,14 @@ class DataPlane:
         """A chat completion."""
         _filtered(body)
         prompt = json.dumps(body["messages"])
-        message = self._cloud_state.executor.chat(deployment, body)
+        try:
+            scripted = self._cloud_state.answers.scripted()
+        except ScriptedError as error:
+            raise Refused(error.status, str(error.status), str(error)) from None
+        if scripted is not None:
+            message = message_of(scripted)
+        else:
+            message = self._cloud_state.executor.chat(deployment, body)
         content = message.get("content")
         finish = "tool_calls" if message.get("tool_calls") else "stop"
         if isinstance(body.get("tool_choice"), dict) and message.get("tool_calls"):

@@ -20,6 +20,7 @@ from typing import Any
 from cloudai._core.files.unpack import lay_out
 from cloudai.errors import CloudAIError, ContextOverflow, InvalidRequest, UnsupportedByProvider
 from cloudai.testing.emulators.azure import _scoring
+from cloudai.testing.emulators.azure._asked import for_models
 from cloudai.testing.emulators.azure._http import Refused
 from cloudai.testing.emulators.azure._ml import ModelError, Running
 from cloudai.testing.emulators.azure._scripted import ScriptedExecutor
@@ -27,7 +28,7 @@ from cloudai.testing.emulators.azure._state import GROUP, SUBSCRIPTION, WORKSPAC
 from cloudai.testing.emulators.common.command import Command
 from cloudai.testing.emulators.common.local_models import LocalModels
 from cloudai.testing.emulators.common.served import ServedModel
-from cloudai.types import ChatChunk, ChatRequest
+from cloudai.types import ChatChunk
 
 # Of the models' own vectors (Azure OpenAI models page, read 2025-08).
 _DIMENSIONS = {"text-embedding-3-large": 3072}
@@ -84,7 +85,7 @@ class LocalExecutor(ScriptedExecutor):
         from cloudai.server.predictors.completions import completion
 
         try:
-            reply = self.models.reply(_asked(deployment, body))
+            reply = self.models.reply(for_models(body, deployment.model))
         except CloudAIError as error:
             raise _refused(error) from None
         made = completion(deployment.model, reply)
@@ -99,7 +100,7 @@ class LocalExecutor(ScriptedExecutor):
         if self.models is None or self.replies:
             return None
         try:
-            chunks = self.models.stream(_asked(deployment, body))
+            chunks = self.models.stream(for_models(body, deployment.model))
             first = next(chunks)
         except CloudAIError as error:
             raise _refused(error) from None
@@ -330,13 +331,6 @@ def _variables(job: Running, properties: dict[str, Any]) -> dict[str, str]:
         "AZUREML_ARM_PROJECT_NAME": properties.get("experimentName") or "Default",
         "AZUREML_NODE_COUNT": str((properties.get("resources") or {}).get("instanceCount") or 1),
     }
-
-
-def _asked(deployment: Deployed, body: dict[str, Any]) -> ChatRequest:
-    """The neutral request that a chat completion's body says. Raises CloudAIError."""
-    from cloudai.server.predictors.completions import decode_completion, request_of
-
-    return request_of(decode_completion(json.dumps(body).encode()), deployment.model, {})
 
 
 def _refused(error: CloudAIError) -> Refused:

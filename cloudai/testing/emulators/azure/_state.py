@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from cloudai.testing.emulators.common.answers import Answers
 from cloudai.testing.emulators.common.fates import Fates
 from cloudai.types import ChatChunk
 
@@ -187,6 +188,7 @@ class AzureState:
         self.operations: dict[str, Any] = {}
         self.fates: dict[str, list[str]] = {}
         self.told = Fates("azure")
+        self.answers = Answers()
         self.requests: list[Any] = []
 
     def fate(self, kind: str, usual: str) -> str:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
+from cloudai.testing.emulators.common.answers import Reply
 from cloudai.testing.emulators.vertex._http import Answer, Refused
-
-WORDS: Final = [
-    "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
-    "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
-    "nineteen", "twenty",
-]  # fmt: skip
 
 
 def text_of(body: Any) -> str:
@@ -146,77 +141,25 @@ def _schema_refused(node: Any, root: Any, path: tuple[str, ...]) -> str | None:
     return next((found for one in inner if (found := _schema_refused(one, root, path))), None)
 
 
-def answer(
-    body: dict[str, Any], config: dict[str, Any], learnt: dict[str, str]
-) -> tuple[list[dict[str, Any]], str]:
-    """The parts of an answer, and why it ends. ``learnt``: what a tuned model answers to what."""
-    last = body["contents"][-1]["parts"]
-    mode = body.get("toolConfig", {}).get("functionCallingConfig", {})
-    answered = any("functionResponse" in part for part in last)
-    offered = [
-        function
-        for tool in body.get("tools", ())
-        for function in tool.get("functionDeclarations", ())
+def parts_of(reply: Reply) -> tuple[list[dict[str, Any]], str]:
+    """The parts of an answer, a word each, and why it ends."""
+    made: list[dict[str, Any]] = []
+    if reply.reasoning:
+        made.append({"text": reply.reasoning, "thought": True})
+    made += [{"text": piece} for piece in re.findall(r"\S+\s*|\s+", reply.text)]
+    made += [
+        {
+            "functionCall": {"name": one.name, "args": one.arguments},
+            **({"thoughtSignature": "c2lnbmVk"} if not index else {}),
+        }
+        for index, one in enumerate(reply.tool_calls)
     ]
-    if offered and mode.get("mode") != "NONE" and not answered:
-        allowed = mode.get("allowedFunctionNames") or [one["name"] for one in offered]
-        chosen = next(one for one in offered if one["name"] in allowed)
-        schema = chosen.get("parametersJsonSchema") or chosen.get("parameters") or {}
-        call = {"name": chosen["name"], "args": example(schema)}
-        return [{"functionCall": call, "thoughtSignature": "c2lnbmVk"}], "STOP"
-    schema = config.get("responseJsonSchema") or config.get("responseSchema")
-    if schema is not None:
-        words = [msgspec.json.encode(example(schema)).decode()]
-    elif text_of(last) in learnt:
-        words = learnt[text_of(last)].split()
-    elif answered:
-        words = ["So", "it", "is", "told."]
-    else:
-        words = [f"{word}," for word in WORDS[:-1]] + [WORDS[-1]]
-    text = " ".join(words)
-    reason = "STOP"
-    for stop in config.get("stopSequences", ()):
-        if stop in text:
-            text = text[: text.index(stop)]
-    most = config.get("maxOutputTokens")
-    pieces = re.findall(r"\S+\s*", text)
-    if most is not None and len(pieces) > most:
-        pieces, reason = pieces[:most], "MAX_TOKENS"
-    return [{"text": piece} for piece in pieces], reason
-
-
-def example(schema: dict[str, Any], root: dict[str, Any] | None = None) -> Any:
-    """A value that satisfies a JSON Schema, or an OpenAPI one."""
-    root = schema if root is None else root
-    if "$ref" in schema:
-        target: Any = root
-        for step in schema["$ref"].lstrip("#/").split("/"):
-            target = target[step]
-        return example(target, root)
-    for key in ("const", "default"):
-        if key in schema:
-            return schema[key]
-    if schema.get("enum"):
-        return schema["enum"][0]
-    for key in ("anyOf", "oneOf", "allOf"):
-        if schema.get(key):
-            return example(schema[key][0], root)
-    kind = schema.get("type", "object")
-    kind = (kind[0] if isinstance(kind, list) else kind).lower()
-    if kind == "object":
-        properties = schema.get("properties", {})
-        return {name: example(one, root) for name, one in properties.items()}
-    if kind == "array":
-        count = max(schema.get("minItems", 1), 1)
-        return [example(schema.get("items", {"type": "string"}), root) for _ in range(count)]
-    if kind in {"integer", "number"}:
-        return max(schema.get("minimum", 1), 1)
-    return {"boolean": True, "null": None}.get(kind, "text")
+    return made, "MAX_TOKENS" if reply.finish_reason == "length" else "STOP"
 
 
 def openai_answer(body: dict[str, Any], about: dict[str, Any]) -> Answer:
     """A chat completion in OpenAI's format, whole or as a stream."""
-    text = f"You said: {body['messages'][-1]['content']}"
+    text = str(body["messages"][-1]["content"])
     usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
     if not body.get("stream"):
         message = {"role": "assistant", "content": text}

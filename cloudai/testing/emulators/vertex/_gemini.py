@@ -6,9 +6,7 @@ or else this machine's own models answer.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
@@ -16,10 +14,11 @@ from typing import Any, Final
 import msgspec
 
 from cloudai.errors import CloudAIError
+from cloudai.testing.emulators.common.answers import ScriptedError, vector
 from cloudai.testing.emulators.common.local_models import LocalModels
 from cloudai.testing.emulators.vertex import _local_models, _schema
-from cloudai.testing.emulators.vertex._answers import answer, check, text_of
-from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Router
+from cloudai.testing.emulators.vertex._answers import check, parts_of, text_of
+from cloudai.testing.emulators.vertex._http import STATUSES, Answer, Refused, Request, Router
 from cloudai.testing.emulators.vertex._state import VertexState
 
 CONTEXT: Final = 1_048_576
@@ -193,14 +192,20 @@ class Gemini:
         if self._script:
             scripted = self._script.pop(0)
             return [{**common, **piece} for piece in scripted.get("stream", [scripted])]
-        if self.local is not None:
+        if self.local is not None and not self._cloud_state.answers.waiting:
             made = _local_models.pieces(self.local, asked, body)
             return ({**common, **piece} for piece in made)
-        parts, reason = answer(body, config, learnt)
-        thoughts = 0
-        if config.get("thinkingConfig", {}).get("includeThoughts"):
+        request = _local_models.request_of(asked, body)
+        if (taught := learnt.get(text_of(body["contents"][-1]["parts"]))) is not None:
+            self._cloud_state.answers.reply(taught)
+        try:
+            reply = self._cloud_state.answers.to(request)
+        except ScriptedError as error:
+            raise Refused(error.status, STATUSES[error.status], str(error)) from None
+        parts, reason = parts_of(reply)
+        if not reply.reasoning and config.get("thinkingConfig", {}).get("includeThoughts"):
             parts.insert(0, {"text": "Thinking it over.", "thought": True})
-            thoughts = 4
+        thoughts = sum(len(part["text"].split()) for part in parts if part.get("thought"))
         said = sum(_tokens(part) for part in parts) - thoughts
         usage = {
             "promptTokenCount": spent,
@@ -302,24 +307,11 @@ class Gemini:
             except CloudAIError as error:
                 raise _local_models.refused(error) from None
         else:
-            values = vector(counted, dim)
+            values = vector(" ".join(counted), dim)
         return {
             "values": values,
             "statistics": {"truncated": len(words) > 2048, "token_count": max(len(counted), 1)},
         }
-
-
-def vector(words: list[str], dim: int) -> list[float]:
-    """A vector of length 1 in which texts with common words lie close: each word adds a
-    direction of its own, drawn from its hash."""
-    total = [0.0] * dim
-    for word in words or [""]:
-        seed = hashlib.sha256(word.encode()).digest()
-        for index in range(dim):
-            byte = seed[index % 32] ^ (index // 32 * 37 & 255)
-            total[index] += byte / 127.5 - 1
-    length = math.sqrt(sum(value * value for value in total)) or 1.0
-    return [round(value / length, 7) for value in total]
 
 
 def _joins(before: dict[str, Any], part: dict[str, Any]) -> bool:

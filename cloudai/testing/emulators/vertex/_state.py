@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from cloudai.testing.emulators.common.answers import Answers
 from cloudai.testing.emulators.common.fates import Fates
 from cloudai.testing.emulators.vertex._http import Refused, Request
 
@@ -45,6 +46,7 @@ class VertexState:
         self.clock = clock
         self.url = ""
         self.told = Fates("vertex")
+        self.answers = Answers()
         self.lock = threading.RLock()
         self.requests: list[Request] = []
         self.ignored: list[str] = []
