@@ -241,6 +241,18 @@ def test_the_text_classifier(start: Start) -> None:
 
 
 @needs("torch", "sklearn")
+def test_the_suite_for_every_cloud() -> None:
+    """The example's own tests, in a pytest of their own, as its reader runs them."""
+    folder = EXAMPLES / "every_cloud"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder),
+         "-c", os.devnull, str(folder)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "12 passed" in done.stdout
+
+
 def test_the_life_cycle(start: Start) -> None:
     said = start(EXAMPLES / "lifecycle" / "program.py")
     ends = re.findall(r"(\w+) is (promoted|rolled back)", said)

@@ -123,8 +123,7 @@ def test_google_genai(cloud: VertexEmulator, monkeypatch: pytest.MonkeyPatch) ->
         http_options=genai.types.HttpOptions(base_url=cloud.url),
     ) as client:
         reply = client.models.generate_content(model="gemini-2.5-flash", contents="Count.")
-        assert reply.text is not None
-        assert reply.text.startswith("one, two")
+        assert reply.text == "Count."
         chunks = list(
             client.models.generate_content_stream(model="gemini-2.5-flash", contents="Count.")
         )

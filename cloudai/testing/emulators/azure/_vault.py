@@ -115,7 +115,7 @@ class KeyVault:
         items = [self._bundle(request, name, secret) for name, secret in found]
         for item in items:
             del item["value"]  # a list shows none
-        return Response(body={"value": items, "nextLink": None})
+        return Response(body={"value": items})  # no nextLink: the only page
 
     def _patch(self, request: Request) -> Response:
         from azure.keyvault.secrets._generated.models import SecretUpdateParameters

@@ -89,22 +89,22 @@ class VertexEmulator:
         models: LocalModels | None = None,
     ) -> None:
         self.clock = Clock(speed)
-        self._cloud_state = VertexState(project, location, self.clock)
+        self.cloud_state = VertexState(project, location, self.clock)
         self._router = Router()
-        self.identity = Identity(self._cloud_state)
-        self.secrets = Secrets(self._cloud_state)
-        self.logging = Logging(self._cloud_state)
-        self.storage = Storage(self._cloud_state)
-        self.gemini = Gemini(self._cloud_state)
+        self.identity = Identity(self.cloud_state)
+        self.secrets = Secrets(self.cloud_state)
+        self.logging = Logging(self.cloud_state)
+        self.storage = Storage(self.cloud_state)
+        self.gemini = Gemini(self.cloud_state)
         self.gemini.local = models
-        self.developer = Developer(self._cloud_state, self.gemini)
-        self.operations = Operations(self._cloud_state)
-        self.jobs = Jobs(self._cloud_state, self.operations, self.logging, self.storage)
-        self.serving = Serving(self._cloud_state, self.operations, self.logging)
+        self.developer = Developer(self.cloud_state, self.gemini)
+        self.operations = Operations(self.cloud_state)
+        self.jobs = Jobs(self.cloud_state, self.operations, self.logging, self.storage)
+        self.serving = Serving(self.cloud_state, self.operations, self.logging)
         self.batches = Batches(
-            self._cloud_state, self.operations, self.storage, self.serving, self.gemini, seed
+            self.cloud_state, self.operations, self.storage, self.serving, self.gemini, seed
         )
-        self.tunings = Tunings(self._cloud_state, self.storage, self.serving, self.gemini)
+        self.tunings = Tunings(self.cloud_state, self.storage, self.serving, self.gemini)
         for service in (
             self.identity,
             self.secrets,
@@ -114,7 +114,7 @@ class VertexEmulator:
             self.developer,
             self.jobs,
             self.serving,
-            Predicting(self._cloud_state, self.serving, seed),
+            Predicting(self.cloud_state, self.serving, seed),
             self.batches,
             self.tunings,
             self.operations,  # last: its routes fit any resource
@@ -133,16 +133,16 @@ class VertexEmulator:
 
     @property
     def project(self) -> str:
-        return self._cloud_state.project
+        return self.cloud_state.project
 
     @property
     def location(self) -> str:
-        return self._cloud_state.location
+        return self.cloud_state.location
 
     @property
     def told(self) -> Fates:
         """Outcomes of the next jobs, endpoints and batches."""
-        return self._cloud_state.told
+        return self.cloud_state.told
 
     @property
     def url(self) -> str:
@@ -155,17 +155,17 @@ class VertexEmulator:
     @property
     def requests(self) -> list[Request]:
         """All requests so far, in order; tokens left out."""
-        return self._cloud_state.requests
+        return self.cloud_state.requests
 
     @property
     def ignored(self) -> list[str]:
         """Fields of requests that only the service sets."""
-        return self._cloud_state.ignored
+        return self.cloud_state.ignored
 
     @property
     def credentials(self) -> Path:
         """A service account's file, whose tokens the emulator gives out."""
-        with self._cloud_state.lock:
+        with self.cloud_state.lock:
             if self._folder is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="cloudai-vertex-")
                 path = Path(self._folder.name) / "service-account.json"
@@ -211,7 +211,7 @@ class VertexEmulator:
     def start(self) -> VertexEmulator:
         """Begins to serve."""
         self._server.start()
-        self._cloud_state.url = self.url
+        self.cloud_state.url = self.url
         return self
 
     def stop(self) -> None:
@@ -246,12 +246,12 @@ class VertexEmulator:
             traceback.print_exc()
             told = f"The emulator failed: {type(error).__name__}: {error}"
             answer = Answer(data=error_body(501, told)[1], http=501)
-        answer.headers.setdefault("x-request-id", f"emulated-{len(self._cloud_state.requests)}")
+        answer.headers.setdefault("x-request-id", f"emulated-{len(self.cloud_state.requests)}")
         return send(answer, start)
 
     def _handle(self, request: Request, token: str | None) -> Answer:
-        with self._cloud_state.lock:
-            self._cloud_state.requests.append(request)
+        with self.cloud_state.lock:
+            self.cloud_state.requests.append(request)
         found = self._router.find(request)
         if found is None:
             raise Refused(
@@ -271,11 +271,11 @@ class VertexEmulator:
         )
         thinks |= self._executor is not None and request.path.lower().endswith(_PREDICTING)
         if request.path == "/token" or (thinks and request.method == "POST"):
-            with self._cloud_state.lock:
+            with self.cloud_state.lock:
                 self.operations.advance()
             made = handler(request, **values)
         else:
-            with self._cloud_state.lock:
+            with self.cloud_state.lock:
                 self.operations.advance()
                 made = handler(request, **values)
         return made if isinstance(made, Answer) else Answer(json=made)
