@@ -1,4 +1,4 @@
-"""Cassettes: recorded exchanges in one format for all clouds, without their secrets.
+"""Cassettes: recorded exchanges in one format for all clouds; ``scrub.py`` takes their secrets out.
 
 The format is vcrpy's (version 1), so that its cassettes load as they are and it loads ours: YAML
 where the file ends in .yaml or .yml, else JSON. Ours may add to a response ``chunks`` (the
@@ -8,74 +8,17 @@ lengths in which an event stream came) and ``truncated`` (the connection broke i
 from __future__ import annotations
 
 import base64
-import gzip
 import json
 import os
 import re
-import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
 from cloudai.errors import ConfigError, MissingExtra
-
-HIDDEN: Final = "SCRUBBED"
-"""What stands in a cassette in the place of a secret."""
-
-SECRET_HEADERS: Final = frozenset(
-    {
-        "api-key",
-        "authorization",
-        "cookie",
-        "ocp-apim-subscription-key",
-        "proxy-authorization",
-        "set-cookie",
-        "x-amz-security-token",
-        "x-api-key",
-        "x-goog-api-key",
-        "x-ms-authorization-auxiliary",
-    }
-)
-SECRET_NAMES: Final = frozenset(
-    {
-        "access_token",
-        "accesskeyid",
-        "api_key",
-        "apikey",
-        "assertion",
-        "client_assertion",
-        "client_secret",
-        "id_token",
-        "key",
-        "password",
-        "private_key",
-        "refresh_token",
-        "secret",
-        "secretaccesskey",
-        "secretbinary",
-        "secretstring",
-        "sessiontoken",
-        "sig",
-        "subject_token",
-        "token",
-        "x-amz-credential",
-        "x-amz-security-token",
-        "x-amz-signature",
-        "x-goog-credential",
-        "x-goog-signature",
-    }
-)
-"""Names, in lower case, of query parameters and of fields of forms whose values are secrets;
-and, but for the short ones that mean much else there, of JSON fields."""
-
-# In a JSON body these are ordinary words: a key of a map, a token of a text.
-_JSON_NAMES: Final = SECRET_NAMES - {"key", "token", "secret", "sig"}
-
-_SHORTEST: Final = 8
-"""A learned value shorter than this is not looked for elsewhere: it would hit by chance."""
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,143 +40,6 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
     response: Response
-
-
-_GZIP: Final = b"\x1f\x8b"
-
-
-def unpack(body: bytes) -> bytes:
-    """A gzip body's content; of one that broke off, what had come."""
-    return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(body)
-
-
-def _repacked(exchange: Exchange, pack: Callable[[bytes], bytes]) -> Exchange:
-    """The exchange with its answer's body packed or unpacked, which no longer comes in pieces."""
-    body = pack(exchange.response.body)
-    response = msgspec.structs.replace(exchange.response, body=body, chunks=())
-    return msgspec.structs.replace(exchange, response=response)
-
-
-class Scrubber:
-    """Takes secrets out of exchanges.
-
-    Headers, query parameters and fields that hold secrets by their name are hidden, and their
-    values wherever else they occur, in any exchange that comes after.
-
-    Parameters
-    ----------
-    secrets: further values to hide.
-    """
-
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._values = {value for value in secrets if value}
-
-    def exchange(self, exchange: Exchange) -> Exchange:
-        """The exchange without its secrets."""
-        # Names first, over the whole exchange, so that what they teach is hidden everywhere.
-        packed = exchange.response.body[:2] == _GZIP
-        if packed:
-            exchange = _repacked(exchange, unpack)
-        headers = self._headers(exchange.headers)
-        uri = self._uri(exchange.uri)
-        body = self._body(exchange.body, exchange.headers)
-        response = exchange.response
-        answered = self._headers(response.headers)
-        told = self._body(response.body, response.headers)
-        done = msgspec.structs.replace(
-            exchange,
-            headers=self._plain_headers(headers),
-            uri=self._plain(uri),
-            body=self._plain_bytes(body),
-            response=msgspec.structs.replace(
-                response,
-                headers=self._plain_headers(answered),
-                body=self._plain_bytes(told),
-                # A body of another length no longer comes in the pieces it came in.
-                chunks=response.chunks if len(told) == len(response.body) else (),
-            ),
-        )
-        return _repacked(done, gzip.compress) if packed else done
-
-    def request(
-        self, method: str, uri: str, headers: tuple[tuple[str, str], ...], body: bytes
-    ) -> Exchange:
-        """A request as it would stand in a cassette, to be compared with what does."""
-        return self.exchange(
-            Exchange(
-                method=method,
-                uri=uri,
-                headers=headers,
-                body=body,
-                response=Response(status=0),
-            )
-        )
-
-    def _learn(self, value: str) -> str:
-        # "Bearer x" teaches x; a signature's own words are of no use elsewhere.
-        for part in (value, *value.split()):
-            if len(part) >= _SHORTEST and part.lower() not in {"bearer", HIDDEN.lower()}:
-                self._values.add(part)
-        return HIDDEN
-
-    def _headers(self, headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-        return tuple(
-            (name, self._learn(value) if name.lower() in SECRET_HEADERS else value)
-            for name, value in headers
-        )
-
-    def _plain_headers(self, headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-        return tuple((name, self._plain(value)) for name, value in headers)
-
-    def _uri(self, uri: str) -> str:
-        parts = urlsplit(uri)
-        return urlunsplit(parts._replace(query=self._form(parts.query)))
-
-    def _form(self, text: str) -> str:
-        pairs = parse_qsl(text, keep_blank_values=True)
-        if not any(name.lower() in SECRET_NAMES for name, _ in pairs):
-            return text
-        return urlencode(
-            [
-                (name, self._learn(value) if name.lower() in SECRET_NAMES else value)
-                for name, value in pairs
-            ]
-        )
-
-    def _body(self, body: bytes, headers: Iterable[tuple[str, str]]) -> bytes:
-        kind = next((value for name, value in headers if name.lower() == "content-type"), "")
-        if "x-www-form-urlencoded" in kind:
-            return self._form(body.decode("utf-8", "replace")).encode()
-        if "json" in kind:
-            try:
-                value = json.loads(body)
-            except ValueError:
-                return body
-            hidden = self._json(value)
-            return body if hidden == value else msgspec.json.encode(hidden)
-        return body
-
-    def _json(self, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {
-                name: self._learn(inner)
-                if isinstance(inner, str) and str(name).lower() in _JSON_NAMES
-                else self._json(inner)
-                for name, inner in value.items()
-            }
-        if isinstance(value, list):
-            return [self._json(inner) for inner in value]
-        return value
-
-    def _plain(self, text: str) -> str:
-        for value in sorted(self._values, key=len, reverse=True):
-            text = text.replace(value, HIDDEN).replace(quote(value, safe=""), HIDDEN)
-        return text
-
-    def _plain_bytes(self, body: bytes) -> bytes:
-        for value in sorted(self._values, key=len, reverse=True):
-            body = body.replace(value.encode(), HIDDEN.encode())
-        return body
 
 
 def load(path: Path) -> list[Exchange]:

@@ -18,7 +18,8 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from cloudai.errors import ConfigError
-from cloudai.testing.cassette import Exchange, Response, Scrubber, load, same, save
+from cloudai.testing.cassette import Exchange, Response, load, same, save
+from cloudai.testing.scrub import Scrubber
 
 Mode = Literal["play", "record", "once"]
 

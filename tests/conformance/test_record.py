@@ -19,7 +19,8 @@ import pytest
 
 from cloudai.errors import ConfigError
 from cloudai.testing import Recorder
-from cloudai.testing.cassette import HIDDEN, Exchange, Response, Scrubber, load, save
+from cloudai.testing.cassette import Exchange, Response, load, save
+from cloudai.testing.scrub import HIDDEN, Scrubber
 
 KEY = "sk-live-0123456789abcdef"
 

@@ -85,7 +85,7 @@ def test_script_in_every_kind_of_image(
     (sent,) = cloud.jobs.all.values()
     assert kind in sent["jobSpec"]["workerPoolSpecs"][0]
     lines = [line.text for line in job.logs()]
-    assert lines == ["args ['--epochs', '3', '--name', 'a b']", "token a-secret"]
+    assert lines == ["args ['--epochs=3', '--name=a b']", "token a-secret"]
     made = json.loads((job.download(tmp_path / "model") / "model.json").read_text())
     assert made == {"epochs": 3, "name": "a b", "data": "1,2"}
     assert cloud.storage.get(f"{job.outputs['checkpoints']}/last.txt") == b"epoch 3"
