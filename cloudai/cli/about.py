@@ -1,4 +1,4 @@
-"""``cloudai providers``, ``version`` and ``local setup``: about the installation itself."""
+"""``cloudai providers``, ``version``, ``trust`` and ``local setup``: about the installation."""
 
 from __future__ import annotations
 
@@ -8,15 +8,40 @@ from typing import Annotated
 
 import typer
 
-from cloudai._core.profiles import registry
+from cloudai._core.profiles import config, registry
+from cloudai._core.profiles import trust as _trust
 from cloudai._version import __version__
 from cloudai.cli.context import CommandContext, command
 from cloudai.cli.terminal import table
-from cloudai.errors import CloudAIError
+from cloudai.errors import CloudAIError, NotFound
 from cloudai.types._base import invalid
 
 BEGIN = "<!-- providers: made by `cloudai providers --update README.md` -->"
 END = "<!-- /providers -->"
+
+
+@command
+def trust(
+    session: CommandContext,
+    file: Annotated[
+        str | None, typer.Argument(metavar="[FILE]", help="A cloudai.toml; else the nearest one.")
+    ] = None,
+) -> None:
+    """Let a project's cloudai.toml name addresses, files and a home.
+
+    Shows what it names. A file that was only found may not do so by itself; the word counts for
+    the file as it is now, and a change needs it anew.
+    """
+    path = Path(file) if file is not None else config.find(Path.cwd())
+    if path is None:
+        raise NotFound(f"there is no {config.FILE} here or above", hint="Name the file")
+    told = list(_trust.reasons(path, config.read(path)))
+    _trust.trust(path)
+    if session.json:
+        session.document({"trusted": str(path.resolve()), "said": told})
+    for line in told:
+        session.say(f"{path}, {line}")
+    session.say(f"trusted {path.resolve()}" if told else f"{path} needed no word")
 
 
 @command

@@ -1,17 +1,19 @@
-"""``cloudai ls`` and ``destroy``: the ledger."""
+"""``cloudai ls``, ``destroy``, ``adopt`` and ``forget``: the ledger."""
 
 from __future__ import annotations
 
 import sys
 from typing import Annotated, Any, Literal
 
+import msgspec
 import typer
 
 from cloudai._core.state.ledger import Entry
 from cloudai.cli.context import CommandContext, command
 from cloudai.cli.exits import OK, USAGE
 from cloudai.cli.terminal import ago, table
-from cloudai.errors import CloudAIError, InvalidRequest, NotFound
+from cloudai.errors import CloudAIError, Conflict, InvalidRequest, NotFound
+from cloudai.types import State
 
 KindOption = Annotated[
     Literal["training", "endpoint", "batch"] | None,
@@ -26,6 +28,12 @@ def ls(
     refresh: Annotated[
         bool, typer.Option("--refresh", help="Ask the providers how each one stands.")
     ] = False,
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="Ask, show prices an hour, and what the ledger does not know, by its tag."
+        ),
+    ] = False,
 ) -> None:
     """List all that was created from here and is not removed.
 
@@ -33,25 +41,34 @@ def ls(
     """
     entries = _entries(session, kind)
     states = {id(entry): str(entry.state) for entry in entries}
-    if refresh:
+    if refresh or everything:
         states = {id(entry): _fresh(session, entry) for entry in entries}
+    found = [_json(entry, states[id(entry)]) for entry in entries]
+    if everything:
+        for one in session.client.lost():
+            if kind in (None, one.kind):
+                row = msgspec.to_builtins(one)
+                found.append({**_LOST, **row, "profile": session.client.profile.name})
+        for row in found:
+            row["hourly"] = _price(session, row)
     if session.json:
-        session.document([_json(entry, states[id(entry)]) for entry in entries])
+        session.document(found)
         return
-    if not entries:
+    if not found:
         session.note("nothing was created from here, or all of it is removed")
         return
-    head = ("STATE", "KIND", "PROFILE", "NAME", "AGE", "URI")
+    head = ("STATE", "KIND", "PROFILE", "NAME", "AGE", *(["USD/H"] if everything else []), "URI")
     rows = [
         (
-            states[id(entry)],
-            entry.kind,
-            entry.profile,
-            entry.name,
-            ago(entry.created),
-            entry.uri or "(not confirmed)",
+            row["state"],
+            row["kind"],
+            row["profile"],
+            row["name"],
+            "(not in the ledger)" if row["created"] is None else ago(row["created"]),
+            *([_dollars(row["hourly"])] if everything else []),
+            row["uri"] or "(not confirmed)",
         )
-        for entry in entries
+        for row in found
     ]
     for line in table([head, *rows]):
         session.say(line)
@@ -66,16 +83,22 @@ def destroy(
     everything: Annotated[bool, typer.Option("--all", help="All that `cloudai ls` lists.")] = False,
     kind: KindOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also what cloudai did not make, by its name.")
+    ] = False,
 ) -> int:
     """Remove jobs and endpoints at their provider.
 
     All that they left there goes too. A job that runs is stopped. Asks first on a terminal;
-    elsewhere --yes has to be given.
+    elsewhere --yes has to be given. What lies in another account, region or workspace than the
+    profile's, and what carries another's tag or none, is left alone.
     """
     if everything == bool(uris):
         raise InvalidRequest("give handles, or --all", field="uri")
     if kind is not None and not everything:
         raise InvalidRequest("--kind goes with --all", field="--kind")
+    if force and everything:
+        raise InvalidRequest("--force goes with handles or names", field="--force")
     targets = (
         _entries(session, kind) if everything else [_known(session, uri) for uri in uris or ()]
     )
@@ -86,7 +109,7 @@ def destroy(
     first = OK
     for target in targets:
         try:
-            session.client.destroy(target)
+            session.client.destroy(target, force=force)
         except CloudAIError as error:
             session.note(f"{_name(target)} is not removed:")
             first = first or session.fail(error)
@@ -98,6 +121,78 @@ def destroy(
     elif not targets:
         session.note("there is nothing to remove")
     return first
+
+
+@command
+def adopt(
+    session: CommandContext,
+    uris: Annotated[list[str], typer.Argument(metavar="URI...", help="Handles, cloudai://….")],
+) -> int:
+    """Take into the ledger what cloudai made elsewhere, or what it lost.
+
+    `cloudai ls --all` lists it. What carries no tag of cloudai is refused.
+    """
+    first = OK
+    taken: list[str] = []
+    for uri in uris:
+        try:
+            taken.append(str(session.client.adopt(uri).uri))
+        except CloudAIError as error:
+            session.note(f"{uri} is not adopted:")
+            first = first or session.fail(error)
+            continue
+        session.say(f"adopted {taken[-1]}")
+    if session.json:
+        session.document({"adopted": taken})
+    return first
+
+
+@command
+def forget(
+    session: CommandContext,
+    uris: Annotated[
+        list[str], typer.Argument(metavar="URI...", help="Handles, or names that `ls` lists.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> int:
+    """Take rows out of the ledger; what runs, runs on.
+
+    For what can't be reached any more. Its provider is not asked: what is still there stays, and
+    is billed. Asks first on a terminal; elsewhere --yes has to be given.
+    """
+    rows: list[Entry] = []
+    for uri in uris:
+        same = [row for row in session.client.resources() if uri in (row.uri, row.name, row.key)]
+        if not same:
+            raise NotFound(f"the ledger has no {uri!r}", hint="cloudai ls lists what it has")
+        rows += same
+    if not yes and not _agreed(session, rows, "Forget"):
+        session.note("nothing was forgotten")
+        return USAGE
+    for row in rows:
+        session.client.forget(row)
+        session.say(f"forgot {_name(row)}" + (f", made at {row.lies}" if row.lies else ""))
+    if session.json:
+        session.document({"forgot": [_name(row) for row in rows]})
+    return OK
+
+
+_LOST = {"id": None, "provider": None, "created": None, "updated": None, "place": None}
+_ENDED = {"GONE", "ELSEWHERE", *(str(state) for state in State if state.done)}
+
+
+def _price(session: CommandContext, row: dict[str, Any]) -> float | None:
+    """US dollars an hour of what runs; None where it is not known."""
+    if row["uri"] is None or row["state"] in _ENDED:
+        return None
+    try:
+        return session.client.hourly(row["uri"])
+    except CloudAIError:
+        return None
+
+
+def _dollars(price: float | None) -> str:
+    return "" if price is None else f"{price:.3f}"
 
 
 def _entries(session: CommandContext, kind: str | None) -> list[Entry]:
@@ -121,17 +216,20 @@ def _fresh(session: CommandContext, entry: Entry) -> str:
         return str(session.client.attach(entry.uri).status.state)
     except NotFound:
         return "GONE"
+    except Conflict as error:
+        session.note(f"{entry.uri}: {error}")
+        return "ELSEWHERE"
     except CloudAIError as error:
         session.note(f"{entry.uri}: {error}")
         return f"{entry.state}?"
 
 
-def _agreed(session: CommandContext, targets: list[Any]) -> bool:
+def _agreed(session: CommandContext, targets: list[Any], verb: str = "Remove") -> bool:
     if not sys.stdin.isatty():
         raise InvalidRequest("there is no terminal to ask on", field="--yes", hint="Give --yes")
     for target in targets:
         session.note(f"  {_name(target)}")
-    return typer.confirm(f"Remove {len(targets)}?", err=True)
+    return typer.confirm(f"{verb} {len(targets)}?", err=True)
 
 
 def _name(target: str | Entry) -> str:
@@ -151,4 +249,5 @@ def _json(entry: Entry, state: str) -> dict[str, Any]:
         "state": state,
         "created": entry.created,
         "updated": entry.updated,
+        "place": None if entry.lies is None else msgspec.to_builtins(entry.lies),
     }

@@ -11,7 +11,7 @@ from cloudai._core.calls import threads
 from cloudai._core.profiles.config import Profile
 from cloudai._core.state.ledger import Entry, Ledger
 from cloudai.client import _ownership as ownership
-from cloudai.client._runtime import Runtime
+from cloudai.client._runtime import KINDS, Runtime
 from cloudai.client.chat import AsyncChat, Chat
 from cloudai.client.collections import AsyncBatch, AsyncTraining, Batch, Training
 from cloudai.client.embeddings import AsyncEmbeddings, Embeddings
@@ -19,7 +19,7 @@ from cloudai.client.endpoint import AsyncEndpoint, Endpoint
 from cloudai.client.endpoints import AsyncEndpoints, Endpoints
 from cloudai.client.jobs import AsyncBatchJob, AsyncJob, BatchJob, Job
 from cloudai.client.streams import AsyncChatStream, ChatStream
-from cloudai.types import BatchTransform, Deployment, TrainingJob
+from cloudai.types import BatchTransform, Deployment, State, TrainingJob
 
 __all__ = [
     "AsyncBatch",
@@ -41,6 +41,7 @@ __all__ = [
     "Endpoint",
     "Endpoints",
     "Job",
+    "Lost",
     "Training",
 ]
 
@@ -51,6 +52,15 @@ SPECS: Final[dict[str, Any]] = {
     "batch": BatchTransform,
 }
 """What the ledger keeps of each kind of resource."""
+
+
+class Lost(msgspec.Struct, frozen=True, kw_only=True):
+    """A resource at its provider that carries cloudai's tag and stands in no row of the ledger."""
+
+    uri: str
+    kind: str
+    name: str
+    state: State
 
 
 class _Base:
@@ -78,6 +88,28 @@ class _Base:
 
     def _resources(self) -> list[Entry]:
         return Ledger(self.profile.home).entries()
+
+    def _forget(self, entry: Entry) -> None:
+        Ledger(self.profile.home).remove(entry)
+
+    def _adopt(self, uri: str) -> Entry:
+        binding, kind, native = self._runtime.locate(uri)
+        return ownership.adopt(self._runtime, binding, kind, native)
+
+    def _lost(self) -> list[Lost]:
+        found: list[Lost] = []
+        for kind, capability in KINDS.items():
+            if capability not in self.profile.spec.capabilities:
+                continue
+            binding = self._runtime.binding(capability)
+            for one in ownership.lost(self._runtime, binding, kind):
+                uri = binding.uri(kind, one.id)
+                found.append(Lost(uri=uri, kind=kind, name=one.name or one.id, state=one.state))
+        return found
+
+    def _hourly(self, uri: str) -> float | None:
+        binding, _, native = self._runtime.locate(uri)
+        return ownership.hourly(binding, native)
 
     def _destroy(self, entry: str | Entry, force: bool = False) -> None:
         """Removes a resource at its provider and from the ledger. A create that was never
@@ -152,6 +184,26 @@ class Client(_Base):
         """All that was created through cloudai from here and is not deleted, the oldest first."""
         return self._resources()
 
+    def lost(self) -> list[Lost]:
+        """What carries cloudai's tag at this profile's provider and the ledger does not know: made
+        on another machine, or lost here. ``adopt`` takes it back."""
+        return self._lost()
+
+    def adopt(self, uri: str) -> Entry:
+        """Takes a resource of cloudai's into the ledger, by its URI. Raises NotFound, and
+        Conflict for what carries no tag of cloudai."""
+        return self._adopt(uri)
+
+    def forget(self, entry: Entry) -> None:
+        """Takes a row out of the ledger; its provider is not asked, and what runs there runs on
+        and is billed."""
+        self._forget(entry)
+
+    def hourly(self, uri: str) -> float | None:
+        """US dollars an hour of what a handle's resource runs now, on demand; None where that is
+        not known."""
+        return self._hourly(uri)
+
     def destroy(self, resource: str | Entry, *, force: bool = False) -> None:
         """Removes one resource, by its URI or its ledger entry, at its provider and here.
 
@@ -210,6 +262,22 @@ class AsyncClient(_Base):
     async def resources(self) -> list[Entry]:
         """See ``Client.resources``."""
         return await threads.run(self._resources)
+
+    async def lost(self) -> list[Lost]:
+        """See ``Client.lost``."""
+        return await threads.run(self._lost)
+
+    async def adopt(self, uri: str) -> Entry:
+        """See ``Client.adopt``."""
+        return await threads.run(self._adopt, uri)
+
+    async def forget(self, entry: Entry) -> None:
+        """See ``Client.forget``."""
+        await threads.run(self._forget, entry)
+
+    async def hourly(self, uri: str) -> float | None:
+        """See ``Client.hourly``."""
+        return await threads.run(self._hourly, uri)
 
     async def destroy(self, resource: str | Entry, *, force: bool = False) -> None:
         """See ``Client.destroy``."""

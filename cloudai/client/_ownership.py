@@ -4,7 +4,9 @@ provider; each look, update and removal compares both, so that a name alone is n
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -67,6 +69,66 @@ def check_owner(
         provider=binding.profile.provider,
         hint="Somebody else may need it. To do it all the same: --force (force=True) with its name",
     )
+
+
+def adopt(runtime: Runtime, binding: CapabilityBinding, kind: str, native: str) -> Entry:
+    """Takes a resource that carries our tag into the ledger. Raises NotFound; Conflict for what
+    cloudai did not make."""
+
+    def look(call: Call) -> tuple[Any, str | None]:
+        status = binding.adapter.status(native, call)
+        owner = getattr(binding.adapter, "owner", None)
+        key = status.idempotency_key if owner is None else owner(status.id, call)
+        return status, key
+
+    status, key = binding.caller.run(f"{binding.capability}.adopt", look, binding.caller.call())
+    if key is None:
+        raise Conflict(
+            f"{native!r} carries no tag of cloudai: it is not taken over",
+            provider=binding.profile.provider,
+            hint="attach() works with it all the same",
+        )
+    now = time.time()
+    entry = Entry(
+        profile=binding.profile.name,
+        kind=kind,
+        key=key,
+        provider=binding.profile.provider,
+        place=binding.uri(kind, ""),
+        name=status.name or native,
+        id=status.id,
+        uri=binding.uri(kind, status.id),
+        state=status.state,
+        spec=b"{}",
+        created=status.created_at or now,
+        updated=now,
+        lies=binding.where(),
+    )
+    runtime.ledger(binding).adopt(entry)
+    return entry
+
+
+def lost(runtime: Runtime, binding: CapabilityBinding, kind: str) -> list[Any]:
+    """The snapshots of what carries our tag at the provider and stands in no row of the ledger:
+    of another machine, or of a ledger that is gone."""
+    found = binding.caller.run(
+        f"{binding.capability}.list", binding.adapter.list, binding.caller.call()
+    )
+    here = binding.where()
+    known = {
+        row.id
+        for row in runtime.ledger(binding).entries(kind)
+        if row.provider == binding.profile.provider and (row.lies is None or row.lies == here)
+    }
+    return [one for one in found if one.id not in known]
+
+
+def hourly(binding: CapabilityBinding, native: str) -> float | None:
+    """US dollars an hour of what runs now; None where that is not known."""
+    ask = getattr(binding.adapter, "hourly", None)
+    if ask is None:
+        return None
+    return binding.caller.run("hourly", lambda call: ask(native, call), binding.caller.call())
 
 
 def tag_of(binding: CapabilityBinding, key: str) -> str:

@@ -112,8 +112,9 @@ class EmulatedCloud(ABC):
 
     @property
     def keys(self) -> dict[str, Any]:
-        """The keys of ``cloudai.Client(provider=cloud.name, **cloud.keys)``."""
-        return self.emulator.keys()
+        """The keys of ``cloudai.Client(provider=cloud.name, **cloud.keys)``. What is made here is
+        kept in a home of the cloud's own, and ends with it: it is none of the user's."""
+        return {**self.emulator.keys(), "home": str(self.folder / "home")}
 
     @property
     def env(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
 from cloudai._core.models import prices
-from cloudai._core.profiles import registry
+from cloudai._core.profiles import registry, trust
 from cloudai._core.profiles.registry import ProviderSpec
 from cloudai._core.profiles.secrets import Secret, SecretCache, fetch_plain, parse_ref
 from cloudai._core.state.home import default_home
@@ -198,7 +198,9 @@ class Config:
 
     def __init__(self, file: str | Path | None = None, start: Path | None = None) -> None:
         self.file = Path(file) if file is not None else find(start or Path.cwd())
-        self._tables = _read(self.file) if self.file else {}
+        # One that was named, or lies in the user's own folder, has its owner's word.
+        self._found = file is None and self.file != own_file()
+        self._tables = read(self.file) if self.file else {}
         self._made: dict[str, Profile] = {}
         self._lock = threading.RLock()
         self._secrets = SecretCache(self._fetch)
@@ -251,6 +253,13 @@ class Config:
             raise ConfigError(f"the profile {name!r} names no provider")
         found = registry.spec(chosen)
         valid = [key.name for key in (*found.keys, *registry.COMMON_KEYS)]
+        said = {
+            key: value
+            for key, value in table.items()
+            if key not in keys and _variable(chosen, key) is None
+        }
+        if self._found and self.file is not None and said:
+            trust.check(self.file, str(name), found, said)
         settings: dict[str, Any] = {}
         for origin, values in (("cloudai.toml", table), ("arguments", keys)):
             for key, value in values.items():
@@ -323,13 +332,19 @@ def find(start: Path) -> Path | None:
     for folder in (start, *start.parents):
         if (folder / FILE).is_file():
             return folder / FILE
-    from platformdirs import user_config_path
-
-    own = user_config_path("cloudai", appauthor=False) / FILE
+    own = own_file()
     return own if own.is_file() else None
 
 
-def _read(file: Path) -> dict[str, Any]:
+def own_file() -> Path:
+    """The cloudai.toml of the user's config folder."""
+    from platformdirs import user_config_path
+
+    return user_config_path("cloudai", appauthor=False) / FILE
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The tables of a cloudai.toml. Raises ConfigError."""
     import tomllib
 
     try:

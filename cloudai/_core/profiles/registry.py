@@ -7,7 +7,10 @@ imports no SDK. Third parties name theirs in the entry point group ``cloudai.pro
 from __future__ import annotations
 
 import importlib
+import ipaddress
+import re
 from typing import Any, Final, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -47,6 +50,13 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
 
 COMMON_KEYS: Final[tuple[Key, ...]] = (
+    Key(
+        name="home",
+        doc="the folder of the ledger and of local state; absent: CLOUDAI_HOME, then the user's "
+        "data folder",
+        kind="path",
+        trust="word",
+    ),
     Key(name="timeout", doc="seconds for one call, all its retries included", kind="number"),
     Key(name="retries", doc="further attempts after a failed one", kind="number"),
     Key(name="fallback", doc="profiles to ask when this one fails", kind="table"),
@@ -97,6 +107,29 @@ class ProviderSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def key(self, name: str) -> Key | None:
         return next((key for key in (*self.keys, *COMMON_KEYS) if key.name == name), None)
+
+
+def is_vendors(spec: ProviderSpec, url: str) -> bool:
+    """Whether an address is one of the vendor's own services."""
+    host = (urlsplit(url if "//" in url else f"//{url}").hostname or "").lower()
+    return any(re.fullmatch(pattern, host) for pattern in spec.domains)
+
+
+def is_here(url: str) -> bool:
+    """Whether an address is this machine's own."""
+    host = urlsplit(url if "//" in url else f"//{url}").hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def mark(spec: ProviderSpec, url: str) -> str:
+    """The address that a ``Place`` carries: none where it is the vendor's own."""
+    if is_vendors(spec, url):
+        return ""
+    parts = urlsplit(url if "//" in url else f"//{url}")
+    return f"{parts.scheme or 'https'}://{parts.netloc}"
 
 
 class Row(msgspec.Struct, frozen=True):

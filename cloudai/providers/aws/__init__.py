@@ -31,7 +31,12 @@ SPEC: Final = ProviderSpec(
             "sagemaker-REGION-ACCOUNT, with the account of role)",
             identity=True,
         ),
-        Key(name="endpoint_url", doc="another address for every AWS service", identity=True),
+        Key(
+            name="endpoint_url",
+            doc="another address for every AWS service",
+            identity=True,
+            trust="address",
+        ),
         Key(name="kms_key", doc="the KMS key that encrypts volumes and results", identity=True),
         Key(name="subnets", doc="subnets of jobs and endpoints, separated by commas"),
         Key(
@@ -57,6 +62,14 @@ SPEC: Final = ProviderSpec(
             "role": "arn:aws:iam::123456789012:role/stand-in",
             "bucket": "stand-in",
         },
+    ),
+    # The services' own hosts ("Service endpoints and quotas", AWS General Reference, read
+    # 2026-11), none of which a customer can have a server at, as he can at ELB, EC2 or S3.
+    domains=(
+        (
+            r"([a-z0-9-]+\.)*(sagemaker|bedrock)[a-z0-9-]*(\.[a-z0-9-]+)?"
+            r"\.(amazonaws\.com(\.cn)?|api\.aws|c2s\.ic\.gov|sc2s\.sgov\.gov)"
+        ),
     ),
     store="s3://{path}",
     gaps={

@@ -173,3 +173,14 @@ def with_cpus(cpus: int, memory: float) -> str | None:
         if machine.gpu is None and machine.cpus >= cpus and machine.memory >= memory
     ]
     return min(found)[3] if found else None
+
+
+def hourly(machines: list[tuple[str, int]]) -> float | None:
+    """US dollars an hour of so many machines of each type; None where a price is not known."""
+    total = 0.0
+    for name, count in machines:
+        found = MACHINES.get(name)
+        if found is None or found.price is None:
+            return None
+        total += found.price * count
+    return round(total, 4)

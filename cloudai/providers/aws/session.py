@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache, partial
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -25,10 +27,11 @@ from botocore.credentials import DeferredRefreshableCredentials
 from botocore.loaders import Loader, create_loader
 from botocore.utils import get_environ_proxies
 
+from cloudai._core.profiles import registry
 from cloudai._core.profiles.config import Profile
 from cloudai._version import __version__
-from cloudai.errors import AuthenticationError, CloudAIError
-from cloudai.protocols import Call
+from cloudai.errors import AuthenticationError, CallTimeout, CloudAIError, ConnectionFailed
+from cloudai.protocols import Call, Place
 from cloudai.providers.aws import catalog, errors, transport
 from cloudai.providers.aws.settings import Settings, check_role
 from cloudai.types._base import unknown
@@ -36,6 +39,9 @@ from cloudai.types._base import unknown
 T = TypeVar("T")
 
 _REGION: Final = re.compile(r"[a-z]{2,3}(-[a-z]+)+-\d\Z")
+
+_STS: Final = 10.0
+"""Seconds that STS may take to say whose the credentials are."""
 
 _SIGNING: Final = {
     "bedrock-runtime": "bedrock",
@@ -73,6 +79,7 @@ class AwsSession(Settings):
             ) from None
         source.register_component("data_loader", _loader(source.get_config_variable("data_path")))
         self._source = source
+        self._place: Place | None = None
         self.region = self._find_region()
         self.endpoint_url: str | None = self.profile.get("endpoint_url")
         verify = source.get_config_variable("ca_bundle")
@@ -153,6 +160,21 @@ class AwsSession(Settings):
             raise errors.from_sdk(error) from error
         client._endpoint.http_session = transport.BotocoreSession(self.pool)
         return client
+
+    def place(self, call: Call) -> Place:
+        """The account that the credentials belong to, the region, and the address where it is
+        none of AWS's own. STS is asked once, a question that needs no right; where it cannot be
+        reached the account stays unknown."""
+        if self._place is None:
+            account = ""
+            with suppress(ConnectionFailed, CallTimeout):
+                soon = Call(time.monotonic() + min(_STS, call.remaining()))
+                account = str(self.call("sts", "get_caller_identity", soon)["Account"])
+            url = self.client("sagemaker").meta.endpoint_url
+            self._place = Place(
+                account=account, region=self.region, emulator=registry.mark(self.profile.spec, url)
+            )
+        return self._place
 
     def model(self, service: str) -> Any:
         """botocore's description of a service."""

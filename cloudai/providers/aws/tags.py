@@ -87,10 +87,14 @@ class Keys:
 
     def _has(self, name: str, key: str, call: Call) -> bool:
         try:
-            found = self._session.call("sagemaker", self._describe, call, **{self._field: name})
+            return self.owner(name, call) == key
         except NotFound:
             return False
-        return of(self._session, found[self._arn], call).get(KEY_TAG) == key
+
+    def owner(self, name: str, call: Call) -> str | None:
+        """The idempotency key in its tag; None for what cloudai did not make. Raises NotFound."""
+        found = self._session.call("sagemaker", self._describe, call, **{self._field: name})
+        return of(self._session, found[self._arn], call).get(KEY_TAG)
 
     def adopt(self, error: Conflict, key: str | None, name: str, call: Call) -> str:
         """What a create that met a taken name comes to: the name, where it was this key's own

@@ -24,6 +24,7 @@ SPEC: Final = ProviderSpec(
             name="endpoint",
             doc="the Azure OpenAI resource's address, such as https://acme.openai.azure.com",
             identity=True,
+            trust="address",
         ),
         Key(name="api_key", doc="the resource's API key, by reference", kind="secret"),
         Key(
@@ -46,6 +47,7 @@ SPEC: Final = ProviderSpec(
             name="management_endpoint",
             doc="Azure Resource Manager (default: https://management.azure.com)",
             identity=True,
+            trust="address",
         ),
         Key(
             name="workspace",
@@ -79,6 +81,13 @@ SPEC: Final = ProviderSpec(
     stand_ins=(
         {**_SUBSCRIPTION, "workspace": "stand-in", "compute": "stand-in"},
         {**_SUBSCRIPTION, "account": "stand-in"},
+    ),
+    # Azure OpenAI's and Foundry's resources and Resource Manager, in the public and the sovereign
+    # clouds; not cloudapp.azure.com or azurewebsites.net, where anybody may have a server.
+    domains=(
+        r"[a-z0-9-]+\.(openai|cognitiveservices|services\.ai)\.azure\.(com|us|cn)",
+        r"management\.(azure\.com|usgovcloudapi\.net|chinacloudapi\.cn)",
+        r"([a-z0-9-]+\.)+api\.azureml\.(ms|us)",
     ),
     store="azureml://datastores/workspaceblobstore/paths/{path}",
     gaps={

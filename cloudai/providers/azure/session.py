@@ -10,8 +10,10 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from cloudai._core.profiles import registry
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import AuthenticationError, ConfigError
+from cloudai.protocols import Place
 from cloudai.providers.azure.auth import ApiKey, Auth, Entra
 from cloudai.types._base import shorten
 
@@ -66,6 +68,18 @@ class AzureSession:
                 if found is None:
                     found = self._made[name] = make()
         return found
+
+    def place(self) -> Place:
+        """The subscription and resource group where the profile names them, the Azure OpenAI
+        resource, and its address where it is none of Microsoft's own."""
+        profile = self.profile
+        named = (profile.get("subscription"), profile.get("resource_group"))
+        url = self.endpoint if self.has_endpoint else self.management_endpoint
+        return Place(
+            account="/".join(map(str, named)) if all(named) else "",
+            workspace=str(profile.get("account") or urlsplit(url).netloc),
+            emulator=registry.mark(profile.spec, url),
+        )
 
     @property
     def has_endpoint(self) -> bool:

@@ -18,6 +18,7 @@ SPEC: Final = ProviderSpec(
             doc="the folder of its jobs, endpoints and models (default: CLOUDAI_HOME)",
             kind="path",
             identity=True,
+            trust="word",
         ),
         Key(
             name="script",

@@ -123,7 +123,10 @@ class LocalEndpoints:
             )
             same = self._store.insert(row)
             if same is not None:
-                return same
+                if not self._unborn(same):
+                    return same
+                self._erase(same)  # of a client that was killed before it started the server
+                self._store.insert(row)
             try:
                 self._launch(spec, config, secrets, listener)
             except BaseException:
@@ -133,8 +136,10 @@ class LocalEndpoints:
         return spec.name
 
     def find(self, key: str, call: Call) -> str | None:
-        """The name of the endpoint that was deployed with a key."""
-        return self._store.find(key)
+        """The name of the endpoint that was deployed with a key. One that was recorded and whose
+        server was never started does not count: it is deployed anew."""
+        found = self._store.find(key)
+        return None if found is None or self._unborn(found) else found
 
     def status(self, id: str, call: Call) -> EndpointStatus:
         """The server's own word, while it lives; FAILED with its last lines once it does not."""
@@ -314,6 +319,11 @@ class LocalEndpoints:
                 provider=PROVIDER,
                 log_tail=tail,
             )
+
+    def _unborn(self, name: str) -> bool:
+        """Whether an endpoint's client died before it started the server: whoever asks holds the
+        right to create it, which that client held."""
+        return self._store.row(name).launched_at is None and not alive(self._store.folder(name))
 
     def _erase(self, name: str) -> None:
         shutil.rmtree(self._store.folder(name), ignore_errors=True)

@@ -19,6 +19,7 @@ SPEC: Final = ProviderSpec(
             "then the user's data folder",
             kind="path",
             identity=True,
+            trust="word",
         ),
         Key(name="chat_model", doc="the default chat model: a Hugging Face directory"),
         Key(name="embedding_model", doc="the default embedding model: a directory"),

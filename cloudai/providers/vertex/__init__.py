@@ -41,6 +41,8 @@ SPEC: Final = ProviderSpec(
             name="credentials",
             doc="a credential file of any kind (default: application default credentials)",
             kind="path",
+            # Such a file may itself name addresses, and files to be sent there.
+            trust="word",
         ),
         Key(name="impersonate", doc="a service account to act as, with short-lived tokens"),
         Key(
@@ -48,6 +50,7 @@ SPEC: Final = ProviderSpec(
             doc="the base URL of Vertex AI; one outside googleapis.com, such as an emulator or "
             "a gateway, serves the other Google APIs too",
             identity=True,
+            trust="address",
         ),
     ),
     capabilities={
@@ -59,6 +62,7 @@ SPEC: Final = ProviderSpec(
     },
     secrets={"secretmanager": "cloudai.providers.vertex.secrets:SecretManager"},
     stand_ins=({"project": "stand-in", "location": "us-central1", "bucket": "stand-in"},),
+    domains=(r"([a-z0-9-]+\.)+googleapis\.com",),
     store="gs://{path}",
     gaps={
         "training:finetune.method": 'Only "supervised": preference and reinforcement tuning are '

@@ -7,7 +7,7 @@ dollars. All read 2025-11; ``resources.instance_type`` goes past the tables wher
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -332,3 +332,15 @@ def hour(type: str) -> float | None:
     if family in {"n2-standard", "n2-highmem"} and size.isdigit():
         return int(size) * _N2_VCPU_HOUR * (1.31 if family.endswith("highmem") else 1.0)
     return None
+
+
+def hourly(machines: list[tuple[dict[str, Any], int]]) -> float | None:
+    """US dollars an hour of so many machines by each machineSpec; None where one has no known
+    price."""
+    total = 0.0
+    for spec, count in machines:
+        price = hour(str(spec.get("machineType")))
+        if price is None:
+            return None
+        total += price * count
+    return round(total, 4)

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from cloudai._core.files.tree import tree
 from cloudai._core.files.unpack import place
 from cloudai._core.profiles.config import Profile
-from cloudai.errors import CloudAIError, NotFound, PermissionDenied
+from cloudai.errors import CloudAIError, Conflict, NotFound, PermissionDenied
 from cloudai.protocols import Call
 from cloudai.providers.vertex import errors
 from cloudai.providers.vertex.session import VertexSession
@@ -97,6 +97,21 @@ class Files:
             bucket, name = self._bucket(uri)
             found: bytes = bucket.blob(name).download_as_bytes(timeout=call.remaining(), retry=None)
             return found
+
+    def version(self, uri: str, call: Call) -> tuple[bytes, int]:
+        """An object's bytes and generation. Raises NotFound."""
+        with mapped():
+            bucket, name = self._bucket(uri)
+            blob = bucket.blob(name)
+            blob.reload(timeout=call.remaining(), retry=None)
+            generation = int(blob.generation)
+            made = bucket.blob(name, generation=generation)
+            return made.download_as_bytes(timeout=call.remaining(), retry=None), generation
+
+    @property
+    def home(self) -> str:
+        """The folder of the profile's ledger."""
+        return str(self._session.profile.home)
 
     def get_file(self, uri: str, path: Path, call: Call) -> None:
         """Copies an object into a file."""
@@ -288,7 +303,7 @@ def mapped() -> Generator[None]:
         text = error.message.encode()
         found = errors.from_response(status, {}, text)
         if status == 412:
-            raise type(found)(
+            raise Conflict(
                 "the object was changed, or is there already", provider=errors.PROVIDER
             ) from None
         raise found from None

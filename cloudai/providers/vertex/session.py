@@ -8,6 +8,7 @@ import threading
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from cloudai._core.profiles import registry
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     AuthenticationError,
@@ -16,6 +17,7 @@ from cloudai.errors import (
     ConnectionFailed,
     ServiceUnavailable,
 )
+from cloudai.protocols import Place
 from cloudai.providers.vertex.aio import Aio
 from cloudai.providers.vertex.errors import PROVIDER
 from cloudai.providers.vertex.http import Http
@@ -72,6 +74,14 @@ class VertexSession:
     def parent(self) -> str:
         """``projects/…/locations/…``"""
         return f"projects/{self.project}/locations/{self.location}"
+
+    def place(self) -> Place:
+        """The project, the region, and the address where it is none of Google's own."""
+        return Place(
+            account=self.project,
+            region=self.location,
+            emulator=registry.mark(self.profile.spec, self.url()),
+        )
 
     def _missing(self, key: str, variables: tuple[str, ...], what: str) -> ConfigError:
         own = ", in the credential itself" if key == "project" else ""

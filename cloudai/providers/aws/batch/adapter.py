@@ -22,7 +22,7 @@ from cloudai.errors import (
     Conflict,
     NotFound,
 )
-from cloudai.protocols import Call
+from cloudai.protocols import Call, Place
 from cloudai.providers.aws import common, s3, tags
 from cloudai.providers.aws import logs as _logs
 from cloudai.providers.aws.batch import staging, wire
@@ -191,6 +191,23 @@ class AwsBatch:
             "bedrock", "list_model_invocation_jobs", call, nameContains=digest
         )
         return next((row["jobArn"] for row in rows["invocationJobSummaries"]), None)
+
+    def where(self, call: Call) -> Place:
+        return self._session.place(call)
+
+    def owner(self, id: str, call: Call) -> str | None:
+        """The idempotency key that it carries. Raises NotFound."""
+        if id.startswith(PREFIX):
+            return self._client.status(id).idempotency_key
+        if id.startswith("arn:"):
+            told = self._session.call("bedrock", "list_tags_for_resource", call, resourceARN=id)
+            return {tag["key"]: tag["value"] for tag in told["tags"]}.get(common.KEY_TAG)
+        return self._keys.owner(id, call)
+
+    def resume(self, id: str | None, spec: BatchTransform, call: Call) -> None:
+        """Goes on with a batch on the client's side whose worker was lost."""
+        if id is not None and id.startswith(PREFIX):
+            self._client.resume(id, _absolute(spec))
 
     def status(self, id: str, call: Call) -> JobStatus:
         """The snapshot. Whoever first sees that the job has ended puts its output together."""

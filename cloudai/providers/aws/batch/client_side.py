@@ -99,6 +99,11 @@ class ClientBatches:
                 return folder.name
         return None
 
+    def resume(self, id: str, spec: BatchTransform) -> None:
+        """Starts a worker anew that died without a word; one that said how it ended is left."""
+        if self.status(id).state is State.FAILED and not read(self._root / id).state.done:
+            self.submit(spec)
+
     def _folder(self, id: str) -> Path:
         folder = self._root / id
         if not (folder / "state.json").exists():

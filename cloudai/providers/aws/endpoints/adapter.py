@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -20,8 +21,8 @@ from cloudai.errors import (
     InvalidRequest,
     NotFound,
 )
-from cloudai.protocols import Call
-from cloudai.providers.aws import common, s3, tags
+from cloudai.protocols import Call, Place
+from cloudai.providers.aws import catalog, common, s3, tags
 from cloudai.providers.aws import logs as _logs
 from cloudai.providers.aws.endpoints import model_upload, scaling_wire, wire
 from cloudai.providers.aws.endpoints.invoke import Asker, Mode
@@ -56,6 +57,7 @@ class AwsEndpoints:
         self._configs: dict[str, dict[str, Any]] = {}
         self._asker = Asker(self._session, self._store, self._mode)
         self._scaler = Scaler(self._session)
+        self._fresh: dict[str, set[str]] = {}
         self._updating: dict[str, tuple[str, list[scaling_wire.Rule]]] = {}
 
     # Planning.
@@ -107,9 +109,10 @@ class AwsEndpoints:
         self._refuse_taken(spec, call)
         self._store.check_bucket(self._session.bucket(), "bucket", call)
         self._keys.sending(spec.idempotency_key, spec.name)
+        fresh = self._fresh.setdefault(str(spec.idempotency_key), set())
         try:
             with multi_step_create():
-                self._prepare(made, call)
+                self._prepare(made, fresh, call)
                 body = wire.endpoint(spec, made.config["EndpointConfigName"])
                 try:
                     self._session.call("sagemaker", "create_endpoint", call, **body)
@@ -118,16 +121,21 @@ class AwsEndpoints:
         except CloudAIError as error:
             # What an unanswered request may have made is found by the next try, or by discard.
             if not error.ambiguous and not error.retryable:
-                self._discard(made, call)
+                self._discard(fresh, call)
+                self._fresh.pop(str(spec.idempotency_key), None)
             raise
+        self._fresh.pop(str(spec.idempotency_key), None)
         return spec.name
 
     def discard(self, spec: Deployment, call: Call) -> None:
-        """Removes what was made for an endpoint that does not exist."""
+        """Removes what was made with the spec's key for an endpoint that does not exist."""
         try:
             self._described(spec.name, call)
         except NotFound:
-            self.delete(spec.name, call)
+            if not self._sweep(spec.name, None, call, spec.idempotency_key):
+                self._store.delete_under(
+                    f"s3://{self._session.bucket()}/cloudai/{spec.name}/", call
+                )
 
     def _refuse_taken(self, spec: Deployment, call: Call) -> None:
         try:
@@ -137,34 +145,26 @@ class AwsEndpoints:
         taken = Conflict(f"there is an endpoint {spec.name!r} already", provider="aws")
         self._keys.adopt(taken, spec.idempotency_key, spec.name, call)
 
-    def _prepare(self, made: Drafted, call: Call) -> None:
+    def _prepare(self, made: Drafted, fresh: set[str], call: Call) -> None:
         """Uploads, and creates models and config; those that are there already are the same
-        ones, since their names hold their digests."""
+        ones, since their names hold their digests. ``fresh`` takes the names of the new ones."""
         for where, source in made.sources:
             model_upload.upload(self._store, source, f"{where}.model", call)
-        for body in made.models:
-            self._once("create_model", body, call)
-        self._once("create_endpoint_config", made.config, call)
+        bodies = [("create_model", "ModelName", body) for body in made.models]
+        bodies.append(("create_endpoint_config", "EndpointConfigName", made.config))
+        for operation, name, body in bodies:
+            with suppress(Conflict):
+                self._session.call("sagemaker", operation, call, **body)
+                fresh.add(f"{name}:{body[name]}")
 
-    def _once(self, operation: str, body: dict[str, Any], call: Call) -> None:
-        try:
-            self._session.call("sagemaker", operation, call, **body)
-        except Conflict:
-            return
-
-    def _discard(self, made: Drafted, call: Call, *keep: str) -> None:
-        """Removes what was made for nothing; the models of the configs ``keep`` stay."""
-        serving = {
-            row["ModelName"]
-            for config in keep
-            for row in self._config(config, call)["ProductionVariants"]
-        }
-        self._gone(
-            "delete_endpoint_config", call, EndpointConfigName=made.config["EndpointConfigName"]
-        )
-        for body in made.models:
-            if body["ModelName"] not in serving:
-                self._gone("delete_model", call, ModelName=body["ModelName"])
+    def _discard(self, fresh: set[str], call: Call) -> None:
+        """Removes what was made for nothing, and was made by us: what was there before may
+        serve another, who works with the same key or the same model."""
+        for one in sorted(fresh):  # the config goes before its models
+            field, _, name = one.partition(":")
+            kind = "endpoint_config" if field == "EndpointConfigName" else "model"
+            self._gone(f"delete_{kind}", call, **{field: name})
+        fresh.clear()
 
     def _gone(self, operation: str, call: Call, **parameters: str) -> None:
         """Deletes something; what is gone is done."""
@@ -176,6 +176,36 @@ class AwsEndpoints:
     def find(self, key: str, call: Call) -> str | None:
         """The endpoint that was deployed with a key."""
         return self._keys.find(key, call)
+
+    def where(self, call: Call) -> Place:
+        return self._session.place(call)
+
+    def owner(self, id: str, call: Call) -> str | None:
+        """The idempotency key that it carries. Raises NotFound."""
+        return self._keys.owner(id, call)
+
+    def hourly(self, id: str, call: Call) -> float | None:
+        """US dollars an hour of its machines, on demand; 0.0 where none runs."""
+        described = self._described(id, call)
+        try:
+            rows = self._config(described["EndpointConfigName"], call)["ProductionVariants"]
+        except NotFound:
+            return None
+        if any("ServerlessConfig" in row for row in rows):
+            return None  # it is billed by the request
+        now = {
+            row["VariantName"]: row.get("CurrentInstanceCount")
+            for row in described.get("ProductionVariants", ())
+        }
+        return catalog.hourly(
+            [
+                (
+                    row.get("InstanceType", ""),
+                    now.get(row["VariantName"]) or row.get("InitialInstanceCount", 1),
+                )
+                for row in rows
+            ]
+        )
 
     def _described(self, id: str, call: Call) -> dict[str, Any]:
         return self._session.call("sagemaker", "describe_endpoint", call, EndpointName=id)
@@ -233,8 +263,10 @@ class AwsEndpoints:
         variants = {row["VariantName"] for row in described.get("ProductionVariants", ())}
         self._scaler.set_up(id, arn, variants, call)
 
-    def _sweep(self, id: str, config: str | None, call: Call) -> None:
-        """Removes the endpoint's configs and models that ``config`` does not use."""
+    def _sweep(self, id: str, config: str | None, call: Call, key: str | None = None) -> bool:
+        """Removes the endpoint's configs and models that ``config`` does not use; with ``key``
+        those alone that were made with it. Gives whether others are left."""
+        others = False
         keep: set[str] = set()
         if config is not None:
             rows = self._config(config, call)["ProductionVariants"]
@@ -243,10 +275,13 @@ class AwsEndpoints:
             ("config", "delete_endpoint_config", "EndpointConfigName"),
             ("model", "delete_model", "ModelName"),
         ):
-            for arn, _ in tags.tagged(self._session, kind, {wire.ENDPOINT_TAG: id}, call):
+            for arn, found in tags.tagged(self._session, kind, {wire.ENDPOINT_TAG: id}, call):
                 name = tags.name_of(arn)
-                if name not in keep:
+                if key is not None and found.get(common.KEY_TAG) != key:
+                    others = True
+                elif name not in keep:
                     self._gone(operation, call, **{field: name})
+        return others
 
     # Asking.
 
@@ -287,20 +322,20 @@ class AwsEndpoints:
         # SageMaker refuses to take away a variant that still scales.
         dropped = [one for one in before if one.variant not in kept]
         if described["EndpointConfigName"] != name:
-            self._prepare(made, call)
+            fresh = self._fresh.setdefault(name, set())
+            self._prepare(made, fresh, call)
             self._scaler.take_down(id, dropped, call)
             # Noted first: a try whose reply is lost took effect, and what it replaced is to go.
             self._updating.setdefault(id, (name, before))
-            self._send_update(id, made, body, described["EndpointConfigName"], call)
+            self._send_update(id, fresh, body, call)
+            self._fresh.pop(name, None)
         elif rules != before:
             self._scaler.take_down(id, dropped, call)
         if rules != before:
             self._scaler.keep(arn, rules, call)
         self._scaler.anew(id)
 
-    def _send_update(
-        self, id: str, made: Drafted, body: dict[str, Any], serving: str, call: Call
-    ) -> None:
+    def _send_update(self, id: str, fresh: set[str], body: dict[str, Any], call: Call) -> None:
         try:
             self._session.call("sagemaker", "update_endpoint", call, **body)
         except Conflict:
@@ -309,12 +344,12 @@ class AwsEndpoints:
             pending = found.get("PendingDeploymentSummary", {}).get("EndpointConfigName")
             if body["EndpointConfigName"] not in {pending, found["EndpointConfigName"]}:
                 self._updating.pop(id, None)
-                self._discard(made, call, serving, *([pending] if pending else ()))
+                self._discard(fresh, call)
                 raise
         except CloudAIError as error:
             if not error.ambiguous and not error.retryable:
                 self._updating.pop(id, None)
-                self._discard(made, call, serving)
+                self._discard(fresh, call)
             raise
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
@@ -334,17 +369,29 @@ class AwsEndpoints:
             self._scaler.take_down(id, self._scaler.rules(arn, call), call)
             self._delete_endpoint(id, call)
         if config is not None:
-            try:
-                rows = self._config(config, call)["ProductionVariants"]
-            except NotFound:
-                rows = []
-            self._gone("delete_endpoint_config", call, EndpointConfigName=config)
-            for row in rows:
-                self._gone("delete_model", call, ModelName=row["ModelName"])
+            self._delete_behind(config, call)
         self._sweep(id, None, call)
         self._store.delete_under(f"s3://{self._session.bucket()}/cloudai/{id}/", call)
         self._asker.forget(id)
         self._updating.pop(id, None)
+
+    def _delete_behind(self, config: str, call: Call) -> None:
+        """Removes a config and its models, those that carry our tag: somebody may have put the
+        endpoint onto a config of his own."""
+
+        def ours(arn: str) -> bool:
+            return common.KIND_TAG in tags.of(self._session, arn, call)
+
+        with suppress(NotFound):
+            found = self._config(config, call)
+            for row in found["ProductionVariants"]:
+                with suppress(NotFound):
+                    name = row["ModelName"]
+                    model = self._session.call("sagemaker", "describe_model", call, ModelName=name)
+                    if ours(model["ModelArn"]):
+                        self._gone("delete_model", call, ModelName=name)
+            if ours(found["EndpointConfigArn"]):
+                self._gone("delete_endpoint_config", call, EndpointConfigName=config)
 
     def _delete_endpoint(self, id: str, call: Call) -> None:
         """Deletes the endpoint; one that is being updated is waited for, as SageMaker wants."""

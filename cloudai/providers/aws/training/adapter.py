@@ -20,7 +20,7 @@ from cloudai._core.files.unpack import unpack
 from cloudai._core.metrics import MetricPatterns
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import Conflict, InvalidRequest, NotFound, UnsupportedByProvider
-from cloudai.protocols import Call
+from cloudai.protocols import Call, Place
 from cloudai.providers.aws import catalog, common, images, package, s3, tags
 from cloudai.providers.aws import logs as _logs
 from cloudai.providers.aws.session import session
@@ -266,6 +266,21 @@ class AwsTraining:
     def find(self, key: str, call: Call) -> str | None:
         """The job that was submitted with a key."""
         return self._keys.find(key, call)
+
+    def where(self, call: Call) -> Place:
+        return self._session.place(call)
+
+    def owner(self, id: str, call: Call) -> str | None:
+        """The idempotency key that it carries. Raises NotFound."""
+        return self._keys.owner(id, call)
+
+    def hourly(self, id: str, call: Call) -> float | None:
+        """US dollars an hour of its machines, on demand; 0.0 where none runs."""
+        described = self._described(id, call)
+        if described["TrainingJobStatus"] not in {"InProgress", "Stopping"}:
+            return 0.0
+        config = described["ResourceConfig"]
+        return catalog.hourly([(config.get("InstanceType", ""), config.get("InstanceCount", 1))])
 
     def _described(self, id: str, call: Call) -> dict[str, Any]:
         return self._session.call("sagemaker", "describe_training_job", call, TrainingJobName=id)

@@ -31,7 +31,7 @@ from cloudai.errors import (
     NotFound,
     ProviderError,
 )
-from cloudai.protocols import Call
+from cloudai.protocols import Call, Place
 from cloudai.providers.azure import arm
 from cloudai.providers.azure.assemble import Lookup, absolute, mark, publish, records
 from cloudai.providers.azure.ml import model_assets
@@ -192,6 +192,13 @@ class AzureMLBatch:
         body = self._deployment(spec, model, code, environment, location)
         workspace.send("PUT", f"{path}/deployments/{_DEPLOYMENT}", call, body)
         return id
+
+    def where(self, call: Call) -> Place:
+        return self._workspace.place()
+
+    def owner(self, id: str, call: Call) -> str | None:
+        """The idempotency key in its tag. Raises NotFound."""
+        return (self._get(id, call).get("tags") or {}).get(KEY) or None
 
     def find(self, key: str, call: Call) -> str | None:
         id = _id(key)

@@ -23,7 +23,7 @@ from cloudai._core.files.tree import planned
 from cloudai._core.handlers import asked, container
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import Conflict, HandlerError, InvalidRequest, NotFound, ProviderError
-from cloudai.protocols import Call
+from cloudai.protocols import Call, Place
 from cloudai.providers.azure.errors import error_of, request_id, told
 from cloudai.providers.azure.ml import endpoint_wire as wire
 from cloudai.providers.azure.ml import model_assets
@@ -137,7 +137,12 @@ class AzureMLEndpoints:
         known = self._workspace.found(path, call)
         if known is not None and (known.get("tags") or {}).get(KEY) != spec.idempotency_key:
             raise Conflict(f"an endpoint {spec.name!r} exists", provider="azure", hint="Use update")
-        self._put(spec, call)
+        try:
+            self._put(spec, call)
+        except Conflict:
+            # Another machine is at it with the same key.
+            if self.owner(spec.name, call) != spec.idempotency_key:
+                raise
         return spec.name
 
     def _put(self, spec: Deployment, call: Call) -> None:
@@ -167,6 +172,13 @@ class AzureMLEndpoints:
         if named is not None:
             return workspace.named("environments", str(named))
         return model_assets.environment(workspace, None, spec.requirements, variant.resources, call)
+
+    def where(self, call: Call) -> Place:
+        return self._workspace.place()
+
+    def owner(self, id: str, call: Call) -> str | None:
+        """The idempotency key in its tag. Raises NotFound."""
+        return (self._get(id, call).get("tags") or {}).get(KEY) or None
 
     def find(self, key: str, call: Call) -> str | None:
         for item in self._workspace.listed("onlineEndpoints", call):

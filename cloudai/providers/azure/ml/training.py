@@ -23,7 +23,7 @@ from cloudai.errors import (
     NotFound,
     UnsupportedByProvider,
 )
-from cloudai.protocols import Call
+from cloudai.protocols import Call, Place
 from cloudai.providers.azure.ml import job_wire as wire
 from cloudai.providers.azure.ml.workspace import (
     API_VERSION,
@@ -165,6 +165,16 @@ class AzureMLTraining:
         given = self._inputs(spec)
         files = self._code(spec) if spec.source is not None else None
         environment = wire.environment(spec, self._requirements(spec))
+        known = workspace.found(f"jobs/{wire.job_id(spec)}", call)
+        if known is not None:
+            tag = (known["properties"].get("tags") or {}).get(wire.KEY)
+            if tag == spec.idempotency_key:
+                return wire.job_id(spec)
+            raise Conflict(
+                f"there is a job {wire.job_id(spec)!r} that another made",
+                provider="azure",
+                hint="Use another name or key",
+            )
         code = workspace.upload("codes", files, call)[0] if files is not None else None
         inputs = {
             name: workspace.upload("codes", files, call)[1] + tail if files else uri
@@ -179,6 +189,13 @@ class AzureMLTraining:
         id = wire.job_id(spec)
         workspace.send("PUT", f"jobs/{id}", call, self._encode(spec, code, named, inputs))
         return id
+
+    def where(self, call: Call) -> Place:
+        return self._workspace.place()
+
+    def owner(self, id: str, call: Call) -> str | None:
+        """The idempotency key in its tag. Raises NotFound."""
+        return (self._get(id, call)["properties"].get("tags") or {}).get(wire.KEY) or None
 
     def find(self, key: str, call: Call) -> str | None:
         for job in self._workspace.listed("jobs", call):

@@ -12,6 +12,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from cloudai._core.files.unpack import place
+from cloudai._core.profiles import registry
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     AuthenticationError,
@@ -22,7 +23,7 @@ from cloudai.errors import (
     PermissionDenied,
     ServiceUnavailable,
 )
-from cloudai.protocols import Call
+from cloudai.protocols import Call, Place
 from cloudai.providers.azure import arm
 from cloudai.providers.azure.session import loopback, session
 
@@ -53,6 +54,17 @@ class Workspace:
             f"/resourceGroups/{quote(str(profile.require('resource_group', why)), safe='')}"
             "/providers/Microsoft.MachineLearningServices"
             f"/workspaces/{quote(str(profile.require('workspace', why)), safe='')}"
+        )
+
+    def place(self) -> Place:
+        """The subscription and resource group, the workspace, and the address of Resource
+        Manager where it is none of Microsoft's own."""
+        profile = self.profile
+        url = self.session.management_endpoint
+        return Place(
+            account=f"{profile.get('subscription')}/{profile.get('resource_group')}",
+            workspace=str(profile.get("workspace")),
+            emulator=registry.mark(profile.spec, url),
         )
 
     def send(

@@ -12,7 +12,7 @@ from cloudai._core.batches.runner import check_paths
 from cloudai._core.batches.transforms import chat_request, embedding_request
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import CloudAIError, Conflict, UnsupportedByProvider
-from cloudai.protocols import Call
+from cloudai.protocols import Call, Place
 from cloudai.providers.azure.openai.client_batch import ClientBatches
 from cloudai.providers.azure.openai.service_batch import ServiceBatches
 from cloudai.providers.azure.openai.wire.endpoints import fine_tuned
@@ -134,6 +134,18 @@ class AzureBatch:
             why = _TUNED
         logger.info("azure: batch %s: %s", spec.name, why)
         return self.client.submit(spec)
+
+    def where(self, call: Call) -> Place:
+        return self._session.place() if self.ml is None else self.ml.where(call)
+
+    def owner(self, id: str, call: Call) -> str | None:
+        """The idempotency key that it carries. Raises NotFound."""
+        return self._owner(id).owner(id, call)
+
+    def resume(self, id: str | None, spec: BatchTransform, call: Call) -> None:
+        """Goes on with a batch on the client's side whose worker was lost."""
+        if id is not None and self.client.owns(id):
+            self.client.resume(id, spec)
 
     def find(self, key: str, call: Call) -> str | None:
         found = self.client.find(key)

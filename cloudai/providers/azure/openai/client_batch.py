@@ -83,6 +83,11 @@ class ClientBatches:
         detach.start(worker, folder / "log", given=msgspec.json.encode([plain, secret]))
         return id
 
+    def resume(self, id: str, spec: BatchTransform) -> None:
+        """Starts a worker anew that died without a word; one that said how it ended is left."""
+        if self.status(id).state is State.FAILED and not read(self._root / id).state.done:
+            self.submit(spec)
+
     def _folder(self, id: str) -> Path:
         folder = self._root / id
         if not (folder / "state.json").exists():
@@ -115,6 +120,9 @@ class ClientBatches:
             progress=(found.done, found.total),
             errors=found.errors,
         )
+
+    def owner(self, id: str, call: Call) -> str | None:
+        return self.status(id).idempotency_key
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
         """The worker's log. The cursor counts lines."""

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
 from cloudai._core.profiles.config import Profile
-from cloudai.errors import ConfigError, NotFound
-from cloudai.protocols import Call
+from cloudai.errors import ConfigError, Conflict, NotFound
+from cloudai.protocols import Call, Place
 from cloudai.providers.azure import arm
 from cloudai.providers.azure.openai import deployments
 from cloudai.providers.azure.openai.chat import AzureChat
@@ -99,8 +99,26 @@ class AzureDeployments:
         be sent again without harm."""
         refuse(wire.violations(spec))
         wire.warn(spec)
+        names = {name for name, _ in wire.encode(spec)}
+        for item in deployments.listed(self._session, call):
+            tag = (item.get("tags") or {}).get(wire.KEY)
+            # A PUT would replace it, whosever it is.
+            if str(item["name"]) in names and tag != spec.idempotency_key:
+                raise Conflict(
+                    f"there is a deployment {item['name']!r} already",
+                    provider="azure",
+                    hint="Update it, delete it first, or use another name",
+                )
         self._put(spec, call)
         return spec.name
+
+    def where(self, call: Call) -> Place:
+        return self._session.place()
+
+    def owner(self, id: str, call: Call) -> str | None:
+        """The idempotency key in its tag. Raises NotFound."""
+        found = {(item.get("tags") or {}).get(wire.KEY) for item in self._items(id, call)}
+        return found.pop() or None if len(found) == 1 else None
 
     def find(self, key: str, call: Call) -> str | None:
         for item in deployments.listed(self._session, call):

@@ -38,6 +38,9 @@ from cloudai.types import BatchTransform, JobStatus, LogLine, LogPage, NativeReq
 logger: Final = logging.getLogger("cloudai")
 
 
+_OVER: Final = {"failed", "expired", "cancelling", "cancelled"}
+
+
 class ServiceBatches:
     """``chat`` batches through Azure OpenAI's batch API.
 
@@ -90,6 +93,10 @@ class ServiceBatches:
         id = wire.group_id(spec.idempotency_key or "")
         with tempfile.TemporaryDirectory(prefix="cloudai-") as folder:
             parts, lines = self._parts(spec, Path(folder))
+            with suppress(NotFound):
+                known = self._batches(id, call)
+                self._check_alive(id, known, call)
+                return id
             if fine_tuned(deployments.model(self._session, spec.chat or "", call) or ""):
                 return None
             files = [
@@ -107,6 +114,7 @@ class ServiceBatches:
                     raise
                 logger.info("azure: batch %s: part %d waits for quota", id, index + 1)
                 break
+        self._once(id, call)
         return id
 
     def _create(self, id: str, part: int, file: str, about: dict[str, str], call: Call) -> None:
@@ -114,11 +122,33 @@ class ServiceBatches:
         self._members.pop(id, None)
         files_api.post(self._session, "batches", call, wire.body(file, self.url, about))
 
+    def _once(self, id: str, call: Call) -> None:
+        """Cancels what another machine asked for first at the same time: the service takes no
+        request token."""
+        first: dict[int, str] = {}
+        for batch in reversed(self._of(id, call)):  # the newest come first
+            if batch["status"] in _OVER:
+                continue
+            if first.setdefault(wire.part_of(batch)[0], batch["id"]) != batch["id"]:
+                files_api.post(self._session, f"batches/{batch['id']}/cancel", call, {})
+        self._members.pop(id, None)
+
+    def _of(self, id: str, call: Call) -> list[dict[str, Any]]:
+        return [
+            batch
+            for batch in files_api.listed(self._session, "batches", call)
+            if (batch.get("metadata") or {}).get(wire.ID) == id
+        ]
+
     def _parts(self, spec: BatchTransform, folder: Path) -> tuple[list[Path], int]:
         modern = self._session.modern
         return parts_of(spec, folder, self.url, modern, self.max_lines, self.max_bytes)
 
     # -- looking -------------------------------------------------------------------------
+
+    def owner(self, id: str, call: Call) -> str | None:
+        """The key in the spec that its first part carries. Raises NotFound."""
+        return wire.spec_of(self._batches(id, call)[0]).idempotency_key
 
     def find(self, key: str, call: Call) -> str | None:
         id = wire.group_id(key)
@@ -130,15 +160,12 @@ class ServiceBatches:
         if known is not None:
             found = [files_api.get(self._session, f"batches/{one}", call) for one in known]
         else:
-            found = [
-                batch
-                for batch in files_api.listed(self._session, "batches", call)
-                if (batch.get("metadata") or {}).get(wire.ID) == id
-            ]
+            found = self._of(id, call)
         if not found and not missing_ok:
             raise NotFound(f"there is no batch {id!r} at {self._session.endpoint}")
         latest: dict[int, dict[str, Any]] = {}
-        for batch in found:  # the newest come first
+        # The newest come first, and one that was cancelled for another's sake last.
+        for batch in sorted(found, key=lambda one: one["status"] in {"cancelling", "cancelled"}):
             latest.setdefault(wire.part_of(batch)[0], batch)
         chosen = [latest[part] for part in sorted(latest)]
         self._members[id] = tuple(str(batch["id"]) for batch in chosen)

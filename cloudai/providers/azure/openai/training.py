@@ -19,7 +19,7 @@ from cloudai.errors import (
     NotFound,
     UnsupportedByProvider,
 )
-from cloudai.protocols import Call
+from cloudai.protocols import Call, Place
 from cloudai.providers.azure.models import TRAINING, TRAINING_AS_OF
 from cloudai.providers.azure.openai import examples as _examples
 from cloudai.providers.azure.openai import files_api
@@ -141,6 +141,9 @@ class AzureFineTuning:
                 made[name] = Path(folder, f"{name}.jsonl")
                 with made[name].open("wb") as target:
                     self._converted(spec, name, target)
+            known = self.find(str(spec.idempotency_key), call)
+            if known is not None:
+                return known
             fresh: list[str] = []
             for name, path in made.items():
                 unique = files_api.unique_name(path, name)
@@ -148,11 +151,29 @@ class AzureFineTuning:
                 fresh += [files[name]] if new else []
         body = wire.encode(spec, files["train"], files.get("validation"))
         try:
-            return str(files_api.post(self._session, _JOBS, call, body)["id"])
+            id = str(files_api.post(self._session, _JOBS, call, body)["id"])
         except CloudAIError as error:
             if not error.retryable and not error.ambiguous:
                 files_api.discard(self._session, fresh, call)  # nobody will come back for them
             raise
+        return self._first(str(spec.idempotency_key), id, call)
+
+    def _first(self, key: str, made: str, call: Call) -> str:
+        """The first of the jobs with a key, where another machine made one at the same time: the
+        service takes no request token. A later one is cancelled while it is still queued."""
+        same = [job for job in files_api.listed(self._session, _JOBS, call) if _key(job) == key]
+        first = str(same[-1]["id"]) if same else made  # the newest come first
+        if first != made:
+            self.cancel(made, call)
+        return first
+
+    def where(self, call: Call) -> Place:
+        return self._session.place()
+
+    def owner(self, id: str, call: Call) -> str | None:
+        """The idempotency key in its tag. Raises NotFound."""
+        job = files_api.get(self._session, f"{_JOBS}/{id}", call)
+        return _key(job)
 
     def find(self, key: str, call: Call) -> str | None:
         """Looks through the jobs for the key in their metadata: the service has no keys."""
@@ -260,6 +281,10 @@ class AzureFineTuning:
             for job in files_api.listed(self._session, _JOBS, call)
             if (job.get("metadata") or {}).get(wire.KEY)
         ]
+
+
+def _key(job: dict[str, Any]) -> str | None:
+    return (job.get("metadata") or {}).get(wire.KEY) or None
 
 
 def refuse(violations: Sequence[Violation]) -> None:

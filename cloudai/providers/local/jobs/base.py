@@ -159,7 +159,10 @@ class LocalJobs(ABC, Generic[SpecT]):
         if not id or not key:
             raise invalid("name", id, "or the idempotency key is not set", "Use cloudai.Client.")
         known = self._store.find(self.kind, key)
-        if known is not None:
+        if known is None:
+            with suppress(NotFound):  # one of this name that was lost is ended before we ask
+                self._settled(self._store.row(id, self.kind))
+        else:
             row = self._settled(self._store.row(known))
             if row["state"] not in ENDED or not self._again(spec, row):
                 return known
@@ -170,6 +173,13 @@ class LocalJobs(ABC, Generic[SpecT]):
         if made == id:
             self._start(id)
         return made
+
+    def resume(self, id: str | None, spec: SpecT, call: Call) -> None:
+        """Goes on with what was lost, where it is of the kind that is run anew."""
+        if id is not None:
+            row = self._settled(self._store.row(id))
+            if row["state"] in ENDED and row["native_state"] == "lost" and self._again(spec, row):
+                self.submit(spec, call)
 
     def find(self, key: str, call: Call) -> str | None:
         return self._store.find(self.kind, key)

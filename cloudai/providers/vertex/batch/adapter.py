@@ -21,8 +21,8 @@ from cloudai._core.calls.call import multi_step_create
 from cloudai._core.files.tree import planned
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import CloudAIError, Conflict, InvalidRequest, NotFound
-from cloudai.protocols import Call
-from cloudai.providers.vertex import common
+from cloudai.protocols import Call, Place
+from cloudai.providers.vertex import common, once
 from cloudai.providers.vertex import logs as _logs
 from cloudai.providers.vertex.batch import wire
 from cloudai.providers.vertex.chat import wire as chat_wire
@@ -205,15 +205,18 @@ class VertexBatch:
                 provider=PROVIDER,
                 hint="Use overwrite=True to replace it, or name another output",
             )
+        base, key = self._base(spec), str(spec.idempotency_key)
         self._files.check_region(self._session.bucket, call)
-        base = self._base(spec)
+        made = once.rival(self._files, base, lambda: self.find(key, call), call)
+        if made is not None:
+            return made
         with tempfile.TemporaryDirectory(prefix="cloudai-batch-") as folder, ExitStack() as undo:
+            undo.enter_context(self._files.undone(base, call))
             source = self._source(spec, Path(folder), call)
             prepared = Path(folder) / wire.INPUT
             objects = self._all_objects(spec, source)
             count = _prepare(spec, source, prepared, objects=objects)
             undo.enter_context(multi_step_create())
-            undo.enter_context(self._files.undone(base, call))
             if spec.model is not None:
                 deployment = self._deployment(spec)
                 own = self._models.artifact(deployment, deployment.variants[0])
@@ -249,6 +252,15 @@ class VertexBatch:
             except NotFound:
                 raise NotFound(f"there is no input at {spec.input}", provider=PROVIDER) from None
         return Source(path, format, spec.max_payload)
+
+    def where(self, call: Call) -> Place:
+        return self._session.place()
+
+    def owner(self, id: str, call: Call) -> str | None:
+        """The idempotency key as its label. Raises NotFound."""
+        return self._jobs.get(id, call).get("labels", {}).get(common.KEY_LABEL)
+
+    tag_of = staticmethod(common.key_label)
 
     def find(self, key: str, call: Call) -> str | None:
         found = self._jobs.find(key, call)

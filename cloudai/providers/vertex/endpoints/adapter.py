@@ -24,8 +24,8 @@ from cloudai.errors import (
     NotFound,
     UnsupportedByProvider,
 )
-from cloudai.protocols import Call
-from cloudai.providers.vertex import SPEC, common
+from cloudai.protocols import Call, Place
+from cloudai.providers.vertex import SPEC, catalog, common, once
 from cloudai.providers.vertex import logs as _logs
 from cloudai.providers.vertex.endpoints import rollout as _rollout
 from cloudai.providers.vertex.endpoints import wire
@@ -128,7 +128,22 @@ class VertexEndpoints:
                     hint="Update it, delete it, or use another name",
                 )
             return resource
-        with multi_step_create(), self._models.undone(spec, call):
+
+        def find() -> str | None:
+            with suppress(NotFound):
+                if self.owner(resource, call) == label:
+                    return resource
+            return None
+
+        claim = f"{self._models.base(spec.name)}/claim-{label}"
+        made_already = once.rival(self._files, claim, find, call)
+        if made_already is not None:
+            return made_already
+        with (
+            multi_step_create(),
+            self._files.undone(claim, call),
+            self._models.undone(spec, call),
+        ):
             self._models.upload(spec, call)
             body = wire.endpoint(spec, self._record(spec, 0.0))
             made = self._endpoints.create(body, call, f"?endpointId={spec.name}")
@@ -140,6 +155,8 @@ class VertexEndpoints:
     def discard(self, spec: Deployment, call: Call) -> None:
         """Removes the models and files of an endpoint that was never made."""
         self._models.discard(spec, call)
+        label = common.key_label(spec.idempotency_key or "")
+        self._files.remove_folder(f"{self._models.base(spec.name)}/claim-{label}", call)
 
     def _check(self, spec: Deployment) -> None:
         if spec.mode != "realtime":
@@ -155,6 +172,25 @@ class VertexEndpoints:
                 provider=PROVIDER,
                 hint=violation.mend or None,
             )
+
+    def where(self, call: Call) -> Place:
+        return self._session.place()
+
+    def owner(self, id: str, call: Call) -> str | None:
+        """The idempotency key as its label. Raises NotFound."""
+        return self._endpoints.get(id, call).get("labels", {}).get(common.KEY_LABEL)
+
+    tag_of = staticmethod(common.key_label)
+
+    def hourly(self, id: str, call: Call) -> float | None:
+        """US dollars an hour of its replicas at the least, on demand in us-central1."""
+        rows = [
+            one.get("dedicatedResources", {})
+            for one in self._endpoints.get(id, call).get("deployedModels", ())
+        ]
+        return catalog.hourly(
+            [(one.get("machineSpec", {}), int(one.get("minReplicaCount", 1))) for one in rows]
+        )
 
     def find(self, key: str, call: Call) -> str | None:
         found = self._endpoints.find(key, call)

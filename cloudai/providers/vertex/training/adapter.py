@@ -14,8 +14,8 @@ from cloudai._core.metrics import MetricPatterns
 from cloudai._core.numerals import numeral
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import InvalidRequest, NotFound, UnsupportedByProvider
-from cloudai.protocols import Call
-from cloudai.providers.vertex import SPEC, catalog, common
+from cloudai.protocols import Call, Place
+from cloudai.providers.vertex import SPEC, catalog, common, once
 from cloudai.providers.vertex import logs as _logs
 from cloudai.providers.vertex.errors import PROVIDER
 from cloudai.providers.vertex.gcs import Files, split
@@ -104,6 +104,10 @@ class VertexTraining:
         self._files.check_region(split(place.base)[0], call)
         for name in spec.inputs:
             self._files.check_input(f"inputs.{name}", spec.input(name).uri, call)
+        key = str(spec.idempotency_key)
+        made = once.rival(self._files, place.base, lambda: self.find(key, call), call)
+        if made is not None:
+            return made
         with multi_step_create(), self._files.undone(place.base, call):
             for uri, path in uploads:
                 if path is None:
@@ -121,6 +125,28 @@ class VertexTraining:
             self._tuning.discard(spec, call)
         else:
             self._files.remove_folder(self._place(spec).base, call)
+
+    def where(self, call: Call) -> Place:
+        return self._session.place()
+
+    def owner(self, id: str, call: Call) -> str | None:
+        """The idempotency key as its label. Raises NotFound."""
+        found = self._tuning.job(id, call) if _tunes(id) else self._jobs.get(id, call)
+        return found.get("labels", {}).get(common.KEY_LABEL)
+
+    tag_of = staticmethod(common.key_label)
+
+    def hourly(self, id: str, call: Call) -> float | None:
+        """US dollars an hour of its machines, on demand in us-central1; 0.0 where none runs."""
+        if _tunes(id):
+            return None  # it is billed by the token
+        job = self._jobs.get(id, call)
+        if common.state(job.get("state")) not in {State.STARTING, State.RUNNING, State.STOPPING}:
+            return 0.0
+        pools = job.get("jobSpec", {}).get("workerPoolSpecs", ())
+        return catalog.hourly(
+            [(one.get("machineSpec", {}), int(one.get("replicaCount", 1))) for one in pools if one]
+        )
 
     def find(self, key: str, call: Call) -> str | None:
         found = self._jobs.find(key, call)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cloudai._core import examples
 from cloudai._core.calls.call import multi_step_create
 from cloudai._core.numerals import numeral
 from cloudai.errors import InvalidRequest
 from cloudai.protocols import Call
-from cloudai.providers.vertex import common, models
+from cloudai.providers.vertex import common, models, once
 from cloudai.providers.vertex.endpoints.models import clear_endpoint
 from cloudai.providers.vertex.errors import PROVIDER
 from cloudai.providers.vertex.gcs import Files, split
@@ -112,6 +113,7 @@ class Tuning:
             )
         uris = self._uris(spec)
         local = self._local(spec)
+        key, base = str(spec.idempotency_key), self._base(spec)
         with tempfile.TemporaryDirectory(prefix="cloudai-tuning-") as folder:
             made: dict[str, Path] = {}
             # All local files before anything is sent, then what only the bucket can tell.
@@ -130,7 +132,10 @@ class Tuning:
             for bucket in sorted({split(uri)[0] for uri in uris.values()}):
                 self._files.check_region(bucket, call)
             body = wire.encode(spec, uris, self._session.profile.get("service_account"))
-            with multi_step_create(), self._files.undone(self._base(spec), call):
+            already = once.rival(self._files, base, lambda: self.find(key, call), call)
+            if already is not None:
+                return already
+            with multi_step_create(), self._files.undone(base, call):
                 for name, path in made.items():
                     self._files.put_file(uris[name], path, call)
                 return str(self._jobs.create(body, call)["name"])
@@ -142,6 +147,10 @@ class Tuning:
     def find(self, key: str, call: Call) -> str | None:
         found = self._jobs.find(key, call)
         return None if found is None else str(found["name"])
+
+    def job(self, id: str, call: Call) -> dict[str, Any]:
+        """The service's own description. Raises NotFound."""
+        return self._jobs.get(id, call)
 
     def status(self, id: str, call: Call) -> JobStatus:
         return wire.status(self._jobs.get(id, call))
