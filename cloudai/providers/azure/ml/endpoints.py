@@ -335,7 +335,8 @@ class AzureMLEndpoints:
         """Puts the new variants beside the old; ``status`` moves the traffic once they are up,
         and then removes the old ones. A variant that keeps its name is updated in place, which
         the service does replica by replica."""
-        self._get(id, call)
+        # It stays the one that its own key made: the tag says whose it is.
+        spec = msgspec.structs.replace(spec, idempotency_key=self.owner(id, call))
         refuse(self._violations(spec))
         self._put(spec, call)
 

@@ -12,6 +12,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
+import msgspec
+
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import ConfigError, Conflict, NotFound
 from cloudai.protocols import Call, Place
@@ -188,6 +190,8 @@ class AzureDeployments:
         """Puts the variants of ``spec`` there; once they are up, deletes those it no longer
         names. To scale is to update with another capacity."""
         refuse(wire.violations(spec))
+        # It stays the one that its own key made: the tag says whose it is.
+        spec = msgspec.structs.replace(spec, idempotency_key=self.owner(id, call))
         before = {str(item["name"]) for item in self._items(id, call)}
         gone = before - {name for name, _ in wire.encode(spec)}
         if self._put(spec, call, wait=bool(gone)):
