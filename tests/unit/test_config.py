@@ -142,8 +142,7 @@ def test_handles_carry_the_explicit_keys_that_identify_the_place(tmp_path: Path)
     bound = client._runtime.binding("training")
     uri = bound.uri("training", "projects/1/jobs/2")
     assert uri.startswith("cloudai://fake/training/projects%2F1%2Fjobs%2F2?home=")
-    # A home is no place that a handle may lead to by itself (K7); the profile names it too.
-    found, kind, native = Client(provider="fake", home=str(tmp_path))._runtime.locate(uri)
+    found, kind, native = Client(provider="fake")._runtime.locate(uri)
     assert (kind, native) == ("training", "projects/1/jobs/2")
     assert found.profile.home == tmp_path
 

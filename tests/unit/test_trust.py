@@ -32,6 +32,7 @@ provider = "vertex"
 endpoint = "https://europe-west4-aiplatform.googleapis.com"
 [profiles.d]
 provider = "fake"
+home = "state"
 script = "script.toml"
 [profiles.d.models]
 smart = "any"
@@ -57,7 +58,6 @@ CARRIES_OFF = {
     ],
     "vertex": ['endpoint = "https://evil.run.app"', 'credentials = "account.json"'],
     "local": ['home = "prepared"'],
-    "fake": ['home = "prepared"'],
 }
 
 

@@ -18,7 +18,6 @@ SPEC: Final = ProviderSpec(
             doc="the folder of its jobs, endpoints and models (default: CLOUDAI_HOME)",
             kind="path",
             identity=True,
-            trust="word",
         ),
         Key(
             name="script",

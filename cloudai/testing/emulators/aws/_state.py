@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import random
 import threading
 import time
@@ -25,7 +26,7 @@ NO_PING: Final = (
     "The primary container for production variant {variant} did not pass the ping health check. "
     "Please check CloudWatch logs for this endpoint."
 )
-ACCOUNT: Final = "123456789012"
+ACCOUNT: Final = os.environ.get("MOTO_ACCOUNT_ID", "123456789012")
 """moto's account."""
 
 
