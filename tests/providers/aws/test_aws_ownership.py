@@ -259,7 +259,9 @@ def test_o1_o2_random_sequences_touch_nothing_of_others(
             print(f"sequence {seed} held", file=sys.__stderr__, flush=True)
 
 
-def test_o1_a_name_in_another_account_is_left_alone(worlds: list[World], spec: Deployment) -> None:
+def test_o1_a_name_in_another_account_is_left_alone(
+    worlds: list[World], spec: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here, other = worlds[0], worlds[1]
     made = here.plain("us-east-1").endpoints.deploy(spec)
     theirs(other, "us-east-1", "prod-chat")
@@ -269,14 +271,17 @@ def test_o1_a_name_in_another_account_is_left_alone(worlds: list[World], spec: D
         client.destroy(row)
     assert "account 222222222222" in str(caught.value)
     assert "prod-chat" in other.endpoints("us-east-1")
-    # By its name alone too: it carries no tag of ours.
+    # By its name alone too, also from a ledger that knows of none: it carries no tag of ours.
+    monkeypatch.setenv("CLOUDAI_HOME", str(tmp_path / "another"))
+    stranger = other.plain("us-east-1")
     with pytest.raises(Conflict, match="carries no tag of cloudai"):
-        client.endpoints.attach("prod-chat").delete()
+        stranger.endpoints.attach("prod-chat").delete()
     with pytest.raises(Conflict, match="carries no tag of cloudai"):
-        client.endpoints.attach("prod-chat").update(spec)
+        stranger.endpoints.attach("prod-chat").update(spec)
     assert other.all_of("us-east-1") == (["prod-chat"],) * 3
     # Forced by its name, and then the endpoint alone: its config and model carry no tag either.
-    client.endpoints.attach("prod-chat").delete(force=True)
+    client.destroy(made.id, force=True)
+    assert len(client.resources()) == 1, "the row is of the other account"
     assert other.all_of("us-east-1") == (["prod-chat"], ["prod-chat"], [])
     for delete, field in (
         ("delete_endpoint_config", "EndpointConfigName"),
