@@ -12,6 +12,7 @@ CLOUDAI_OUTPUT_DIR      where everything else goes
 CLOUDAI_HPS             the hyperparameters, typed, as one JSON object
 CLOUDAI_NODES           machines; CLOUDAI_NODE_RANK tells which this is, from 0
 CLOUDAI_NPROC           processes on each machine; above one they are started by torchrun
+CLOUDAI_FRAMEWORK       ``tensorflow``: one process a machine, with TF_CONFIG and no torchrun
 ======================  =====================================================================
 
 The local provider builds its environment from the same functions.
@@ -88,6 +89,10 @@ def derive(env: Mapping[str, str], read: ReadText | None = None) -> dict[str, st
         found = _vertex(env)
     elif any(name.startswith(("AZUREML_", "AZURE_ML_")) for name in env):
         found = _azureml(env)
+    if env.get("CLOUDAI_FRAMEWORK") == "tensorflow":
+        found.pop("CLOUDAI_NPROC", None)
+    if env.get("CLOUDAI_FRAMEWORK") != "tensorflow" or found.get("CLOUDAI_NODES") == "1":
+        found.pop("TF_CONFIG", None)
     fresh = {name: value for name, value in found.items() if name not in env}
     # What an adapter set itself may be a bucket's URI; Vertex mounts buckets under /gcs.
     for name, value in env.items():
@@ -153,7 +158,7 @@ def _sagemaker(env: Mapping[str, str], read: ReadText) -> dict[str, str]:
     machines = _json(read(f"{config}/resourceconfig.json"))
     hosts = sorted(machines.get("hosts") or _list(env.get("SM_HOSTS")) or ["localhost"])
     current = machines.get("current_host") or env.get("SM_CURRENT_HOST") or hosts[0]
-    found |= _cluster(len(hosts), hosts.index(current) if current in hosts else 0, hosts[0])
+    found |= _cluster(hosts, hosts.index(current) if current in hosts else 0)
     if env.get("SM_NUM_GPUS", "0") not in {"", "0"}:
         found["CLOUDAI_NPROC"] = env["SM_NUM_GPUS"]
     return found
@@ -196,8 +201,8 @@ def _vertex(env: Mapping[str, str]) -> dict[str, str]:
     task = spec.get("task", {})
     if machines and task:
         first = sum(len(pools[pool]) for pool in sorted(pools) if pool < task["type"])
-        chief = str(machines[0][1]).partition(":")[0]
-        found |= _cluster(len(machines), first + int(task.get("index", 0)), chief)
+        hosts = [str(host).partition(":")[0] for _, host in machines]
+        found |= _cluster(hosts, first + int(task.get("index", 0)))
     return found
 
 
@@ -222,26 +227,33 @@ def _azureml(env: Mapping[str, str]) -> dict[str, str]:
     nodes = env.get("AZUREML_NODE_COUNT") or "1"
     if nodes.isdigit() and int(nodes) > 1:
         rank = int(env.get("NODE_RANK", "0"))
-        found |= _cluster(int(nodes), rank, env.get("MASTER_ADDR", "localhost"))
+        # Azure ML tells the first machine alone, and TensorFlow its own TF_CONFIG.
+        found |= _cluster([env.get("MASTER_ADDR", "localhost"), *[""] * (int(nodes) - 1)], rank)
+        found.pop("TF_CONFIG")
     return found
 
 
-def _cluster(nodes: int, rank: int, chief: str) -> dict[str, str]:
+def _cluster(hosts: Sequence[str], rank: int) -> dict[str, str]:
+    workers = [f"{host}:{MASTER_PORT}" for host in hosts]
+    task = {"type": "worker", "index": rank}
     return {
-        "CLOUDAI_NODES": str(nodes),
+        "CLOUDAI_NODES": str(len(hosts)),
         "CLOUDAI_NODE_RANK": str(rank),
-        "MASTER_ADDR": chief,
+        "MASTER_ADDR": hosts[0],
         "MASTER_PORT": MASTER_PORT,
+        # MultiWorkerMirroredStrategy's own (tf.distribute.cluster_resolver, read 2026-11).
+        "TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": task}),
     }
 
 
 def command(env: Mapping[str, str], script: Sequence[str]) -> list[str]:
     """What starts the script: Python, or torchrun where there are several processes. A shell
-    script starts its own."""
+    script starts its own; TensorFlow's one process a machine sees all of its GPUs, and the others
+    by TF_CONFIG."""
     if script[0].endswith(".sh"):
         return ["/bin/sh", *script]
     nodes, nproc = int(env.get("CLOUDAI_NODES", "1")), int(env.get("CLOUDAI_NPROC", "1"))
-    if nodes == 1 and nproc == 1:
+    if (nodes == 1 and nproc == 1) or env.get("CLOUDAI_FRAMEWORK") == "tensorflow":
         return [sys.executable, *script]
     where = (
         ["--standalone"]

@@ -207,3 +207,25 @@ def test_l5_a_shell_script_is_started_as_one(tmp_path: Path) -> None:
     words = bootstrap.command({"CLOUDAI_NPROC": "4"}, [str(script), "--a=1"])
     assert words == ["/bin/sh", str(script), "--a=1"]
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "--a=1\n"
+
+
+def test_m5_tensorflow_has_one_process_a_machine_and_its_own_cluster() -> None:
+    cluster = {"cluster": {"workerpool0": ["a:2222"], "workerpool1": ["b:2222", "c:2222"]}}
+    spec = json.dumps({**cluster, "task": {"type": "workerpool1", "index": 1}})
+    vertex = {"AIP_MODEL_DIR": "m", "CLUSTER_SPEC": spec}
+    aws = {
+        "SM_MODEL_DIR": "m",
+        "SM_HOSTS": '["algo-1", "algo-2"]',
+        "SM_CURRENT_HOST": "algo-2",
+        "SM_NUM_GPUS": "4",
+    }
+    for env, hosts, rank in ((vertex, ["a", "b", "c"], 2), (aws, ["algo-1", "algo-2"], 1)):
+        told = {**env, "CLOUDAI_FRAMEWORK": "tensorflow"}
+        told |= bootstrap.derive(told, NONE)
+        found = json.loads(told["TF_CONFIG"])
+        assert found["task"] == {"type": "worker", "index": rank}
+        assert [worker.partition(":")[0] for worker in found["cluster"]["worker"]] == hosts
+        assert bootstrap.command(told, ["t.py"]) == [sys.executable, "t.py"]
+        plain = {**env, **bootstrap.derive(env, NONE)}
+        assert "TF_CONFIG" not in plain
+        assert "torch.distributed.run" in bootstrap.command(plain, ["t.py"])

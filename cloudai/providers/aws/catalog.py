@@ -7,7 +7,7 @@ differ, mostly upwards; what is not in a table has no known price and its cost i
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from cloudai.types import Accelerator
 
@@ -139,6 +139,22 @@ _OWN_DISK: Final = re.compile(
 def own_disk(machine: str) -> bool:
     """Whether an instance type comes with disks of its own."""
     return _OWN_DISK.match(machine) is not None
+
+
+Chip = Literal["cpu", "graviton", "gpu", "neuron"]
+
+_GRAVITON: Final = re.compile(r"ml\.[a-z]+\d+g[a-z]*\.")
+"""Families of Graviton have a g behind their generation: m7g, c6gn, r8gd."""
+
+
+def chip(machine: str) -> Chip:
+    """What the images of an instance type have to be made for, by its name: types that the table
+    lacks are asked for too."""
+    if machine.startswith(("ml.trn", "ml.inf")):
+        return "neuron"
+    if _GRAVITON.match(machine):
+        return "graviton"
+    return "gpu" if machine.startswith(("ml.g", "ml.p")) else "cpu"
 
 
 _CPU_ORDER: Final = ("ml.m5.", "ml.c5.", "ml.r5.")

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from cloudai.errors import MissingExtra
+from cloudai.providers.aws import catalog
 from cloudai.types._base import invalid
 
 Scope = Literal["training", "inference"]
@@ -39,7 +40,12 @@ def _numbers(version: str) -> list[int]:
 
 
 def image(
-    framework: str, scope: Scope, region: str, *, gpu: bool, suffix: str = "amazonaws.com"
+    framework: str,
+    scope: Scope,
+    region: str,
+    *,
+    chip: catalog.Chip,
+    suffix: str = "amazonaws.com",
 ) -> str:
     """The image's URI.
 
@@ -47,9 +53,9 @@ def image(
     ----------
     framework: ``"pytorch"``, ``"tensorflow==2.19"``, ``"huggingface"``; without a version the
         newest of the tables.
-    gpu: whether the machine has one. suffix: of AWS's domain names in this partition.
+    chip: of the machine. suffix: of AWS's domain names in this partition.
 
-    Raises InvalidRequest for a framework, a version or a region that the tables lack.
+    Raises InvalidRequest for a framework, a version, a chip or a region that the tables lack.
     """
     name, _, version = framework.partition("==")
     name = name.strip().lower()
@@ -62,6 +68,15 @@ def image(
         )
     whole = _table(name)
     config = whole.get(scope, whole)
+    if chip in ("graviton", "neuron"):
+        config = whole.get(f"{scope}_{chip}")
+        if config is None:
+            raise invalid(
+                "resources",
+                chip,
+                f"is nothing that AWS has an image of {name} for {scope} made for",
+                "Name an image that is made for it, or use another machine.",
+            )
     versions: dict[str, Any] = config["versions"]
     asked = version.strip()
     chosen = (
@@ -91,7 +106,7 @@ def image(
             f"has no image of {framework}",
             "Use another region, or name an image.",
         )
-    processor = "gpu" if gpu else "cpu"
+    processor = "gpu" if chip == "gpu" else "cpu"
     container = row.get("container_version")
     runs_on = container or row.get("processors") or config.get("processors") or ["cpu", "gpu"]
     if processor not in runs_on:
@@ -101,5 +116,7 @@ def image(
         )  # fmt: skip
     parts = [row.get("tag_prefix", prefix), processor, (row.get("py_versions") or [None])[-1]]
     parts.append(container[processor] if container is not None else None)
+    if chip == "graviton":
+        parts.append("sagemaker")
     tag = "-".join(part for part in parts if part)
     return f"{registry}.dkr.ecr.{region}.{suffix}/{row['repository']}:{tag}"

@@ -11,7 +11,7 @@ from cloudai.errors import ConfigError
 from cloudai.types._base import invalid
 
 _ROLE: Final = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):role/[\w+=,.@/-]+\Z")
-_ECR: Final = re.compile(r"\d{12}\.dkr\.ecr\.([a-z0-9-]+)\.")
+_ECR: Final = re.compile(r"\d{12}\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.")
 _ARN: Final = re.compile(r"arn:aws[a-z-]*:[a-z0-9-]+:([a-z0-9-]*):")
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
 
@@ -50,9 +50,24 @@ class Settings:
             )
         return found
 
-    def check_image(self, image: str) -> None:
-        """Refuses an image of ECR that lies in another region. Raises InvalidRequest."""
+    def check_image(self, image: str, *, vpc: bool = False) -> None:
+        """Refuses an image that SageMaker does not pull: it does from ECR alone, in its own
+        region ("Use your own inference code", "TrainingImageConfig", API reference, read
+        2026-11). Raises InvalidRequest.
+
+        Parameters
+        ----------
+        vpc: ``native`` tells SageMaker to pull from a private registry inside the VPC.
+        """
         match = _ECR.match(image)
+        if match is None and not vpc:
+            raise invalid(
+                "image",
+                image,
+                "is not in Amazon ECR, and SageMaker pulls from nowhere else",
+                f"Push it to ECR in {self.region}: "
+                f"123456789012.dkr.ecr.{self.region}.amazonaws.com/NAME:TAG.",
+            )
         if match is not None and match[1] != self.region:
             raise invalid(
                 "image",

@@ -195,3 +195,51 @@ def test_the_network_of_several_machines(monkeypatch: pytest.MonkeyPatch, tmp_pa
     made = start.network(job, env)
     assert made == {**p4d, "NCCL_SOCKET_IFNAME": "eth2", "GLOO_SOCKET_IFNAME": "eth2"}
     assert start.network(job, {**env, "SM_HOSTS": '["algo-1"]'}) == {}
+
+
+def test_v5_a_container_of_ones_own_is_told_the_contract(
+    local: AwsEmulator, client: Client, tmp_path: Path
+) -> None:
+    (tmp_path / "train.csv").write_text("1,2")
+    code = (
+        "import os, json; "
+        "text = open(os.environ['CLOUDAI_INPUT_TRAIN']).read(); "
+        "rate = json.loads(os.environ['CLOUDAI_HPS'])['rate']; "
+        "open(os.path.join(os.environ['CLOUDAI_MODEL_DIR'], 'm.txt'), 'w').write(f'{text} {rate}')"
+    )
+    job = client.training.submit(
+        TrainingJob(
+            kind="container",
+            image="123456789012.dkr.ecr.us-east-1.amazonaws.com/own:1",
+            command=("python3", "-c"),
+            args=(code,),
+            inputs={"train": str(tmp_path / "train.csv")},
+            hyperparameters={"rate": 0.5},
+        )
+    )
+    job.wait(60)
+    assert (job.download(tmp_path / "out") / "m.txt").read_text() == "1,2 0.5"
+
+
+@pytest.mark.parametrize("where", ["here", "bucket"])
+def test_v10_an_input_that_is_one_file_keeps_its_name(
+    local: AwsEmulator, client: Client, tmp_path: Path, where: str
+) -> None:
+    source = tmp_path / "src"
+    source.mkdir()
+    (source / "train.py").write_text(
+        "import os, pathlib\n"
+        "place = pathlib.Path(os.environ['CLOUDAI_INPUT_TRAIN'])\n"
+        "print('named', place.name, place.read_text())\n"
+    )
+    uri = str(tmp_path / "train.csv")
+    Path(uri).write_text("1,2")
+    if where == "bucket":
+        s3 = boto3.client("s3", endpoint_url=local.url)
+        s3.put_object(Bucket=BUCKET, Key="data/train.csv", Body=b"1,2")
+        uri = f"s3://{BUCKET}/data/train.csv"
+    job = client.training.submit(
+        TrainingJob(source=str(source), entry="train.py", inputs={"train": uri})
+    )
+    job.wait(60)
+    assert "named train.csv 1,2" in [line.text for line in job.logs()]

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from cloudai import BatchTransform, Client, Deployment
+from cloudai import BatchTransform, Client, Deployment, TrainingJob
 from cloudai._core.handlers.container import platforms
 from cloudai.testing.emulators.aws import AwsEmulator
-from cloudai.types import Variant
+from cloudai.types import Resources, Variant
 
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/own:1"
 HANDLER = "def load(d):\n    return 0\n\n\ndef predict(m, inputs, params):\n    return inputs\n"
@@ -85,3 +85,43 @@ def test_a_transform_by_a_package(
     body = next(r.body for r in plan.requests if r.operation == "sagemaker:CreateModel")
     assert body["PrimaryContainer"]["Image"] == IMAGE
     assert body["PrimaryContainer"]["Environment"]["CLOUDAI_PORT"] == "8080"
+
+
+GRAVITON = ("ml.c7g.xlarge", "ml.m6g.large", "ml.r6gd.xlarge", "ml.c6gn.xlarge")
+
+
+@pytest.mark.parametrize("machine", GRAVITON)
+def test_m6_graviton_endpoints_get_the_images_made_for_them(
+    client: Client, model: str, machine: str
+) -> None:
+    about = Variant(model=model, resources=Resources(instance_type=machine))
+    plan = client.endpoints.plan(Deployment(name="house", variants=(about,)))
+    body = next(r.body for r in plan.requests if r.operation == "sagemaker:CreateModel")
+    assert "/pytorch-inference-arm64:" in body["PrimaryContainer"]["Image"]
+
+
+def test_m6_neuron_machines_want_an_image(client: Client, model: str) -> None:
+    resources = Resources(instance_type="ml.inf2.xlarge")
+    plan = client.endpoints.plan(
+        Deployment(name="house", variants=(Variant(model=model, resources=resources),))
+    )
+    assert "resources" in [one.field for one in plan.violations]
+    (Path(model) / "train.py").write_text("")
+    resources = Resources(instance_type="ml.trn1.2xlarge")
+    job = TrainingJob(source=model, entry="train.py", resources=resources)
+    plan = client.training.plan(job)
+    assert [one.field for one in plan.violations] == ["resources"]
+
+
+@pytest.mark.parametrize("image", ["python:3.12", "docker.io/me/mine:1", "public.ecr.aws/x/y:1"])
+def test_m8_an_image_outside_of_ecr(client: Client, model: str, image: str) -> None:
+    job = TrainingJob(kind="container", image=image)
+    plan = client.training.plan(job)
+    assert [one.field for one in plan.violations] == ["image"]
+    native = {"AlgorithmSpecification": {"TrainingImageConfig": {
+        "TrainingRepositoryAccessMode": "Vpc"}}}  # fmt: skip
+    assert client.training.plan(
+        TrainingJob(kind="container", image=image, native={"aws": native})
+    ).ok
+    plan = client.endpoints.plan(spec(model, image=image))
+    assert [one.field for one in plan.violations] == ["image"]

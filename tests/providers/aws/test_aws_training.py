@@ -27,6 +27,7 @@ from cloudai.errors import (
 from cloudai.testing.emulators.aws import BUCKET, ROLE, AwsEmulator, Fate, ScriptedExecutor
 from cloudai.types import Input, Metric, Outputs, Retry, SecretRef, Spot, State
 
+IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/own:1"
 GOLDEN = Path(__file__).parent / "golden" / "training.json"
 
 
@@ -165,7 +166,13 @@ def test_lost_replies_make_no_second_job(
     client = Client(**keys, retries=6)
     for number in range(100):
         aws.faults.add("lose_reply", r"CreateTrainingJob$", times=1 + number % 2)
-        spec = job(source, name=f"lost-{number}", kind="container", image="img", entry=None)
+        spec = job(
+            source,
+            name=f"lost-{number}",
+            kind="container",
+            image="123456789012.dkr.ecr.us-east-1.amazonaws.com/img:1",
+            entry=None,
+        )
         handle = client.training.submit(spec)
         assert handle.native_id == f"lost-{number}"
     names = [one["TrainingJobName"] for one in aws.cloud_state.of(aws.region, "TrainingJob")]
@@ -358,8 +365,14 @@ for name, version in (("pytorch", "2.6"), ("pytorch", "2.6.0"), ("tensorflow", "
             for region in ("eu-west-1", "us-east-1"):
                 theirs = image_uris.retrieve(name, region, version=version, image_scope=scope,
                                              instance_type=machine)
-                ours = image(f"{name}=={version}", scope, region, gpu=gpu)
+                ours = image(f"{name}=={version}", scope, region, chip="gpu" if gpu else "cpu")
                 assert ours == theirs, (ours, theirs)
+# M6: Graviton's own.
+for name, version in (("pytorch", "2.6.0"), ("pytorch", "2.4.0"), ("tensorflow", "2.16.1")):
+    theirs = image_uris.retrieve(name, "eu-west-1", version=version, instance_type="ml.c7g.xlarge",
+                                 image_scope="inference_graviton")
+    ours = image(f"{name}=={version}", "inference", "eu-west-1", chip="graviton")
+    assert ours == theirs, (ours, theirs)
 # Every image of Hugging Face's with PyTorch, of the newest base where there are several.
 import json, pathlib, sagemaker
 table = pathlib.Path(sagemaker.__path__[0], "core/image_uri_config/huggingface.json")
@@ -375,7 +388,8 @@ for scope in ("training", "inference"):
             except ValueError:
                 theirs = None
             try:
-                ours = image(f"huggingface=={version}", scope, "eu-west-1", gpu=gpu)
+                ours = image(f"huggingface=={version}", scope, "eu-west-1",
+                             chip="gpu" if gpu else "cpu")
             except ValueError:
                 ours = None
             assert ours == theirs, (ours, theirs)
@@ -384,3 +398,15 @@ assert count >= 40, count
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_m5_tensorflow_starts_as_itself(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("")
+    about = {"source": str(tmp_path), "entry": "train.py", "framework": "tensorflow"}
+    plan = client.training.plan(
+        TrainingJob(**about, resources=Resources(accelerator="A10G:4", nodes=2))
+    )
+    env = plan.requests[-1].body["Environment"]
+    assert env == {"CLOUDAI_FRAMEWORK": "tensorflow"}
+    plan = client.training.plan(TrainingJob(**about, resources=Resources(nproc=4)))
+    assert [one.field for one in plan.violations] == ["resources.nproc"]

@@ -101,12 +101,14 @@ def test_golden(name: str) -> None:
     kept = wire.Record(
         variants=tuple(wire.target(made, one, "us-central1", parent) for one in made.variants)
     )
+    models = [wire.model(made, one, one.uri, "us-central1") for one in made.variants]
+    for one in models:  # the start is a file of its own
+        if "command" in one["model"]["containerSpec"]:
+            one["model"]["containerSpec"]["command"][2] = "start.py"
     golden(
         name,
         {
-            "models": [
-                wire.model(made, one, one.uri, "us-central1", ["rich>=13"]) for one in made.variants
-            ],
+            "models": models,
             "endpoint": wire.endpoint(made, kept),
             "deploy": [wire.deploy(one, {"0": 100}, "robot") for one in kept.variants],
         },

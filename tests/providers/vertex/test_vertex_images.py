@@ -31,6 +31,12 @@ def test_the_container_is_the_package_s(client: Client, tmp_path: Path) -> None:
         "predictRoute": "/predict",
         "healthRoute": "/ping",
         "ports": [{"containerPort": 9000}],
+        "startupProbe": {
+            "httpGet": {"path": "/ping"},
+            "periodSeconds": 10,
+            "timeoutSeconds": 11,
+            "failureThreshold": 180,
+        },
         "env": [
             {"name": "CLOUDAI_HANDLER", "value": "handler.py"},
             {"name": "CLOUDAI_MAX_BATCH", "value": "4"},

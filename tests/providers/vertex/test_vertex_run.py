@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,6 @@ import pytest
 
 from cloudai import Client
 from cloudai.errors import JobFailed
-from cloudai.providers.vertex.training import package
 from cloudai.testing.emulators.vertex import VertexEmulator
 from cloudai.types import Input, Resources, SecretRef, State, TrainingJob
 
@@ -57,16 +53,15 @@ def source(folder: Path, text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("about", "kind"),
+    "about",
     [
-        ({"framework": "pytorch"}, "pythonPackageSpec"),
-        ({"framework": "tensorflow==2.16"}, "pythonPackageSpec"),
-        ({"framework": "huggingface"}, "containerSpec"),
-        ({"image": "europe-docker.pkg.dev/p/r/i:1"}, "containerSpec"),
+        {"framework": "pytorch"},
+        {"framework": "huggingface==4.48"},
+        {"image": "europe-docker.pkg.dev/p/r/i:1"},
     ],
 )
 def test_script_in_every_kind_of_image(
-    client: Client, cloud: VertexEmulator, tmp_path: Path, about: dict[str, Any], kind: str
+    client: Client, cloud: VertexEmulator, tmp_path: Path, about: dict[str, Any]
 ) -> None:
     data = cloud.storage.put(f"gs://{cloud.bucket}/data/data.csv", "1,2")
     cloud.secrets["token"] = "a-secret"
@@ -82,8 +77,6 @@ def test_script_in_every_kind_of_image(
         )
     )
     job.wait(60)
-    (sent,) = cloud.jobs.all.values()
-    assert kind in sent["jobSpec"]["workerPoolSpecs"][0]
     lines = [line.text for line in job.logs()]
     assert lines == ["args ['--epochs=3', '--name=a b']", "token a-secret"]
     made = json.loads((job.download(tmp_path / "model") / "model.json").read_text())
@@ -149,29 +142,3 @@ def test_one_replica_s_failure_ends_the_job(
     with pytest.raises(JobFailed, match="workerpool1-0") as caught:
         job.wait(60)
     assert caught.value.exit_code == 5
-
-
-def test_pip_installs_the_archive(tmp_path: Path) -> None:
-    """As Vertex AI's prebuilt images do, without the network."""
-    if importlib.util.find_spec("setuptools") is None:
-        pytest.skip("pip builds with setuptools")
-    folder = Path(source(tmp_path / "src", "import sys; print('ran', sys.argv[1:])\n"))
-    (folder / "data with space.txt").write_text("x")
-    spec = TrainingJob(source=str(folder), entry="train.py")
-    archive = tmp_path / package.ARCHIVE
-    archive.write_bytes(package.build(spec))
-    target = tmp_path / "site"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
-    pip += ["--no-build-isolation", "--disable-pip-version-check", "--target", str(target)]
-    subprocess.run([*pip, str(archive)], check=True, capture_output=True, timeout=120)
-    assert (target / package.PACKAGE / "source" / "data with space.txt").exists()
-    env = {"PYTHONPATH": str(target), "TMPDIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-m", package.MODULE, "train.py", "--epochs", "3"],
-        env={**env, "AIP_MODEL_DIR": str(tmp_path / "model")},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout == "ran ['--epochs', '3']\n"

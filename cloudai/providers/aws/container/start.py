@@ -1,9 +1,9 @@
 """What a SageMaker training container runs: prepares, then becomes cloudai's bootstrap.
 
 Standard library only. ``cloudai_job.json`` beside it says what to do: ``script`` (the entry and
-its arguments), ``requirements`` (a file, or null), ``secrets`` (variables by reference),
-``region`` and ``fabric`` (variables of the network, by instance type). The values of the secrets
-go into the environment of the script and nowhere else.
+its arguments), ``requirements`` (a file, or null), ``secrets`` (variables by reference), ``files``
+(names of inputs that are one file), ``region`` and ``fabric`` (variables of the network, by
+instance type). The values of the secrets go into the environment of the script and nowhere else.
 
 cloudai's entrypoint stands in for SageMaker's training toolkit, so that the variables which the
 toolkit sets (``SM_CHANNEL_TRAIN``, ``SM_MODEL_DIR``, …) are set here: scripts that were written
@@ -187,6 +187,11 @@ def main() -> None:
 
     derived = cloudai_bootstrap.derive(os.environ)
     derived.pop("CLOUDAI_INPUT_CODE", None)
+    for name, file in job.get("files", {}).items():
+        # An input that is one file: its path, and not its folder's.
+        folder = f"{ML}/input/data/{name}"
+        if os.path.isdir(folder) and os.listdir(folder) == [file]:
+            derived[cloudai_bootstrap.variable("CLOUDAI_INPUT_", name)] = f"{folder}/{file}"
     os.environ.update(derived)
     cloudai_bootstrap.derive = lambda env, read=None: {}
     cloudai_bootstrap.main(job["script"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -125,14 +124,20 @@ class Container(msgspec.Struct, frozen=True):
 
 
 def image(
-    session: AwsSession, given: str | None, framework: str, machine: str | None, handled: bool
+    session: AwsSession,
+    given: str | None,
+    framework: str,
+    machine: str | None,
+    handled: bool,
+    *,
+    vpc: bool = False,
 ) -> Container:
     """The inference image: the one that is given, or AWS's own. Raises InvalidRequest for one
     that SageMaker cannot pull, UnsupportedByProvider for a framework whose image takes no
     handler."""
     if given is not None:
         told = container.settings(given).sagemaker
-        session.check_image(told.image)
+        session.check_image(told.image, vpc=vpc)
         return Container(told.image, told.environment)
     if handled and framework.startswith("tensorflow"):
         raise UnsupportedByProvider(
@@ -142,8 +147,7 @@ def image(
             field="framework",
             value=framework,
         )
-    about: Any = catalog.MACHINES.get(machine or "")
-    gpu = about.gpu is not None if about else (machine or "").startswith(("ml.g", "ml.p"))
+    chip = catalog.chip(machine or "")
     return Container(
-        images.image(framework, "inference", session.region, gpu=gpu, suffix=session.dns_suffix)
+        images.image(framework, "inference", session.region, chip=chip, suffix=session.dns_suffix)
     )

@@ -66,6 +66,7 @@ class Planner:
                     spec.framework,
                     machine,
                     source is None or source.code is not None,
+                    vpc=_from_vpc(spec),
                 )
             )
             if source is None or image is None or (machine is None and spec.mode != "serverless"):
@@ -106,3 +107,9 @@ def _told(spec: Deployment) -> list[str]:
     if spec.image is None:
         return [] if spec.workers is None else [f"workers={spec.workers}"]
     return [f"{name}={value}" for name, value in container.environment(spec).items()]
+
+
+def _from_vpc(spec: Deployment) -> bool:
+    """Whether ``native`` has SageMaker pull the image from a registry inside the VPC."""
+    model = spec.native.get("aws", {}).get("CreateModel", {})
+    return "ImageConfig" in model.get("PrimaryContainer", {})

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai import bootstrap
+from cloudai._core import frameworks
 from cloudai._core.calls import wait
 from cloudai._core.calls.call import multi_step_create
 from cloudai._core.files import pack
@@ -112,6 +113,14 @@ class AwsTraining:
         image = draft.attempt(lambda: self._image(spec, machines or [common.DEFAULT_MACHINE]))
         draft.attempt(lambda: self._check_secrets(spec))
         draft.attempt(lambda: wire.check_spot(spec))
+        for violation in frameworks.check(spec):
+            draft.wrong(
+                InvalidRequest(
+                    f"{violation.field}: {violation.problem}",
+                    field=violation.field,
+                    hint=violation.mend,
+                )
+            )
         for name in spec.inputs:
             draft.attempt(lambda name=name: _check_input(spec, name))
         for name in ("model", "checkpoints", "data"):
@@ -153,15 +162,14 @@ class AwsTraining:
 
     def _image(self, spec: TrainingJob, machines: list[str]) -> str:
         if spec.image is not None:
-            self._session.check_image(spec.image)
+            native = spec.native.get("aws", {}).get("AlgorithmSpecification", {})
+            self._session.check_image(spec.image, vpc="TrainingImageConfig" in native)
             return spec.image
-        machine = catalog.MACHINES.get(machines[0])
-        gpu = machine.gpu is not None if machine else machines[0].startswith(("ml.g", "ml.p"))
         return images.image(
             spec.framework,
             "training",
             self._session.region,
-            gpu=gpu,
+            chip=catalog.chip(machines[0]),
             suffix=self._session.dns_suffix,
         )
 

@@ -11,7 +11,7 @@ import msgspec
 
 from cloudai import bootstrap
 from cloudai._core.numerals import numeral
-from cloudai.providers.aws import catalog, common
+from cloudai.providers.aws import catalog, common, s3
 from cloudai.types import JobStatus, MetricPoint, State, TrainingJob
 from cloudai.types._base import invalid
 
@@ -162,7 +162,11 @@ def _s3_channel(name: str, uri: str, mode: str) -> dict[str, Any]:
 
 def _environment(spec: TrainingJob, place: Place) -> dict[str, str]:
     env = dict(spec.env)
-    if spec.kind == "script":
+    if spec.kind == "container":
+        return _contract(spec) | env
+    if spec.framework.startswith("tensorflow"):
+        env["CLOUDAI_FRAMEWORK"] = "tensorflow"
+    else:
         machine = catalog.MACHINES.get(place.machines[0])
         # Which of several machines it will be is known there alone: the start counts its GPUs.
         known = machine.gpus if machine is not None and len(place.machines) == 1 else 0
@@ -170,6 +174,38 @@ def _environment(spec: TrainingJob, place: Place) -> dict[str, str]:
         if nproc:
             env.setdefault("CLOUDAI_NPROC", str(nproc))
     return env
+
+
+_ML: Final = "/opt/ml"
+_VALUE: Final = 512
+"""Characters in a variable's value at most (TrainingEnvironmentValue, botocore)."""
+
+
+def _contract(spec: TrainingJob) -> dict[str, str]:
+    """The variables of the in-job contract for a container of one's own: nothing derives them
+    there. What SageMaker does not carry is in its own /opt/ml/input/config."""
+    inputs = {
+        name: "/".join([f"{_ML}/input/data/{name}", *single(spec, name)]) for name in spec.inputs
+    }
+    env = bootstrap.contract(
+        inputs=inputs,
+        model=f"{_ML}/model",
+        checkpoints=f"{_ML}/checkpoints",
+        output=f"{_ML}/output/data",
+        hyperparameters=spec.hyperparameters,
+    )
+    return {name: value for name, value in env.items() if len(value) <= _VALUE}
+
+
+def single(spec: TrainingJob, name: str) -> list[str]:
+    """The file's name of an input that is one file, which SageMaker puts into the channel's
+    folder; empty for a folder. An object in S3 is taken for a file by the dot in its name."""
+    uri = spec.input(name).uri
+    path = s3.local(uri)
+    if path is not None:
+        return [path.name] if path.is_file() else []
+    last = uri.rpartition("/")[2]
+    return [last] if "." in last else []
 
 
 def job_file(spec: TrainingJob, region: str, fabric: Mapping[str, Mapping[str, str]]) -> bytes:
@@ -191,6 +227,7 @@ def job_file(spec: TrainingJob, region: str, fabric: Mapping[str, Mapping[str, s
                 for name, ref in spec.secrets.items()
             },
             "region": region,
+            "files": {name: file for name in spec.inputs for file in single(spec, name)},
             "fabric": fabric,
         }
     )

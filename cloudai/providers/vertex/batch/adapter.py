@@ -159,7 +159,6 @@ class VertexBatch:
             variant,
             self._models.artifact(deployment, variant),
             session.location,
-            endpoints_wire.packages(spec.requirements),
         )["model"]
         kept = {key: body[key] for key in ("artifactUri", "containerSpec")}
         return {"unmanagedContainerModel": kept}

@@ -68,13 +68,12 @@ class VertexEndpoints:
         requests: list[NativeRequest] = []
         if not found:
             location, parent = self._session.location, self._session.parent
-            needed = wire.packages(spec.requirements)
             for variant in spec.variants:
                 artifact = self._models.artifact(spec, variant)
                 requests.append(
                     NativeRequest(
                         operation=f"POST /{API}/{parent}/models:upload",
-                        body=wire.model(spec, variant, artifact, location, needed),
+                        body=wire.model(spec, variant, artifact, location),
                     )
                 )
             kept = self._record(spec, 0.0)
@@ -99,6 +98,7 @@ class VertexEndpoints:
             violations=tuple(found),
             dropped=tuple(wire.dropped(spec)),
             uploads=() if found else planned(spec)[0],
+            notes=() if found else tuple(wire.notes(spec, self._session.location)),
             cost=None if found else wire.cost(spec, self._session.location),
         )
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cloudai._core.files.tree import tree
-from cloudai._core.handlers import container
+from cloudai._core.handlers import container, travel
 from cloudai._core.handlers.handler import find_handler, siblings
 from cloudai.errors import CloudAIError, Conflict, InvalidRequest, NotFound
 from cloudai.protocols import Call
@@ -82,19 +82,18 @@ class Models:
     def artifact(self, spec: Deployment, variant: Variant) -> str:
         """Where a variant's model lies: where it is, unless something has to be put to it."""
         handler = variant.handler or spec.handler
-        if variant.uri.startswith("gs://") and handler is None:
+        if variant.uri.startswith("gs://") and handler is None and spec.image is not None:
             return variant.uri.rstrip("/")
         return f"{self.base(spec.name)}/{variant.name}-{wire.suffix(spec)}"
 
     def upload(self, spec: Deployment, call: Call) -> None:
         """Puts the models into the bucket, and uploads what Vertex AI calls Models."""
         self._files.check_region(self._session.bucket, call)
-        needed = wire.packages(spec.requirements)
         for variant in spec.variants:
             self.put(spec, variant, call)
         for variant in spec.variants:
             artifact = self.artifact(spec, variant)
-            body = wire.model(spec, variant, artifact, self._session.location, needed)
+            body = wire.model(spec, variant, artifact, self._session.location)
             try:
                 made = self._models.ask("POST", f"{self._session.parent}/models:upload", body, call)
                 self._models.wait(made, call)
@@ -121,7 +120,8 @@ class Models:
                         provider=PROVIDER,
                         hint="Name a Python file with load(model_dir) and predict(…)",
                     )
-                return
+                if spec.image is not None:
+                    return
             self._files.copy_folder(variant.uri, artifact, call)
         else:
             path = Path(variant.uri.removeprefix("file://")).expanduser()
@@ -130,6 +130,9 @@ class Models:
             own = Path(handler)
             for name, file in {**siblings(own), "handler.py": own}.items():
                 self._files.put_file(f"{artifact}/{name}", file, call)
+        if spec.image is None:
+            for name, data in travel.files(wire.packages(spec.requirements)).items():
+                self._files.put(f"{artifact}/{travel.FOLDER}/{name}", data, call)
 
     def remove_all(self, name: str, call: Call, only: str | None = None) -> None:
         """Removes the Models of an endpoint; of one idempotency label where ``only`` names it."""

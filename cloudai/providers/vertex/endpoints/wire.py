@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shlex
+from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from cloudai._core.handlers import container
-from cloudai._version import __version__
+from cloudai.errors import InvalidRequest
 from cloudai.formats.native import merge
-from cloudai.providers.vertex import catalog, common
-from cloudai.providers.vertex.images import image
+from cloudai.providers.vertex import catalog, common, images
 from cloudai.types import CostRange, Deployment, Rollout, Variant, Violation
 
 ENDPOINT_LABEL: Final = "cloudai_endpoint"
@@ -27,8 +27,10 @@ ENDPOINT_LABEL: Final = "cloudai_endpoint"
 # CreateEndpointRequest.endpoint_id (aiplatform v1): with a letter first up to 63 characters.
 _ID: Final = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 
-# Installs the server where the image does not have it.
-_START: Final = 'python3 -m pip install --quiet {packages} && exec python3 -m cloudai.server "$@"'
+# Until it is through, a container that fetches its model and installs the server is not asked
+# whether it lives: half an hour. The page of Probe says both that the period is below the timeout
+# and that the timeout may equal it (aiplatform v1, read 2026-11): these numbers do for both.
+_STARTING: Final = {"periodSeconds": 10, "timeoutSeconds": 11, "failureThreshold": 180}
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -129,9 +131,26 @@ def violations(spec: Deployment, location: str) -> list[Violation]:
                 )
             )
         try:
-            catalog.machine(variant.resources, location)
+            machine = catalog.machine(variant.resources, location)
+            if spec.image is None:
+                images.choose(spec.framework, "serving", gpu=bool(machine.vendor))
         except catalog.Unavailable as error:
             found.append(Violation(f"{where}.resources.accelerator", error.problem, error.mend))
+        except InvalidRequest as error:
+            found.append(Violation("framework", error.message, error.hint or ""))
+    return found
+
+
+def notes(spec: Deployment, location: str) -> list[str]:
+    """What holds today and will not for long; ``spec`` has no violations."""
+    if spec.image is not None:
+        return []
+    found: list[str] = []
+    for variant in spec.variants:
+        gpu = bool(catalog.machine(variant.resources, location).vendor)
+        ends = images.choose(spec.framework, "serving", gpu=gpu).ends_soon(date.today())
+        if ends is not None and ends not in found:
+            found.append(ends)
     return found
 
 
@@ -144,8 +163,8 @@ def dropped(spec: Deployment) -> list[str]:
         found.append("host, port: the endpoint's address is Vertex AI's")
     if spec.image is None:
         found.append(
-            "the server is installed when a replica starts: an image of your own with "
-            "cloudai[server] in it (`cloudai package`) starts sooner"
+            "the server is installed when a replica starts: an image of your own that has it "
+            "(`cloudai package`) starts sooner"
         )
     elif spec.requirements is not None:
         found.append("requirements: an image of your own has its packages in it")
@@ -170,19 +189,12 @@ def deployed_id(spec: Deployment, variant: Variant) -> str:
     return str(10**9 + int(hashlib.sha256(text.encode()).hexdigest(), 16) % (9 * 10**9))
 
 
-def model(
-    spec: Deployment, variant: Variant, artifact: str, location: str, packages: list[str]
-) -> dict[str, Any]:
-    """The UploadModelRequest of a variant.
-
-    Parameters
-    ----------
-    artifact: the gs:// directory of the model. packages: what its requirements name.
-    """
+def model(spec: Deployment, variant: Variant, artifact: str, location: str) -> dict[str, Any]:
+    """The UploadModelRequest of a variant; ``artifact``: the gs:// directory of the model."""
     machine = catalog.machine(variant.resources, location)
     if spec.image is None:
-        own = image(spec.framework, location, gpu=bool(machine.vendor))[0]
-        told = container.platforms(own).vertex
+        own = images.choose(spec.framework, "serving", gpu=bool(machine.vendor))
+        told = container.platforms(own.uri(location)).vertex
         env = spec.env
     else:
         told = container.settings(spec.image).vertex
@@ -192,10 +204,9 @@ def model(
         env |= container.environment(spec, handler)
     made: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(told))
     made.pop("env", None)
+    made["startupProbe"] = {"httpGet": {"path": told.health_route}, **_STARTING}
     if spec.image is None:
-        needed = [f"cloudai[server]=={__version__}", "google-cloud-storage", *packages]
-        start = _START.format(packages=" ".join(shlex.quote(one) for one in needed))
-        made["command"] = ["sh", "-c", start, "cloudai"]
+        made["command"] = ["python3", "-c", _start()]
         args = [f"--max-queue={spec.max_queue}"]
         if spec.max_batch is not None:
             args.append(f"--max-batch={spec.max_batch}")
@@ -276,6 +287,12 @@ def deploy(one: Target, split: dict[str, int], service_account: str | None) -> d
     if service_account is not None:
         made["serviceAccount"] = service_account
     return {"deployedModel": made, "trafficSplit": split}
+
+
+@lru_cache(maxsize=1)
+def _start() -> str:
+    """What starts the server in an image that does not have it."""
+    return Path(__file__).with_name("start.py").read_text(encoding="utf-8")
 
 
 def split(shares: dict[str, float]) -> dict[str, int]:

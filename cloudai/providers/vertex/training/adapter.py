@@ -77,6 +77,7 @@ class VertexTraining:
             violations=tuple(found),
             dropped=tuple(wire.dropped(spec)),
             uploads=travels,
+            notes=() if found else tuple(wire.notes(spec, place.location)),
             cost=cost,
         )
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from cloudai._core import frameworks
 from cloudai._core.numerals import numeral, seconds
 from cloudai.bootstrap import arguments, variable
+from cloudai.errors import InvalidRequest
 from cloudai.formats.native import merge
-from cloudai.providers.vertex import catalog, common
+from cloudai.providers.vertex import catalog, common, images
 from cloudai.providers.vertex.errors import no_capacity
-from cloudai.providers.vertex.images import image
-from cloudai.providers.vertex.training.package import ARCHIVE, MODULE, PACKAGE, ROOT
+from cloudai.providers.vertex.training.package import ARCHIVE, ROOT
 from cloudai.types import JobStatus, Metric, State, TrainingJob, Violation
 
 METRICS: Final = "CLOUDAI_METRICS"
@@ -29,7 +31,7 @@ MAX_TIMEOUT: Final = 28 * 24 * 3600
 
 _UNPACK: Final = (
     'to="${TMPDIR:-/tmp}/cloudai" && mkdir -p "$to" && tar -xzf "$0" -C "$to" && '
-    f'exec python3 "$to/{ROOT}/{PACKAGE}/task.py" "$@"'
+    f'exec python3 "$to/{ROOT}/task.py" "$@"'
 )
 
 
@@ -64,9 +66,14 @@ def violations(spec: TrainingJob, place: Place) -> list[Violation]:
     found: list[Violation] = []
     found += common.check_labels(spec.tags)
     try:
-        catalog.machine(spec.resources, place.location)
+        machine = catalog.machine(spec.resources, place.location)
+        if spec.kind == "script" and spec.image is None:
+            images.choose(spec.framework, "training", gpu=machine.vendor is not None)
     except catalog.Unavailable as error:
         found.append(Violation("resources.accelerator", error.problem, error.mend))
+    except InvalidRequest as error:
+        found.append(Violation("framework", error.message, error.hint or ""))
+    found += frameworks.check(spec)
     if place.location in {"global", "us", "eu"}:
         found.append(
             Violation("location", f"jobs do not run in {place.location!r}.", "Name a region.")
@@ -138,6 +145,15 @@ def violations(spec: TrainingJob, place: Place) -> list[Violation]:
                 Violation(f"outputs.{name}", f"{uri!r} is not a gs:// URI.", "Leave it out.")
             )
     return found
+
+
+def notes(spec: TrainingJob, location: str) -> list[str]:
+    """What holds today and will not for long; ``spec`` has no violations."""
+    if spec.kind != "script" or spec.image is not None:
+        return []
+    gpu = catalog.machine(spec.resources, location).vendor is not None
+    ends = images.choose(spec.framework, "training", gpu=gpu).ends_soon(date.today())
+    return [] if ends is None else [ends]
 
 
 def dropped(spec: TrainingJob) -> list[str]:
@@ -243,20 +259,10 @@ def _work(spec: TrainingJob, place: Place, machine: catalog.Machine) -> dict[str
             container["args"] = args
         return {"containerSpec": container}
     args = [spec.entry or "", *args]
-    if spec.image is None:
-        uri, own = image(spec.framework, place.location, gpu=machine.vendor is not None)
-        if own:
-            return {
-                "pythonPackageSpec": {
-                    "executorImageUri": uri,
-                    "packageUris": [place.source],
-                    "pythonModule": MODULE,
-                    "args": args,
-                    "env": env,
-                }
-            }
-    else:
-        uri = spec.image
+    uri = spec.image
+    if uri is None:
+        gpu = machine.vendor is not None
+        uri = images.choose(spec.framework, "training", gpu=gpu).uri(place.location)
     return {
         "containerSpec": {
             "imageUri": uri,
@@ -290,7 +296,9 @@ def environment(spec: TrainingJob, place: Place, machine: catalog.Machine) -> li
         # Nothing derives paths in a container of one's own: the mounts are told as they are.
         env |= {name: _mounted(uri) for name, uri in env.items() if name.startswith("CLOUDAI_")}
     nproc = spec.resources.nproc or machine.count or 1
-    if nproc > 1:
+    if spec.framework.startswith("tensorflow") and spec.kind == "script":
+        env["CLOUDAI_FRAMEWORK"] = "tensorflow"
+    elif nproc > 1:
         env["CLOUDAI_NPROC"] = str(nproc)
     if spec.metrics:
         env[METRICS] = _json({metric.name: metric.regex for metric in spec.metrics})
@@ -331,7 +339,7 @@ def _pool(job: dict[str, Any]) -> dict[str, Any]:
 def env_of(job: dict[str, Any]) -> dict[str, str]:
     """The variables of a CustomJob."""
     pool = _pool(job)
-    work = pool.get("pythonPackageSpec") or pool.get("containerSpec") or {}
+    work = pool.get("containerSpec") or pool.get("pythonPackageSpec") or {}
     return {one["name"]: one.get("value", "") for one in work.get("env", ())}
 
 

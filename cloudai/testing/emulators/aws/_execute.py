@@ -236,7 +236,10 @@ class ProcessRun:
             "AWS_REGION": os.environ.get("AWS_DEFAULT_REGION", "us-east-1"),
             "TRAINING_JOB_NAME": job["TrainingJobName"],
         }
-        return {**env, **job.get("Environment", {})}
+        given = job.get("Environment", {})
+        if not _container.mounts():
+            given = {name: text.replace(_container.ROOT, str(root)) for name, text in given.items()}
+        return {**env, **given}
 
     def stop(self, now: float) -> None:
         if self._stopped is None:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +43,8 @@ class ServedModel:
     env: of the server, beside this process's.
     health: the route that answers 200 once the model is loaded.
     port: where the platform asks the container; None: wherever it listens.
+    command: what the container runs, in place of a server of this package's; it is told by
+        ``AIP_HTTP_PORT`` where to listen.
     """
 
     def __init__(
@@ -54,18 +56,19 @@ class ServedModel:
         env: Mapping[str, str] | None = None,
         health: str = "/ping",
         port: int | None = None,
+        command: Sequence[str] | None = None,
     ) -> None:
         self._health = health
         self._problem: str | None = None
         place.mkdir(parents=True, exist_ok=True)
         self._log = place / "server.log"
-        command = [sys.executable, "-P", "-m", "cloudai.server", "--no-access-log"]
+        served = [sys.executable, "-P", "-m", "cloudai.server", "--no-access-log"]
         if model is not None:
-            command += ["--model", f"model={model}"]
+            served += ["--model", f"model={model}"]
         if not env or not env.get("CLOUDAI_WORKERS"):
-            command += ["--workers", "1"]  # this machine is no replica's own
+            served += ["--workers", "1"]  # this machine is no replica's own
         if handler is not None:
-            command += ["--handler", str(handler)]
+            served += ["--handler", str(handler)]
         around = {
             name: text
             for name, text in os.environ.items()
@@ -76,20 +79,25 @@ class ServedModel:
             self._log.open("wb") as log,
         ):
             self._port: int = listener.getsockname()[1]
+            told = {**around, **(env or {})}
+            passed = listener.fileno()
+            if command is not None:
+                listener.close()  # the command listens there itself
+                told |= {"AIP_HTTP_PORT": str(self._port), "CLOUDAI_HOST": "127.0.0.1"}
             self._process = subprocess.Popen(
-                [*command, "--socket", str(listener.fileno())],
-                env=keeper.kept({**around, **(env or {})}),
+                command or [*served, "--socket", str(passed)],
+                env=keeper.kept(told),
                 cwd=place,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=[listener.fileno()],
+                pass_fds=[] if command else [passed],
                 start_new_session=True,
             )
         listens = port_from(env or {})
         if port is not None and listens != port:
             # Here every server listens where there is room; a container would not be reached.
-            self._fail(f"the container listens on port {listens}, and is asked on port {port}")
+            self.fail(f"the container listens on port {listens}, and is asked on port {port}")
         self._watch = threading.Thread(target=self._wait, args=(time.monotonic(),), daemon=True)
         self._watch.start()
 
@@ -111,7 +119,7 @@ class ServedModel:
             if self._process.poll() is not None:
                 self._problem = self.log()[-4000:] or "the server ended without a word"
             elif time.monotonic() > began + _STARTING:
-                self._fail(f"the model was not loaded within {_STARTING:g} s\n{self.log()[-4000:]}")
+                self.fail(f"the model was not loaded within {_STARTING:g} s\n{self.log()[-4000:]}")
             else:
                 status = 0
                 with contextlib.suppress(OSError, http.client.HTTPException):
@@ -121,10 +129,11 @@ class ServedModel:
                 if status == 200:
                     return
                 if status == 404:
-                    self._fail(f"the container has no route {self._health}")
+                    self.fail(f"the container has no route {self._health}")
                 time.sleep(0.02)
 
-    def _fail(self, problem: str) -> None:
+    def fail(self, problem: str) -> None:
+        """Ends it as one that does not come up."""
         self._problem = problem
         self._kill()
 

@@ -25,6 +25,7 @@ from cloudai._core.handlers.container import PORT
 from cloudai.errors import InvalidRequest
 from cloudai.testing.emulators.common.command import Command
 from cloudai.testing.emulators.common.served import ServedModel
+from cloudai.testing.emulators.vertex import _image as image
 from cloudai.testing.emulators.vertex._http import Refused
 from cloudai.testing.emulators.vertex._jobs import Execution
 from cloudai.testing.emulators.vertex._surroundings import Cloud, Mounts, variables
@@ -32,7 +33,7 @@ from cloudai.testing.emulators.vertex._surroundings import Cloud, Mounts, variab
 
 class LocalExecutor:
     """Runs Python packages and containers' commands, and models with a handler. Images are not
-    pulled: the Python of this process stands in for the container's.
+    pulled: see ``_image`` for the Python that stands in for a model container's.
 
     Parameters
     ----------
@@ -44,6 +45,7 @@ class LocalExecutor:
         self._folder = tempfile.TemporaryDirectory(prefix="cloudai-vertex-run-")
         self._models: dict[str, ServedModel] = {}
         self._loading = threading.Lock()
+        self._begun: dict[str, float] = {}
 
     def close(self) -> None:
         """Ends what it serves, and removes its files."""
@@ -153,7 +155,13 @@ class LocalExecutor:
             served = self._serving(model)
         except InvalidRequest:  # which ``on_deploy`` tells
             return False
-        return served is not None and served.starting()
+        if served is None or not served.starting():
+            return False
+        now = self._cloud.clock.now()
+        patience = _patience(model.get("containerSpec", {}))
+        if now - self._begun.setdefault(model["name"], now) > patience:
+            served.fail(f"The container was restarted: it was not alive within {patience} s.")
+        return True
 
     def on_deploy(self, model: dict[str, Any]) -> str | None:
         """See ``Executor.on_deploy``. The real endpoint server takes the container's place; a
@@ -178,27 +186,30 @@ class LocalExecutor:
         folder = Path(tempfile.mkdtemp(dir=self._folder.name))
         container = model.get("containerSpec", {})
         env = {one["name"]: one.get("value", "") for one in container.get("env", ())}
-        place: Path | None = None
-        if container.get("command"):  # it installs the server, which is here
-            place = self._lay_out(uri, folder / "model")
-        else:
-            # The server of an image fetches the model, as Vertex AI has it do.
-            ports = container.get("ports") or [{"containerPort": PORT}]
-            env = {
-                "AIP_STORAGE_URI": uri,
-                "AIP_HTTP_PORT": str(ports[0]["containerPort"]),
-                "AIP_PREDICT_ROUTE": container.get("predictRoute", ""),
-                "AIP_HEALTH_ROUTE": container.get("healthRoute", ""),
-                "TMPDIR": str(folder),
-                **env,
-            }
+        ports = container.get("ports") or [{"containerPort": PORT}]
+        env = {
+            **self._cloud.env,
+            "AIP_STORAGE_URI": uri,
+            "AIP_HTTP_PORT": str(ports[0]["containerPort"]),
+            "AIP_PREDICT_ROUTE": container.get("predictRoute", ""),
+            "AIP_HEALTH_ROUTE": container.get("healthRoute", ""),
+            "GCE_METADATA_HOST": self._cloud.url.removeprefix("http://"),
+            "TMPDIR": str(folder),
+            "CLOUDAI_WORKERS": "1",  # this machine is no replica's own
+            **env,
+        }
+        command: list[str] | None = None
+        if container.get("command"):
+            command = [*container["command"], *container.get("args", ())]
+            env |= image.surroundings(container["imageUri"], folder)
         health = container.get("healthRoute") or "/ping"
-        return ServedModel(place, folder, env={**self._cloud.env, **env}, health=health)
+        return ServedModel(None, folder, env=env, health=health, command=command)
 
     def on_delete(self, model: dict[str, Any]) -> None:
         """See ``Executor.on_delete``."""
         with self._loading:
             served = self._models.pop(model["name"], None)
+            self._begun.pop(model["name"], None)
         if served is not None:
             served.close()
 
@@ -229,6 +240,16 @@ class LocalExecutor:
         if status != 200:
             raise Refused(500, "INTERNAL", b"".join(pieces).decode("utf-8", "replace"))
         return made, pieces
+
+
+def _patience(container: dict[str, Any]) -> int:
+    """Seconds until a container has to answer: as its startup probe says; without one it is asked
+    at once whether it lives, and restarted after four tries ("Custom container requirements for
+    inference", Google Cloud documentation, read 2026-11)."""
+    probe = container.get("startupProbe")
+    if probe is None:
+        return 40
+    return int(probe.get("periodSeconds") or 10) * int(probe.get("failureThreshold") or 3)
 
 
 def _free_port() -> int:

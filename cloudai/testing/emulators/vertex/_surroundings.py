@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from cloudai._core.files import unpack
+from cloudai.testing.emulators.vertex._state import Clock
 from cloudai.testing.emulators.vertex._storage import Storage
 
 
@@ -30,6 +31,8 @@ class Cloud(Protocol):
     def location(self) -> str: ...
     @property
     def storage(self) -> Storage: ...
+    @property
+    def clock(self) -> Clock: ...
     @property
     def logging(self) -> Any: ...
 

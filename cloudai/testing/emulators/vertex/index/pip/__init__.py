@@ -1,0 +1,1 @@
+"""Stands in for pip in emulated containers; see ``_image``."""
