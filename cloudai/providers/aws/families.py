@@ -26,6 +26,26 @@ def family(model: str) -> str:
     return match[1] if match else model
 
 
+def maker(model: str) -> str:
+    """Whose reasoning it takes back: the maker and the family, such as ``anthropic.claude``."""
+    return family(model).partition("-")[0]
+
+
+# What follows about turns was seen by pydantic-ai on the real service (its profiles of 2026-07).
+_ASSISTANT_BEGINS: Final = ("anthropic.claude", "qwen.", "zai.", "moonshot")
+_SEES_RESULTS: Final = ("anthropic.claude", "meta.llama", "amazon.nova")
+
+
+def lets_assistant_begin(model: str) -> bool:
+    """Whether a conversation may begin with the assistant's turn."""
+    return family(model).startswith(_ASSISTANT_BEGINS)
+
+
+def sees_results(model: str) -> bool:
+    """Whether a tool's result may hold an image."""
+    return family(model).startswith(_SEES_RESULTS)
+
+
 class Family(NamedTuple):
     """What a family of models takes.
 

@@ -6,7 +6,6 @@ bytes as base64, as the service wants them.
 
 from __future__ import annotations
 
-import base64
 import re
 from typing import Any, Final
 from urllib.parse import quote
@@ -14,43 +13,13 @@ from urllib.parse import quote
 import msgspec
 
 from cloudai.errors import UnsupportedByProvider
+from cloudai.formats.native import merge
 from cloudai.formats.schemas import rewrite
 from cloudai.formats.schemas.dialects import BEDROCK_STRICT
 from cloudai.providers.aws import families
-from cloudai.types import (
-    CachePoint,
-    ChatRequest,
-    Document,
-    Image,
-    Message,
-    Part,
-    Reasoning,
-    Text,
-    ToolCall,
-    ToolResult,
-)
+from cloudai.providers.aws.chat.turns import begin_with_thought, turns
+from cloudai.types import ChatRequest
 from cloudai.types._base import invalid
-
-_IMAGES: Final = {
-    "image/png": "png",
-    "image/jpeg": "jpeg",
-    "image/gif": "gif",
-    "image/webp": "webp",
-}
-_DOCUMENTS: Final = {
-    "application/pdf": "pdf",
-    "text/csv": "csv",
-    "application/msword": "doc",
-    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
-    "application/vnd.ms-excel": "xls",
-    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
-    "text/html": "html",
-    "text/plain": "txt",
-    "text/markdown": "md",
-}
-
-_MERGED: Final = ("inferenceConfig", "additionalModelRequestFields", "toolConfig")
-"""Objects of ``native`` that go into ours; its other fields go before ours."""
 
 _STRICT_TOOLS: Final = 20
 """Of one request (Anthropic's page on structured outputs, read 2026-11)."""
@@ -87,15 +56,16 @@ def _held(request: ChatRequest) -> dict[str, Any] | None:
 def body(request: ChatRequest, *, stream: bool = False) -> dict[str, Any]:
     """The request's body."""
     made: dict[str, Any] = {}
-    system: list[dict[str, Any]] = []
-    messages = request.messages
-    if request.tool_choice == "none" and _speaks_of_tools(messages):
-        messages = tuple(_told(message) for message in messages)
-    made["messages"] = _messages(messages, system)
+    hint: list[dict[str, Any]] = []
+    tools = _tools(request, hint)
+    offered = (tools is not None and request.tool_choice != "none") or (
+        "toolConfig" in request.native
+    )
+    made["messages"], system = turns(request, tools=offered)
+    system += hint
     config = _inference(request)
     if config:
         made["inferenceConfig"] = config
-    tools = _tools(request, system)
     if tools:
         made["toolConfig"] = tools
         _check_tools(request, stream=stream)
@@ -111,6 +81,8 @@ def body(request: ChatRequest, *, stream: bool = False) -> dict[str, Any]:
                 f"is not above the {budget} tokens that reasoning={request.reasoning!r} may take",
                 f"Give more than {budget}, or ask for less reasoning.",
             )
+        if budget and not begin_with_thought(made["messages"]):
+            fields = {}  # it would be refused; the model thinks again from the next turn on
         if fields:
             made["additionalModelRequestFields"] = fields
     held = _held(request)
@@ -119,12 +91,7 @@ def body(request: ChatRequest, *, stream: bool = False) -> dict[str, Any]:
         made["outputConfig"] = {
             "textFormat": {"type": "json_schema", "structure": {"jsonSchema": about}}
         }
-    for name, value in request.native.items():
-        if name in _MERGED and isinstance(value, dict) and name in made:
-            made[name] = {**made[name], **value}
-        else:
-            made[name] = value
-    return made
+    return merge(made, request.native) if request.native else made
 
 
 def _check_tools(request: ChatRequest, *, stream: bool) -> None:
@@ -226,7 +193,7 @@ def _tools(request: ChatRequest, system: list[dict[str, Any]]) -> dict[str, Any]
     family = families.traits(request.model)
     offered = request.tools
     if request.tool_choice == "none":
-        offered = ()  # what was called before is told as text: see _told
+        offered = ()  # what was called before is told as text: see turns
     made: list[dict[str, Any]] = []
     for index, tool in enumerate(offered):
         where = f"tools[{index}]"
@@ -274,125 +241,3 @@ def _tools(request: ChatRequest, system: list[dict[str, Any]]) -> dict[str, Any]
     elif carrier is not None:
         system.append({"text": f"Give your answer by calling the tool {carrier}, once."})
     return config
-
-
-def _speaks_of_tools(messages: tuple[Message, ...]) -> bool:
-    return any(
-        isinstance(part, (ToolCall, ToolResult))
-        for message in messages
-        if not isinstance(message.content, str)
-        for part in message.content
-    )
-
-
-def _told(message: Message) -> Message:
-    """The message with its tool calls and results as text. Converse wants the tools offered
-    while there are blocks of them, and has no way to say that none may be called."""
-    if isinstance(message.content, str):
-        return message
-    parts: list[Part | CachePoint] = []
-    for part in message.content:
-        match part:
-            case ToolCall():
-                parts.append(Text(f"[I called the tool {part.name} with {part.arguments}]"))
-            case ToolResult():
-                said = part.content
-                text = said if isinstance(said, str) else encode(said).decode()
-                failed = " failed and" if part.error else ""
-                parts.append(Text(f"[The tool{failed} answered: {text}]"))
-            case _:
-                parts.append(part)
-    return Message(message.role, tuple(parts), message.name)
-
-
-def _messages(messages: tuple[Message, ...], system: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The turns; neighbours of one role become one, since Converse wants them to alternate, and
-    what the system says goes to ``system``."""
-    turns: list[dict[str, Any]] = []
-    for index, message in enumerate(messages):
-        where = f"messages[{index}]"
-        blocks = _blocks(message, where)
-        if message.role == "system":
-            system.extend(blocks)
-            continue
-        role = "assistant" if message.role == "assistant" else "user"
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["content"].extend(blocks)
-        else:
-            turns.append({"role": role, "content": blocks})
-    return turns
-
-
-def _blocks(message: Message, where: str) -> list[dict[str, Any]]:
-    if isinstance(message.content, str):
-        # Converse refuses empty texts; an assistant's turn may hold nothing but tool calls.
-        return [{"text": message.content}] if message.content else []
-    return [
-        block
-        for number, part in enumerate(message.content)
-        if (block := _block(part, f"{where}.content[{number}]")) is not None
-    ]
-
-
-def _block(part: Part | CachePoint, where: str) -> dict[str, Any] | None:
-    match part:
-        case Text():
-            return {"text": part.text} if part.text else None
-        case Image():
-            return {"image": _media(part, _IMAGES, where)}
-        case Document():
-            about = _media(part, _DOCUMENTS, where)
-            # Letters, digits, single spaces, hyphens, parentheses and brackets, at most 200
-            # (DocumentBlock$name, API reference, read 2026-11).
-            name = re.sub(r"\s+", " ", re.sub(r"[^\w\s()\[\]-]|_", "-", part.name)).strip()
-            return {"document": {"format": about["format"], "name": name[:200] or "document",
-                                 "source": about["source"]}}  # fmt: skip
-        case ToolCall():
-            return {"toolUse": {"toolUseId": part.id, "name": part.name, "input": part.input}}
-        case ToolResult():
-            result: dict[str, Any] = {
-                "toolUseId": part.id,
-                "content": [_result(part.content)],
-            }
-            if part.error:
-                result["status"] = "error"
-            return {"toolResult": result}
-        case Reasoning():
-            if part.redacted is not None:
-                return {"reasoningContent": {"redactedContent": part.redacted}}
-            text: dict[str, Any] = {"text": part.text}
-            if part.signature is not None:
-                text["signature"] = part.signature
-            return {"reasoningContent": {"reasoningText": text}}
-        case CachePoint():
-            return {"cachePoint": {"type": "default"}}
-
-
-def _result(content: Any) -> dict[str, Any]:
-    # The document type of json holds objects; everything else travels as text.
-    if isinstance(content, str):
-        return {"text": content}
-    if isinstance(content, dict):
-        return {"json": content}
-    return {"text": encode(content).decode()}
-
-
-def _media(part: Image | Document, formats: dict[str, str], where: str) -> dict[str, Any]:
-    kind = formats.get(part.media_type)
-    if kind is None:
-        raise invalid(
-            f"{where}.media_type",
-            part.media_type,
-            "is not one that Bedrock takes",
-            f"Use one of {', '.join(formats)}.",
-        )
-    if part.url is None:
-        data = base64.b64encode(part.data or b"").decode()
-        return {"format": kind, "source": {"bytes": data}}
-    if not part.url.startswith("s3://"):
-        raise UnsupportedByProvider(
-            f"{where}: a URL that is not s3://",
-            provider="aws",
-            alternative="Fetch it and pass its bytes as data, or put it into S3.",
-        )
-    return {"format": kind, "source": {"s3Location": {"uri": part.url}}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -9,13 +10,17 @@ import msgspec
 
 from cloudai.errors import ProviderError
 from cloudai.formats import eventstream
-from cloudai.providers.aws import errors
+from cloudai.providers.aws import errors, families
 from cloudai.providers.aws.models import TABLE
 from cloudai.types import (
     ChatChunk,
     ChatReply,
     FinishReason,
+    Image,
+    NativePart,
+    Part,
     Reasoning,
+    Text,
     ToolCall,
     ToolCallDelta,
     Usage,
@@ -55,6 +60,16 @@ class _ToolUse(msgspec.Struct):
     toolUseId: str
     name: str
     input: msgspec.Raw = msgspec.Raw(b"{}")
+    type: str | None = None  # "server_tool_use": the model's own tool, run by the service
+
+
+class _ImageSource(msgspec.Struct):
+    bytes: str = ""
+
+
+class _Image(msgspec.Struct):
+    format: str = "png"
+    source: _ImageSource = msgspec.field(default_factory=_ImageSource)
 
 
 class _Cited(msgspec.Struct):
@@ -69,7 +84,9 @@ class _Block(msgspec.Struct):
     text: str | None = None
     citationsContent: _Citations | None = None
     toolUse: _ToolUse | None = None
+    toolResult: dict[str, Any] | None = None
     reasoningContent: _ReasoningContent | None = None
+    image: _Image | None = None
 
 
 class _Message(msgspec.Struct):
@@ -106,45 +123,60 @@ def reply(body: bytes, model: str, request_id: str | None, carrier: str | None) 
         found = _reply(body)
     except msgspec.DecodeError as error:
         raise unreadable(error, request_id) from None
-    texts: list[str] = []
-    calls: list[ToolCall] = []
-    thoughts: list[Reasoning] = []
+    parts: list[Part] = []
+    answer: str | None = None
     finish = FINISH.get(found.stopReason, "error")
+    maker = families.maker(model)
     for block in found.output.message.content:
+        use = block.toolUse
         if block.text is not None:
-            texts.append(block.text)
-        elif block.toolUse is not None:
-            use = block.toolUse
-            arguments = bytes(use.input).decode()
-            if use.name == carrier:
-                texts = [arguments]
-                finish = "stop" if finish == "tool_calls" else finish
-            else:
-                calls.append(ToolCall(use.toolUseId, use.name, arguments))
+            parts.append(Text(block.text))
+        elif use is not None and use.type is not None:
+            about: dict[str, Any] = {"toolUseId": use.toolUseId, "name": use.name, "type": use.type}
+            about["input"] = msgspec.json.decode(use.input)
+            parts.append(_own(maker, "toolUse", about))
+        elif use is not None and use.name == carrier:
+            answer = bytes(use.input).decode() if answer is None else answer
+        elif use is not None:
+            parts.append(ToolCall(use.toolUseId, use.name, bytes(use.input).decode()))
         elif block.reasoningContent is not None:
-            text = block.reasoningContent.reasoningText
-            thoughts.append(
-                Reasoning(redacted=block.reasoningContent.redactedContent)
-                if text is None
-                else Reasoning(text.text, text.signature)
-            )
+            thought, redacted = block.reasoningContent.reasoningText, None
+            if thought is None:
+                thought, redacted = _ReasoningText(), block.reasoningContent.redactedContent
+            parts.append(Reasoning(thought.text, thought.signature, redacted, "aws", maker))
         elif block.citationsContent is not None:
             # The text that documents are cited for; where from stands in ``raw``.
-            texts += [one.text for one in block.citationsContent.content]
+            parts.append(Text("".join([one.text for one in block.citationsContent.content])))
+        elif block.toolResult is not None:
+            parts.append(_own(maker, "toolResult", block.toolResult))
+        elif block.image is not None:
+            data = base64.b64decode(block.image.source.bytes)
+            parts.append(Image(data=data, media_type=f"image/{block.image.format}"))
+    if answer is not None:  # what else was said is no part of it
+        parts = [*(part for part in parts if not isinstance(part, Text)), Text(answer)]
+        finish = "stop" if finish == "tool_calls" else finish
+    calls = tuple(part for part in parts if isinstance(part, ToolCall))
     if calls and carrier is not None:
         finish = "tool_calls"
     return ChatReply(
-        text="".join(texts),
+        text="".join([part.text for part in parts if isinstance(part, Text)]),
         finish_reason=finish,
         usage=usage(found.usage),
         model=model,
         provider="aws",
-        tool_calls=tuple(calls),
-        reasoning=tuple(thoughts),
+        tool_calls=calls,
+        reasoning=tuple(part for part in parts if isinstance(part, Reasoning)),
+        parts=() if all(isinstance(part, Text) for part in parts) else tuple(parts),
         id=request_id,
         request_id=request_id,
         body=body,
     )
+
+
+def _own(maker: str, kind: str, block: dict[str, Any]) -> NativePart:
+    """A block of a tool that the service runs itself, such as Nova's code interpreter: no call
+    of the user's. It goes back as it came."""
+    return NativePart("aws", maker, {kind: block})
 
 
 def unreadable(error: Exception, request_id: str | None) -> ProviderError:
@@ -157,6 +189,10 @@ class _ToolDelta(msgspec.Struct):
     input: str = ""
 
 
+class _StopBlock(msgspec.Struct):
+    contentBlockIndex: int = 0
+
+
 class _ReasoningDelta(msgspec.Struct):
     text: str = ""
     signature: str | None = None
@@ -166,6 +202,7 @@ class _ReasoningDelta(msgspec.Struct):
 class _Delta(msgspec.Struct):
     text: str | None = None
     toolUse: _ToolDelta | None = None
+    toolResult: list[dict[str, Any]] | None = None
     reasoningContent: _ReasoningDelta | None = None
 
 
@@ -176,6 +213,7 @@ class _DeltaEvent(msgspec.Struct):
 
 class _Start(msgspec.Struct):
     toolUse: _ToolUse | None = None
+    toolResult: dict[str, Any] | None = None
 
 
 class _StartEvent(msgspec.Struct):
@@ -199,6 +237,7 @@ class _Problem(msgspec.Struct):
 
 _delta: Final = msgspec.json.Decoder(_DeltaEvent).decode
 _start: Final = msgspec.json.Decoder(_StartEvent).decode
+_stop_block: Final = msgspec.json.Decoder(_StopBlock).decode
 _stop: Final = msgspec.json.Decoder(_StopEvent).decode
 _metadata: Final = msgspec.json.Decoder(_MetadataEvent).decode
 _problem: Final = msgspec.json.Decoder(_Problem).decode
@@ -209,52 +248,23 @@ def chunks(
 ) -> Iterator[ChatChunk]:
     """The pieces of a ConverseStream. A stream that breaks off gives no finish reason. The usage
     comes after it, with the last piece."""
-    carriers: set[int] = set()
-    calls: dict[int, int] = {}
+    pieces = _Pieces(model, request_id, carrier)
     try:
         for headers, payload in eventstream.messages(source):
             kind = headers.get(b":event-type")
             if kind == b"contentBlockDelta":
-                event = _delta(payload)
-                delta = event.delta
-                if delta.text is not None:
-                    yield ChatChunk(text=delta.text)
-                elif delta.toolUse is not None:
-                    index = event.contentBlockIndex
-                    if index in carriers:
-                        yield ChatChunk(text=delta.toolUse.input)
-                    else:
-                        yield ChatChunk(
-                            tool_calls=(
-                                ToolCallDelta(
-                                    index=calls.setdefault(index, len(calls)),
-                                    arguments=delta.toolUse.input,
-                                ),
-                            )
-                        )
-                elif delta.reasoningContent is not None:
-                    thought = delta.reasoningContent
-                    yield ChatChunk(
-                        reasoning=thought.text,
-                        reasoning_signature=thought.signature,
-                        reasoning_redacted=thought.redactedContent,
-                    )
+                chunk = pieces.delta(_delta(payload))
+                if chunk is not None:
+                    yield chunk
             elif kind == b"contentBlockStart":
-                event = _start(payload)
-                use = event.start.toolUse
-                if use is not None and use.name == carrier:
-                    carriers.add(event.contentBlockIndex)
-                elif use is not None:
-                    index = calls.setdefault(event.contentBlockIndex, len(calls))
-                    call = ToolCallDelta(index=index, id=use.toolUseId, name=use.name)
-                    yield ChatChunk(tool_calls=(call,))
+                yield from pieces.start(_start(payload))
+            elif kind == b"contentBlockStop":
+                if pieces.own:
+                    yield from pieces.stop(_stop_block(payload).contentBlockIndex)
             elif kind == b"messageStart":
                 yield ChatChunk(model=model, id=request_id, request_id=request_id)
             elif kind == b"messageStop":
-                reason = FINISH.get(_stop(payload).stopReason, "error")
-                if reason == "tool_calls" and carriers and not calls:
-                    reason = "stop"
-                yield ChatChunk(finish_reason=reason)
+                yield from pieces.end(_stop(payload).stopReason)
             elif kind == b"metadata":
                 used = usage(_metadata(payload).usage)
                 yield ChatChunk(usage=used, cost=TABLE.cost(model, used))
@@ -262,6 +272,91 @@ def chunks(
                 raise problem(headers, payload, request_id)
     except msgspec.DecodeError as error:
         raise unreadable(error, request_id) from None
+
+
+class _Pieces:
+    """Makes chunks of one stream's blocks.
+
+    While a carrier's call is to come, what is said beside it is held back: it is no part of the
+    structured answer, and is the answer where no such call comes.
+    """
+
+    def __init__(self, model: str, request_id: str | None, carrier: str | None) -> None:
+        self._family = families.maker(model)
+        self._carrier = carrier
+        self._holds = carrier is not None
+        self._held: list[ChatChunk] = []
+        self._answer: int | None = None
+        self._calls: dict[int, int] = {}
+        self.own: dict[int, dict[str, Any]] = {}
+
+    def delta(self, event: _DeltaEvent) -> ChatChunk | None:
+        delta, index = event.delta, event.contentBlockIndex
+        if delta.text is not None:
+            chunk = ChatChunk(text=delta.text, block=index)
+            if not self._holds:
+                return chunk
+            self._held.append(chunk)
+        elif delta.toolUse is not None:
+            if index == self._answer:
+                return ChatChunk(text=delta.toolUse.input, block=index)
+            if index in self.own:
+                self.own[index]["input"] += delta.toolUse.input
+            elif index in self._calls:
+                call = ToolCallDelta(index=self._calls[index], arguments=delta.toolUse.input)
+                return ChatChunk(tool_calls=(call,))
+        elif delta.reasoningContent is not None:
+            thought = delta.reasoningContent
+            return ChatChunk(
+                reasoning=thought.text,
+                reasoning_signature=thought.signature,
+                reasoning_redacted=thought.redactedContent,
+                block=index,
+                family=self._family,
+            )
+        elif delta.toolResult is not None and index in self.own:
+            self.own[index]["content"] += delta.toolResult
+        return None
+
+    def start(self, event: _StartEvent) -> Iterator[ChatChunk]:
+        use, index = event.start.toolUse, event.contentBlockIndex
+        if event.start.toolResult is not None:
+            self.own[index] = {**event.start.toolResult, "content": []}
+        elif use is None:
+            return
+        elif use.type is not None:
+            about = {"toolUseId": use.toolUseId, "name": use.name, "type": use.type}
+            self.own[index] = {**about, "input": ""}
+        elif use.name == self._carrier:
+            if self._answer is None:  # one answer is enough
+                self._answer, self._held = index, []
+        else:
+            yield from self._let_go()
+            place = self._calls[index] = len(self._calls)
+            call = ToolCallDelta(index=place, id=use.toolUseId, name=use.name)
+            yield ChatChunk(tool_calls=(call,))
+
+    def stop(self, index: int) -> Iterator[ChatChunk]:
+        block = self.own.pop(index, None)
+        if block is None:
+            return
+        kind = "toolResult" if "content" in block else "toolUse"
+        if kind == "toolUse":
+            block["input"] = msgspec.json.decode(block["input"] or "{}")
+        yield ChatChunk(parts=(_own(self._family, kind, block),))
+
+    def end(self, why: str) -> Iterator[ChatChunk]:
+        yield from self._let_go()
+        reason = FINISH.get(why, "error")
+        if reason == "tool_calls" and self._answer is not None and not self._calls:
+            reason = "stop"
+        yield ChatChunk(finish_reason=reason)
+
+    def _let_go(self) -> Iterator[ChatChunk]:
+        if self._answer is None:
+            self._holds = False
+            yield from self._held
+        self._held = []
 
 
 def problem(headers: dict[bytes, bytes], payload: bytes, request_id: str | None) -> Any:

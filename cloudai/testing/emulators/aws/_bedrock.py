@@ -7,7 +7,6 @@ request's body and gives a text, or the whole body of the answer.
 
 from __future__ import annotations
 
-import itertools
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ import msgspec
 
 from cloudai.errors import CloudAIError
 from cloudai.providers.fake import _text
-from cloudai.testing.emulators.aws import _local_models, _refusals
+from cloudai.testing.emulators.aws import _local_models, _refusals, _turns
 from cloudai.testing.emulators.aws._runtime import Answer, error
 from cloudai.testing.emulators.aws._state import STATE
 from cloudai.testing.emulators.aws._validate import refuse
@@ -89,30 +88,9 @@ def _message(one: Mapping[str, Any]) -> Message:
         elif "toolResult" in block:
             result = block["toolResult"]
             role = "tool"
-            content = [item.get("text", item.get("json")) for item in result["content"]]
+            content = [item.get("text", item.get("json", "<image>")) for item in result["content"]]
             parts.append(ToolResult(result["toolUseId"], content[0]))
     return Message(role, tuple(parts))
-
-
-def _refusal(body: Mapping[str, Any]) -> str | None:
-    """What Converse refuses beyond its model: turns that do not alternate, tools that are spoken
-    of and not offered, results without a call."""
-    turns = body.get("messages") or []
-    if not turns:
-        return "The messages are empty."
-    if turns[0]["role"] != "user":
-        return "A conversation must start with a user message."
-    for before, after in itertools.pairwise(turns):
-        if before["role"] == after["role"]:
-            return "Roles must alternate between user and assistant."
-    speaks = any(
-        "toolUse" in block or "toolResult" in block for turn in turns for block in turn["content"]
-    )
-    if speaks and "toolConfig" not in body:
-        return "The toolConfig field must be defined when using toolUse and toolResult content."
-    if any(not turn["content"] for turn in turns):
-        return "The content of a message is empty."
-    return None
 
 
 class _Answered(msgspec.Struct):
@@ -131,7 +109,8 @@ def _answered(
     if not _known(model):
         return _no_model(model)
     refuse("bedrock-runtime", "Converse", {**body, "modelId": model})
-    refusal = _refusal(body) or _refusals.refusal(model, body, stream=stream)
+    refusal = _turns.refusal(body, model, STATE.signatures)
+    refusal = refusal or _refusals.refusal(model, body, stream=stream)
     if refusal is not None:
         return error(400, "ValidationException", refusal)
     request = _request(body, model)
@@ -151,6 +130,7 @@ def _answered(
         return _Answered([_BLOCKED], [], "guardrail_intervened", told)
     custom = STATE.chat(body) if STATE.chat is not None else None
     if isinstance(custom, dict):
+        _sign(custom["output"]["message"]["content"])
         return _Answered([], [], "end_turn", {}, body=custom)
     if custom is None and STATE.executor.models is not None and not STATE.answers.waiting:
         return _local_models.asked(request, body)
@@ -222,6 +202,14 @@ def _cached(model: str, body: Mapping[str, Any], spent: int) -> dict[str, int]:
     return {"inputTokens": max(spent - tokens, 0), kind: tokens}
 
 
+def _sign(blocks: Sequence[Mapping[str, Any]]) -> None:
+    """Notes the signatures that are given, since no others are taken back."""
+    for block in blocks:
+        thought = block.get("reasoningContent", {})
+        signature = thought.get("reasoningText", {}).get("signature")
+        STATE.signatures.add(signature or thought.get("redactedContent"))
+
+
 def _blocks(answer: _Answered) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
     if answer.reasoning:
@@ -230,6 +218,7 @@ def _blocks(answer: _Answered) -> list[dict[str, Any]]:
     if answer.pieces:
         blocks.append({"text": "".join(answer.pieces)})
     blocks.extend({"toolUse": call} for call in answer.calls)
+    _sign(blocks)
     return blocks
 
 
@@ -308,8 +297,15 @@ def _block_events(index: int, block: Mapping[str, Any]) -> list[bytes]:
         if "signature" in thought:
             told.append(delta({"reasoningContent": {"signature": thought["signature"]}}))
         return told
+    if "toolResult" in block:
+        result = block["toolResult"]
+        head = {"toolResult": {name: result[name] for name in result if name != "content"}}
+        return [
+            _local_models.event("contentBlockStart", {"contentBlockIndex": index, "start": head}),
+            *(delta({"toolResult": [one]}) for one in result["content"]),
+        ]
     use = block["toolUse"]
-    head = {"toolUse": {"toolUseId": use["toolUseId"], "name": use["name"]}}
+    head = {"toolUse": {name: use[name] for name in use if name != "input"}}
     text = msgspec.json.encode(use["input"]).decode()
     half = len(text) // 2
     return [

@@ -145,6 +145,7 @@ class AwsState:
     models: Bedrock's models that this account knows, by a part of their names.
     signed_in: whether IAM Identity Center's portal gives the user credentials.
     told: outcomes of the next ones, by their common names; those of ``life``'s length.
+    signatures: of the thoughts that Bedrock's models have given.
     guardrails: Bedrock's guardrails, by id: the words that they block.
     """
 
@@ -174,6 +175,7 @@ class AwsState:
             self.guardrails: dict[str, tuple[str, ...]] = {}
             self.signed_in = True
             self.cached_prompts: set[str] = set()
+            self.signatures: set[str | None] = set()
             self.models: tuple[str, ...] = (
                 "anthropic.", "amazon.", "cohere.", "meta.", "mistral.", "openai.", "qwen.",
                 "deepseek.", "moonshot", "zai.", "google.gemma", "minimax", "nvidia.", "xai.",
