@@ -73,7 +73,9 @@ def _tools(model: str, config: Mapping[str, Any], stream: bool) -> str | None:
             field = f"toolConfig.toolChoice.{way}"
             return f"This model doesn't support the {field} field. Remove {field} and try again."
     for index, tool in enumerate(tools):
-        spec = tool["toolSpec"]
+        spec = tool.get("toolSpec")
+        if spec is None:
+            continue  # a tool of the service's own
         schema = spec["inputSchema"]["json"]
         where = f"toolConfig.tools.{index}.member.toolSpec"
         if schema.get("type") != "object":
