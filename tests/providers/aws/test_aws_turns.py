@@ -98,6 +98,7 @@ def converse_answer(*blocks: dict[str, Any], stop: str = "end_turn") -> dict[str
     return {
         "output": {"message": {"role": "assistant", "content": list(blocks)}},
         "stopReason": stop,
+        "metrics": {"latencyMs": 1},
         "usage": {"inputTokens": 1, "outputTokens": 1, "totalTokens": 2},
     }
 
