@@ -16,12 +16,14 @@ import contextlib
 import importlib.util
 import io
 import json
+import secrets
 import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -121,6 +123,7 @@ class AwsEmulator:
         self.cloud_state = STATE
         self.requests: list[Recorded] = []
         self._executor = executor
+        self._key = f"AKIA{secrets.token_hex(8).upper()}"
         self._app = Dispatcher(create_backend_app)
         self._server = EmulatorServer(self._record, error_body, port=port, seed=seed)
 
@@ -143,7 +146,7 @@ class AwsEmulator:
         """Environment variables that point any program at it."""
         return {
             "AWS_ENDPOINT_URL": self.url,
-            "AWS_ACCESS_KEY_ID": "AKIAEMULATED0000000",
+            "AWS_ACCESS_KEY_ID": self._key,
             "AWS_SECRET_ACCESS_KEY": "emulated",
             "AWS_DEFAULT_REGION": self.region,
             "AWS_EC2_METADATA_DISABLED": "true",
@@ -182,16 +185,14 @@ class AwsEmulator:
             )
             self.requests.append(row)
             del self.requests[:-_KEPT]
-        if self._expired(headers.get("authorization", "")):
+        key = _key_of(environ)
+        if time.time() > STATE.expiries.get(key, float("inf")):
             return _expired_answer(start)
         if path == "/federation/credentials":
             return _sso_answer(start)
+        if isinstance(STATE.executor, LocalExecutor) and key not in {self._key, *STATE.issued}:
+            return _unknown_answer(start)
         return self._app(environ, start)
-
-    @staticmethod
-    def _expired(authorization: str) -> bool:
-        key = authorization.partition("Credential=")[2].partition("/")[0]
-        return time.time() > STATE.expiries.get(key, float("inf"))
 
     def start(self, executor: Executor | None = None) -> AwsEmulator:
         """Empties the account, puts the bucket there, and begins to serve; harmless when it
@@ -260,6 +261,7 @@ def _sso_answer(start: Callable[..., Any]) -> list[bytes]:
     until = time.time() + (3600.0 if STATE.lifetime is None else STATE.lifetime)
     key = f"ASIA{uuid.uuid4().hex[:16].upper()}"
     STATE.expiries[key] = until
+    STATE.issued.add(key)
     made = {
         "accessKeyId": key,
         "secretAccessKey": "emulated",
@@ -267,6 +269,24 @@ def _sso_answer(start: Callable[..., Any]) -> list[bytes]:
         "expiration": int(until * 1000),
     }
     return _json_answer("200 OK", {"roleCredentials": made}, None, start)
+
+
+def _key_of(environ: dict[str, Any]) -> str:
+    """The access key that signed the request; empty where none did."""
+    signed = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2]
+    if not signed:
+        signed = dict(parse_qsl(environ.get("QUERY_STRING", ""))).get("X-Amz-Credential", "")
+    return signed.partition("/")[0]
+
+
+def _unknown_answer(start: Callable[..., Any]) -> list[bytes]:
+    """What executes code answers those alone who have its credentials."""
+    body = {
+        "__type": "UnrecognizedClientException",
+        "message": "The security token included in the request is invalid. Code runs here: the "
+        "credentials are those that `cloudai emulate --execute` prints and sets.",
+    }
+    return _json_answer("403 Forbidden", body, "UnrecognizedClientException", start)
 
 
 def _expired_answer(start: Callable[..., Any]) -> list[bytes]:

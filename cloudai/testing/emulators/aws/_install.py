@@ -131,26 +131,26 @@ def _wrap_tagging(response: Any) -> None:
 
 
 def _wrap_sts(response: Any) -> None:
-    """Credentials from AssumeRole expire when the emulator was told so."""
+    """Credentials from AssumeRole are known to the account, and expire when it was told so."""
     import datetime
 
     before = response.assume_role
 
     def assume_role(self: Any) -> Any:
         result = before(self)
-        if STATE.lifetime is not None and isinstance(result, ActionResult):
-            credentials: Any = result.result
-            credentials = credentials["Credentials"]
+        if not isinstance(result, ActionResult):
+            return result
+        told: Any = result.result
+        made = told["Credentials"]
+        plain = isinstance(made, dict)
+        key = made["AccessKeyId"] if plain else made.access_key_id
+        STATE.issued.add(key)
+        if STATE.lifetime is not None:
             until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=STATE.lifetime)
-            key = (
-                credentials["AccessKeyId"]
-                if isinstance(credentials, dict)
-                else credentials.access_key_id
-            )
-            if isinstance(credentials, dict):
-                credentials["Expiration"] = until
+            if plain:
+                made["Expiration"] = until
             else:
-                credentials.expiration = until
+                made.expiration = until
             STATE.expiries[key] = until.timestamp()
         return result
 

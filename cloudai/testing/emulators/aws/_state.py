@@ -167,6 +167,7 @@ class AwsState:
             self.resources: dict[tuple[str, str, str], dict[str, Any]] = {}
             self.runs: dict[tuple[str, str, str], Any] = {}
             self.expiries: dict[str, float] = {}
+            self.issued: set[str] = set()
             self.chat: Callable[[dict[str, Any]], Any] | None = None
             self.answers = Answers()
             self.context = 20_000

@@ -243,7 +243,10 @@ class DataPlane:
         models = {d.model for d in self._cloud_state.deployments.values()} | set(
             self._cloud_state.tuned
         )
-        data = [{"id": name, "object": "model", "created_at": 0} for name in sorted(models)]
+        data = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "openai"}
+            for name in sorted(models)
+        ]
         return Response(body={"object": "list", "data": data})
 
 

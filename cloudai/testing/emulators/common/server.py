@@ -11,6 +11,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 from cloudai.errors import MissingExtra
+from cloudai.testing.emulators.common.doors import guarded
 from cloudai.testing.emulators.common.faults import WSGI, ErrorBody, Faults
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class EmulatorServer:
     ) -> None:
         self._now = now
         self.faults = Faults(app, error_body, seed)
+        self._app = guarded(self.faults, error_body)
         self._port = port
         self._tls = tls
         self._server: BaseWSGIServer | None = None
@@ -84,7 +86,7 @@ class EmulatorServer:
             server = make_server(
                 "127.0.0.1",
                 listening.getsockname()[1],
-                self.faults,
+                self._app,
                 threaded=True,
                 request_handler=Handler,
                 ssl_context=self._tls,
