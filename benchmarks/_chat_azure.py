@@ -50,7 +50,7 @@ def _base(kind: str) -> dict[str, Any]:
         "id": "chatcmpl-canned",
         "object": kind,
         "created": 1700000000,
-        "model": "gpt-4o-2024-08-06",
+        "model": "gpt-5.1-2025-11-13",
         "system_fingerprint": "fp_canned",
     }
 
@@ -97,17 +97,17 @@ class Raw:
         self._async = AsyncOpenAI(base_url=url, api_key="k", max_retries=0)
 
     def chat(self) -> str:
-        answer = self._client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        answer = self._client.chat.completions.create(model="gpt-5.1", messages=MESSAGES)
         return answer.choices[0].message.content
 
     async def achat(self) -> str:
-        answer = await self._async.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        answer = await self._async.chat.completions.create(model="gpt-5.1", messages=MESSAGES)
         return answer.choices[0].message.content
 
     def stream(self) -> str:
         pieces = []
         for chunk in self._client.chat.completions.create(
-            model="gpt-4o",
+            model="gpt-5.1",
             messages=MESSAGES,
             stream=True,
             stream_options={"include_usage": True},
@@ -132,13 +132,13 @@ class Ours:
         self._async = cloudai.AsyncClient(**keys)
 
     def chat(self) -> str:
-        return self._client.chat.create(MESSAGES, model="gpt-4o").text
+        return self._client.chat.create(MESSAGES, model="gpt-5.1").text
 
     async def achat(self) -> str:
-        return (await self._async.chat.create(MESSAGES, model="gpt-4o")).text
+        return (await self._async.chat.create(MESSAGES, model="gpt-5.1")).text
 
     def stream(self) -> str:
-        return "".join(chunk.text for chunk in self._client.chat.stream(MESSAGES, model="gpt-4o"))
+        return "".join(chunk.text for chunk in self._client.chat.stream(MESSAGES, model="gpt-5.1"))
 
     def embed(self) -> tuple[int, int]:
         return self._client.embeddings.create(TEXTS, model="embed").array.shape

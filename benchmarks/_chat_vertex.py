@@ -24,7 +24,7 @@ COLD_TARGET = 1.2
 
 CHUNKS = 500
 DIMENSIONS = 384
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.5-flash"
 SYSTEM = "You are terse."
 PROMPT = "Say something about foxes, please."
 TEXT = "The quick brown fox jumps over the lazy dog."

@@ -32,7 +32,7 @@ def program(client: cloudai.Client, folder: Path) -> None:
     job = client.training.submit(
         TrainingJob(
             kind="finetune",
-            base_model="gpt-4o-mini-2024-07-18",
+            base_model="gpt-4.1-nano-2025-04-14",
             inputs={"train": str(examples)},
             hyperparameters={"epochs": 1},
         )
@@ -65,7 +65,7 @@ def main() -> None:
         from cloudai.testing.emulators.azure import AzureEmulator
 
         with AzureEmulator(speed=20) as azure:
-            azure.deploy("smart", model="gpt-4o")
+            azure.deploy("smart", model="gpt-5.1")
             azure.deploy("embed", model="text-embedding-3-small")
             os.environ.update({**azure.env, "CLOUDAI_HOME": folder})
             with cloudai.Client(provider="azure", api_key=azure.key) as client:

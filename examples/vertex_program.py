@@ -54,7 +54,7 @@ def program(client: cloudai.Client, folder: Path) -> None:
     )
     batch.wait(timeout=3600)
     print("batch:", (folder / "out.jsonl").read_text().split())
-    print("chat:", client.chat.create("Count to three.", model="gemini-2.5-flash").text)
+    print("chat:", client.chat.create("Count to three.", model="gemini-3.5-flash").text)
     vectors = client.embeddings.create(["a cat", "a dog"], model="gemini-embedding-001")
     print("embeddings:", vectors.array.shape)
     examples = folder / "examples.jsonl"
@@ -64,7 +64,7 @@ def program(client: cloudai.Client, folder: Path) -> None:
     tuning = client.training.submit(
         TrainingJob(
             kind="finetune",
-            base_model="gemini-2.5-flash",
+            base_model="gemini-3.5-flash",
             inputs={"train": str(examples)},
             hyperparameters={"epochs": 3},
         )

@@ -102,7 +102,7 @@ class AwsPlace(CloudPlace):
 
 class AzurePlace(CloudPlace):
     name = "azure"
-    models = {"chat": "gpt-4o", "embeddings": "text-embedding-3-small"}
+    models = {"chat": "gpt-5.1", "embeddings": "text-embedding-3-small"}
     # Not the identity endpoint: MSAL remembers its failures for a while of the wall clock.
     all_requests = r"^\w+ (?!/identity/)"
 
@@ -131,7 +131,7 @@ class AzurePlace(CloudPlace):
 
 class VertexPlace(CloudPlace):
     name = "vertex"
-    models = {"chat": "gemini-2.5-flash", "embeddings": "text-embedding-005"}
+    models = {"chat": "gemini-3.5-flash", "embeddings": "text-embedding-005"}
 
     def world(self) -> set[str]:
         cloud = self.cloud.emulator

@@ -311,8 +311,8 @@ class EmulatedAzure(EmulatedCloud):
     )  # fmt: skip
 
     models: ClassVar[dict[str, str]] = {
-        "gpt-4o": "gpt-4o",
-        "gpt-4o-mini": "gpt-4o-mini",
+        "gpt-5.1": "gpt-5.1",
+        "gpt-5.4-mini": "gpt-5.4-mini",
         "text-embedding-3-small": "text-embedding-3-small",
     }
     """Deployments that are there from the start → their models."""

@@ -10,8 +10,8 @@ from cloudai.testing import EmulatedCloud
 
 CHAT = {
     "aws": "anthropic.claude-sonnet-4-5-20250929-v1:0",
-    "azure": "gpt-4o",
-    "vertex": "gemini-2.5-flash",
+    "azure": "gpt-5.1",
+    "vertex": "gemini-3.5-flash",
 }
 EMBED = {
     "aws": "amazon.titan-embed-text-v2:0",

@@ -16,7 +16,7 @@ from google import genai
 from google.cloud import storage
 from google.genai import types
 
-CHAT, EMBED = "gemini-2.5-flash", "text-embedding-005"
+CHAT, EMBED = "gemini-3.5-flash", "text-embedding-005"
 QUESTION = "What is the capital of France?"
 CITY = {
     "type": "object",

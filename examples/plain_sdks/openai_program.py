@@ -14,7 +14,7 @@ import time
 
 from openai import AzureOpenAI, OpenAI
 
-CHAT, EMBED = "gpt-4o", "text-embedding-3-small"
+CHAT, EMBED = "gpt-5.1", "text-embedding-3-small"
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 WEATHER = {
     "type": "function",
@@ -104,7 +104,7 @@ def tune(client: OpenAI) -> None:
     ]
     file = client.files.create(file=lines(*examples, mark=True), purpose="fine-tune")
     made = client.fine_tuning.jobs.create(
-        model="gpt-4o-mini-2024-07-18",
+        model="gpt-4.1-nano-2025-04-14",
         training_file=file.id,
         suffix="words",
         method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3}}},

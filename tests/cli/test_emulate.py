@@ -60,7 +60,7 @@ def test_it_serves_until_it_is_told_to_end(tmp_path: Path, number: signal.Signal
              "import openai\nwith openai.OpenAI() as c: print(c.models.list().data[0].id)"],
             env={**os.environ, **told["environment"]}, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
-        assert said.stdout.startswith("gpt-4o"), said.stderr
+        assert said.stdout.startswith("gpt-5.1"), said.stderr
         assert list(temp.iterdir())
         assert ended(process, number) == 0
     assert list(temp.iterdir()) == []

@@ -19,8 +19,8 @@ for name in ("torch", "transformers", "moto", "openai", "google.genai"):
 
 CHAT = {
     "aws": "anthropic.claude-sonnet-4-5-20250929-v1:0",
-    "azure": "gpt-4o",
-    "vertex": "gemini-2.5-flash",
+    "azure": "gpt-5.1",
+    "vertex": "gemini-3.5-flash",
 }
 EMBED = {
     "aws": ("cohere.embed-v4:0", 1024),

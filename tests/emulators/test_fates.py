@@ -118,7 +118,7 @@ def test_batches_of_chat(name: str, request: pytest.FixtureRequest, tmp_path: Pa
     cloud: EmulatedCloud = request.getfixturevalue(f"emulated_{name}")
     about: dict[str, Any] = {}
     if name == "azure":
-        cloud.emulator.deploy("batches", model="gpt-4o", sku="GlobalBatch", any_use=False)
+        cloud.emulator.deploy("batches", model="gpt-5.1", sku="GlobalBatch", any_use=False)
         about = {"workspace": ""}
     source = lines(tmp_path / "in.jsonl", 120)
     (_, service) = ENDS[name]["batch"]

@@ -21,8 +21,8 @@ from cloudai.types import Tool
 
 CHAT = {
     "aws": "anthropic.claude-sonnet-4-5-20250929-v1:0",
-    "azure": "gpt-4o",
-    "vertex": "gemini-2.5-flash",
+    "azure": "gpt-5.1",
+    "vertex": "gemini-3.5-flash",
 }
 
 
@@ -46,11 +46,11 @@ def test_cloudai_and_openai_meet(emulated_azure: EmulatedCloud) -> None:
     from azure.keyvault.secrets import SecretClient
 
     emulated_azure.emulator.vault.put("greeting", "good day")
-    assert cloudai.Client().chat.create("hello", model="gpt-4o").text == "hello"
+    assert cloudai.Client().chat.create("hello", model="gpt-5.1").text == "hello"
     for client in (openai.OpenAI(), openai.AzureOpenAI()):
         with client:
             said = client.chat.completions.create(
-                model="gpt-4o", messages=[{"role": "user", "content": "hi"}]
+                model="gpt-5.1", messages=[{"role": "user", "content": "hi"}]
             )
         assert said.choices[0].message.content == "hi"
     with (

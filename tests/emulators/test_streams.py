@@ -25,8 +25,8 @@ for name in ("torch", "transformers", "moto", "openai", "google.genai"):
 
 CHAT = {
     "aws": "anthropic.claude-sonnet-4-5-20250929-v1:0",
-    "azure": "gpt-4o",
-    "vertex": "gemini-2.5-flash",
+    "azure": "gpt-5.1",
+    "vertex": "gemini-3.5-flash",
 }
 pytestmark = [pytest.mark.cloudai_emulated(execute=True)]
 

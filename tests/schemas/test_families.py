@@ -250,6 +250,7 @@ def test_s3_s5_e4_the_emulated_vertex_refuses(
     model: str, about: dict[str, Any], words: str
 ) -> None:
     with VertexEmulator() as cloud, Client(provider="vertex", **cloud.keys()) as client:
+        cloud.gemini.models.add("gemini-2.5-flash")
         with pytest.raises(InvalidRequest) as caught:
             client.chat.create("Hi", model=model, native=about)
         assert words in str(caught.value)

@@ -19,7 +19,7 @@ from cloudai.types import ChatRequest
 
 _MAP: Final = "litellm 1.110.2's price map and genai-prices 0.2.3, of Azure's price page"
 _SCHEDULE: Final = f"model retirement schedule, Microsoft Foundry (2026-07-07); price: {_MAP}"
-_PAGE: Final = "Azure OpenAI's price page"
+_ENDS: Final = f"{_MAP}; its end: litellm"
 
 
 def _on(year: int, month: int, day: int) -> datetime.date:
@@ -33,19 +33,20 @@ def _long(paid: float, cached: float, made: float, written: float | None = None)
     )
 
 
-# gpt-4.1, gpt-4o and o1: litellm has a later end (2027-04-14, 2026-11-19).
+# gpt-4.1 and gpt-4o: litellm has a later end (2027-04-14). The schedule that was read does not
+# name their smaller ones; gpt-4.1-nano was still served on 2026-11-23.
 TABLE: Final = Table(
     "azure",
     [
         Model("gpt-4o", Price(2.5, 10, 1.25), _on(2026, 10, 1), _SCHEDULE, "2026-11"),
         Model("gpt-4o-2024-05-13", Price(5, 15, 5), _on(2026, 10, 1), _SCHEDULE, "2026-11"),
-        Model("gpt-4o-mini", Price(0.15, 0.6, 0.075), _on(2026, 10, 1), _SCHEDULE, "2026-11"),
+        Model("gpt-4o-mini", Price(0.15, 0.6, 0.075), None, _MAP, "2026-11"),
         Model("gpt-4.1", Price(2, 8, 0.5), _on(2026, 10, 14), _SCHEDULE, "2026-11"),
-        Model("gpt-4.1-mini", Price(0.4, 1.6, 0.1), _on(2026, 10, 14), _SCHEDULE, "2026-11"),
-        Model("gpt-4.1-nano", Price(0.1, 0.4, 0.025), _on(2026, 10, 14), _SCHEDULE, "2026-11"),
+        Model("gpt-4.1-mini", Price(0.4, 1.6, 0.1), None, _MAP, "2026-11"),
+        Model("gpt-4.1-nano", Price(0.1, 0.4, 0.025), None, _MAP, "2026-11"),
         Model("o1", Price(15, 60, 7.5), _on(2026, 9, 16), _SCHEDULE, "2026-11"),
         Model("o3", Price(2, 8, 0.5), _on(2026, 10, 16), _SCHEDULE, "2026-11"),
-        Model("o3-mini", Price(1.1, 4.4, 0.55), None, _PAGE, "2025-08"),
+        Model("o3-mini", Price(1.1, 4.4, 0.55), _on(2026, 11, 19), _ENDS, "2026-11"),
         Model("o4-mini", Price(1.1, 4.4, 0.275), _on(2026, 10, 16), _SCHEDULE, "2026-11"),
         Model("gpt-5", Price(1.25, 10, 0.125), None, _MAP, "2026-11"),
         Model("gpt-5-mini", Price(0.25, 2, 0.025), None, _MAP, "2026-11"),

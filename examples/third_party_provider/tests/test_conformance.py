@@ -25,7 +25,7 @@ class CompatHarness(Harness):
     """What the suite is told of the provider."""
 
     provider = "compat"
-    chat_model = "gpt-4o"
+    chat_model = "gpt-5.1"
     embedding_model = "text-embedding-3-small"
     gaps = {"embeddings:truncate": "OpenAI's API refuses overlong texts, and cuts none"}
 

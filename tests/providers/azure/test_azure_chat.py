@@ -182,7 +182,7 @@ def test_usage_cost_and_raw(azure: AzureEmulator, client: cloudai.Client) -> Non
     assert usage.cached_input_tokens > 0
     fresh = usage.input_tokens - usage.cached_input_tokens
     expected = (
-        2.5 * fresh + 1.25 * usage.cached_input_tokens + 10 * usage.output_tokens
+        1.25 * fresh + 0.125 * usage.cached_input_tokens + 10 * usage.output_tokens
     ) / 1_000_000
     assert reply.cost == pytest.approx(expected)
     assert reply.raw["id"] == reply.id

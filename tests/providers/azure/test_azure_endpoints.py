@@ -28,11 +28,11 @@ def puts(azure: AzureEmulator) -> list[Any]:
 
 
 def test_deploy_ask_scale_delete(azure: AzureEmulator, client: cloudai.Client) -> None:
-    endpoint = client.endpoints.deploy("gpt-4o", name="mine")
+    endpoint = client.endpoints.deploy("gpt-5.1", name="mine")
     assert endpoint.status.state is State.RUNNING
     assert endpoint.predict(["hi"], params={"max_tokens": 5})[0]["text"] == "hi"
     assert endpoint.predict([{"messages": [{"role": "user", "content": "yo"}]}])[0]["text"]
-    endpoint.update("gpt-4o", native={"azure": {"capacity": 50, "sku": "DataZoneStandard"}})
+    endpoint.update("gpt-5.1", native={"azure": {"capacity": 50, "sku": "DataZoneStandard"}})
     assert azure.cloud_state.deployments["mine"].capacity == 50
     assert azure.cloud_state.deployments["mine"].sku == "DataZoneStandard"
     assert [one.name for one in client.endpoints.list()] == ["mine"]
@@ -52,7 +52,7 @@ def test_embeddings_deployment(azure: AzureEmulator, client: cloudai.Client) -> 
 def test_what_plan_shows_is_what_is_sent(azure: AzureEmulator, client: cloudai.Client) -> None:
     spec = Deployment(
         name="mine",
-        variants=(Variant(model="gpt-4o", name="a", weight=3), Variant(model="gpt-4.1", name="b")),
+        variants=(Variant(model="gpt-5.1", name="a", weight=3), Variant(model="gpt-4.1", name="b")),
         idempotency_key="k",
         native={"azure": {"version": "2024-08-06", "capacity": 20}},
     )
@@ -67,7 +67,7 @@ def test_what_plan_shows_is_what_is_sent(azure: AzureEmulator, client: cloudai.C
 
 def test_traffic_by_weight(azure: AzureEmulator, client: cloudai.Client) -> None:
     endpoint = client.endpoints.deploy(
-        [Variant(model="gpt-4o", name="a", weight=3), Variant(model="gpt-4.1", name="b")],
+        [Variant(model="gpt-5.1", name="a", weight=3), Variant(model="gpt-4.1", name="b")],
         name="mine",
     )
     asked = [endpoint.invoke(["x"]).variant for _ in range(80)]
@@ -77,14 +77,14 @@ def test_traffic_by_weight(azure: AzureEmulator, client: cloudai.Client) -> None
         endpoint.invoke(["x"], variant="c")
     shares = {v.name: v.share for v in endpoint.status.variants}
     assert shares == {"a": 0.75, "b": 0.25}
-    endpoint.update([Variant(model="gpt-4o", name="a")])
+    endpoint.update([Variant(model="gpt-5.1", name="a")])
     assert sorted(azure.cloud_state.deployments) == ["embed", "mine--a", "smart"]
 
 
 def test_an_update_that_fails_keeps_what_serves(
     azure: AzureEmulator, client: cloudai.Client
 ) -> None:
-    endpoint = client.endpoints.deploy([Variant(model="gpt-4o", name="a")], name="mine")
+    endpoint = client.endpoints.deploy([Variant(model="gpt-5.1", name="a")], name="mine")
     azure.fate("deployments", "Failed")
     with pytest.raises(EndpointError, match="Failed"):
         endpoint.update([Variant(model="gpt-4.1", name="b")])
@@ -92,11 +92,11 @@ def test_an_update_that_fails_keeps_what_serves(
 
 
 def test_one_operation_at_a_time(azure: AzureEmulator, client: cloudai.Client) -> None:
-    variants = [Variant(model="gpt-4o", name=name) for name in "abc"]
+    variants = [Variant(model="gpt-5.1", name=name) for name in "abc"]
     endpoint = client.endpoints.deploy(variants, name="mine")
     with ThreadPoolExecutor(2) as pool:
         others = list(
-            pool.map(lambda name: client.endpoints.deploy("gpt-4o", name=name), ("one", "two"))
+            pool.map(lambda name: client.endpoints.deploy("gpt-5.1", name=name), ("one", "two"))
         )
     for one in (endpoint, *others):
         one.delete()
@@ -121,12 +121,12 @@ def test_fine_tuned_models_carry_a_warning(
 
 def test_quota_and_failures(azure: AzureEmulator, client: cloudai.Client) -> None:
     with pytest.raises(QuotaExceeded, match="quota"):
-        client.endpoints.deploy("gpt-4o", name="big", native={"azure": {"capacity": 5000}})
+        client.endpoints.deploy("gpt-5.1", name="big", native={"azure": {"capacity": 5000}})
     with pytest.raises(InvalidRequest, match="not supported"):
         client.endpoints.deploy("no-such-model", name="x")
     azure.fate("deployments", "Failed")
     with pytest.raises(EndpointError, match="Failed"):
-        client.endpoints.deploy("gpt-4o", name="broken")
+        client.endpoints.deploy("gpt-5.1", name="broken")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_bad_specs(
     azure: AzureEmulator, client: cloudai.Client, about: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=field):
-        client.endpoints.deploy("gpt-4o", **{"name": "mine", **about})
+        client.endpoints.deploy("gpt-5.1", **{"name": "mine", **about})
     with pytest.raises(InvalidRequest, match="workspace"):
         client.endpoints.deploy("./model", name="mine")
     assert not azure.requests
@@ -155,7 +155,7 @@ def test_lost_replies_make_no_duplicate(
 ) -> None:
     monkeypatch.setattr("cloudai._core.calls.retry.BASE", 0.001)
     azure.faults.add("lose_reply", "PUT /subscriptions/.*/deployments/")
-    client.endpoints.deploy("gpt-4o", name="mine")
+    client.endpoints.deploy("gpt-5.1", name="mine")
     assert len(azure.cloud_state.deployments) == 3
 
 
@@ -167,7 +167,7 @@ def test_what_is_missing(
         cloudai.Client(provider="azure", api_key=azure.key) as other,
         pytest.raises(ConfigError, match="CLOUDAI_SUBSCRIPTION"),
     ):
-        other.endpoints.deploy("gpt-4o", name="mine")
+        other.endpoints.deploy("gpt-5.1", name="mine")
     with (
         cloudai.Client(provider="azure", subscription="other") as other,
         pytest.raises((NotFound, PermissionDenied)),
@@ -203,7 +203,7 @@ def test_the_management_sdk_works_with_the_emulator(azure: AzureEmulator) -> Non
             NativeDeployment(
                 sku=Sku(name="Standard", capacity=1),
                 properties=DeploymentProperties(
-                    model=DeploymentModel(format="OpenAI", name="gpt-4o", version="1")
+                    model=DeploymentModel(format="OpenAI", name="gpt-5.1", version="1")
                 ),
             ),
         ).result()

@@ -240,10 +240,10 @@ def test_a_refused_file_tells_why(
 def test_batches_need_a_batch_deployment(
     azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
 ) -> None:
-    client.endpoints.deploy("gpt-4o", name="plain")
+    client.endpoints.deploy("gpt-5.1", name="plain")
     with pytest.raises(JobFailed, match="plain is GlobalStandard; batches need"):
         client.batch.submit(chat(tmp_path, "a", chat="plain")).wait(30)
-    client.endpoints.deploy("gpt-4o", name="nightly", native={"azure": {"sku": "GlobalBatch"}})
+    client.endpoints.deploy("gpt-5.1", name="nightly", native={"azure": {"sku": "GlobalBatch"}})
     job = client.batch.submit(chat(tmp_path, "a", chat="nightly"))
     assert job.wait(30).state is State.SUCCEEDED
     with pytest.raises(InvalidRequest, match="GlobalBatch"):

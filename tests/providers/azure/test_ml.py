@@ -155,7 +155,7 @@ def test_bad_specs(
 
 
 def test_fine_tuning_belongs_to_azure_openai(client: cloudai.Client) -> None:
-    spec = TrainingJob(kind="finetune", base_model="gpt-4o", inputs={"train": "x"})
+    spec = TrainingJob(kind="finetune", base_model="gpt-5.1", inputs={"train": "x"})
     with pytest.raises(UnsupportedByProvider, match="without workspace"):
         client.training.submit(spec)
 

@@ -37,7 +37,7 @@ class VertexHarness(Harness):
 
     provider = "vertex"
     requires = ("google.cloud.aiplatform_v1", "google.cloud.storage", "aiohttp")
-    chat_model = "gemini-2.5-flash"
+    chat_model = "gemini-3.5-flash"
     embedding_model = "text-embedding-005"
     patience = 60.0
     gaps = {

@@ -54,7 +54,7 @@ SPECS: dict[str, dict[str, Any]] = {
         "shards": 3,
         "on_error": "skip",
     },
-    "batch_chat": {"chat": "gemini-2.5-flash", "params": {"max_tokens": 5}},
+    "batch_chat": {"chat": "gemini-3.5-flash", "params": {"max_tokens": 5}},
     "batch_embeddings": {
         "embeddings": "text-embedding-005",
         "params": {"dimensions": 64, "task": "query"},
@@ -104,7 +104,7 @@ def test_gemini_s_own_batch_keeps_the_order(client: Client, cloud: VertexEmulato
         BatchTransform(
             input=put(cloud, *prompts),
             output=f"gs://{cloud.bucket}/out.jsonl",
-            chat="gemini-2.5-flash",
+            chat="gemini-3.5-flash",
             params={"max_tokens": 3},
             join="input",
         )
@@ -115,7 +115,7 @@ def test_gemini_s_own_batch_keeps_the_order(client: Client, cloud: VertexEmulato
     assert {line["output"]["text"].strip() for line in lines} == {"this is number"}
     assert lines[0]["output"]["finish_reason"] == "length"
     (body,) = sent(cloud, "/batchPredictionJobs")
-    assert body["model"] == "publishers/google/models/gemini-2.5-flash"
+    assert body["model"] == "publishers/google/models/gemini-3.5-flash"
     assert sent(cloud, ":generateContent") == []
 
 
@@ -193,7 +193,7 @@ def test_wait_tells_every_end(
         BatchTransform(
             input=put(cloud, "a"),
             output=f"gs://{cloud.bucket}/out.jsonl",
-            chat="gemini-2.5-flash",
+            chat="gemini-3.5-flash",
             name="late",
         )
     )
@@ -300,10 +300,10 @@ def test_nothing_is_left_of_a_batch_that_is_refused(client: Client, cloud: Verte
     ("about", "field"),
     [
         ({"chat": "openai:x"}, "chat"),
-        ({"chat": "gemini-2.5-flash", "params": {"maximum": 1}}, "params"),
+        ({"chat": "gemini-3.5-flash", "params": {"maximum": 1}}, "params"),
         ({"embeddings": "text-embedding-005", "tags": {"A": "b"}}, "tags"),
-        ({"chat": "gemini-2.5-flash", "output": "s3://b/out"}, "output"),
-        ({"chat": "gemini-2.5-flash", "input": "nowhere.jsonl"}, "input"),
+        ({"chat": "gemini-3.5-flash", "output": "s3://b/out"}, "output"),
+        ({"chat": "gemini-3.5-flash", "input": "nowhere.jsonl"}, "input"),
         ({"model": "nowhere"}, "model"),
     ],
 )
@@ -330,7 +330,7 @@ def test_output_that_is_there_and_lines_that_cannot_be_sent(
             BatchTransform(
                 input=put(cloud, "fine", {"neither": 1}),
                 output=f"gs://{cloud.bucket}/new.jsonl",
-                chat="gemini-2.5-flash",
+                chat="gemini-3.5-flash",
             )
         )
     assert sent(cloud, "/batchPredictionJobs") == []

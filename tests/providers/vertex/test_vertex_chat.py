@@ -39,7 +39,7 @@ from cloudai.types import (
     ToolResult,
 )
 
-FLASH = "gemini-2.5-flash"
+FLASH = "gemini-3.5-flash"
 COUNT = (
     "one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, thirteen, "
     "fourteen, fifteen, sixteen, seventeen, eighteen, nineteen, twenty"
@@ -385,7 +385,7 @@ def test_bad_requests_are_not_sent(
 
 
 @pytest.mark.parametrize(
-    ("model", "effort"), [("gemini-2.5-pro", "none"), ("gemini-2.0-flash", "high")]
+    ("model", "effort"), [("gemini-3.1-pro", "none"), ("gemini-2.0-flash", "high")]
 )
 def test_what_a_model_cannot_do(client: Client, model: str, effort: Any) -> None:
     with pytest.raises(UnsupportedByProvider) as caught:

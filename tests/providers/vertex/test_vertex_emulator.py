@@ -122,20 +122,20 @@ def test_google_genai(cloud: VertexEmulator, monkeypatch: pytest.MonkeyPatch) ->
         location=cloud.location,
         http_options=genai.types.HttpOptions(base_url=cloud.url),
     ) as client:
-        reply = client.models.generate_content(model="gemini-2.5-flash", contents="Count.")
+        reply = client.models.generate_content(model="gemini-3.5-flash", contents="Count.")
         assert reply.text == "Count."
         chunks = list(
-            client.models.generate_content_stream(model="gemini-2.5-flash", contents="Count.")
+            client.models.generate_content_stream(model="gemini-3.5-flash", contents="Count.")
         )
         assert "".join(chunk.text or "" for chunk in chunks) == reply.text
-        counted = client.models.count_tokens(model="gemini-2.5-flash", contents="Count.")
+        counted = client.models.count_tokens(model="gemini-3.5-flash", contents="Count.")
         assert counted.total_tokens
         cloud.storage.put(
             f"gs://{cloud.bucket}/in.jsonl",
             '{"request": {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]}}\n',
         )
         job = client.batches.create(
-            model="gemini-2.5-flash",
+            model="gemini-3.5-flash",
             src=f"gs://{cloud.bucket}/in.jsonl",
             config={"dest": f"gs://{cloud.bucket}/out"},
         )

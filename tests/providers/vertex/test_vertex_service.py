@@ -136,7 +136,7 @@ def test_v8_a_batch_of_a_tuned_model_names_the_model(client: Client, cloud: Vert
     row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}
     Path("train.jsonl").write_text(json.dumps(row) + "\n")
     tuned = client.training.submit(
-        TrainingJob(kind="finetune", base_model="gemini-2.5-flash", inputs={"train": "train.jsonl"})
+        TrainingJob(kind="finetune", base_model="gemini-3.5-flash", inputs={"train": "train.jsonl"})
     )
     tuned.wait(60)
     Path("in.jsonl").write_text('"hi"\n')
@@ -168,7 +168,7 @@ def test_v9_buckets_of_two_regions_and_work_of_none(location: str, bucket: str, 
         cloud.storage.bucket("there", bucket)
         keys = {**cloud.keys(), "location": location, "bucket": "there"}
         Path("in.jsonl").write_text('"hi"\n')
-        spec = BatchTransform(chat="gemini-2.5-flash", input="in.jsonl", output="out.jsonl")
+        spec = BatchTransform(chat="gemini-3.5-flash", input="in.jsonl", output="out.jsonl")
         with Client(provider="vertex", **keys) as client:
             if good:
                 client.batch.submit(spec).wait(60)

@@ -26,7 +26,7 @@ from cloudai.providers.vertex.tokens import Tokens
 from cloudai.testing.emulators.vertex import VertexEmulator
 from cloudai.types import SecretRef
 
-FLASH = "gemini-2.5-flash"
+FLASH = "gemini-3.5-flash"
 
 
 def session(**keys: Any) -> VertexSession:

@@ -343,7 +343,7 @@ def check_model(model: str) -> str:
             f"model={model!r} is not the name of a model",
             field="model",
             value=model,
-            hint="Such as gemini-2.5-flash, or publishers/google/models/gemini-2.5-flash",
+            hint="Such as gemini-3.5-flash, or publishers/google/models/gemini-3.5-flash",
         )
     return model
 

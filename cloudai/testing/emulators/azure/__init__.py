@@ -4,7 +4,7 @@ The vendors' own SDKs talk to it over real sockets: plain http for the data plan
 identity endpoint, https (with a certificate of its own) for the rest::
 
     with AzureEmulator() as azure:
-        azure.deploy("smart", model="gpt-4o")
+        azure.deploy("smart", model="gpt-5.1")
         os.environ.update(azure.env)
         cloudai.Client(provider="azure").chat.create("hello", model="smart")
 
@@ -231,7 +231,7 @@ class AzureEmulator:
             "AZURE_CLIENT_SECRET": self.cloud_state.client_secret,
         }
 
-    def deploy(self, name: str, model: str = "gpt-4o", **about: Any) -> Deployed:
+    def deploy(self, name: str, model: str = "gpt-5.1", **about: Any) -> Deployed:
         """Puts a deployment there, as if it had been made before."""
         made = Deployed(name=name, model=model, **about)
         with self.cloud_state.lock:

@@ -35,8 +35,8 @@ _SKUS: Final = {
     "DeveloperTier",
 }
 _MODELS: Final = {
-    "gpt-4o",
-    "gpt-4o-mini",
+    "gpt-5.1",
+    "gpt-5.4-mini",
     "gpt-4.1",
     "gpt-5",
     "o4-mini",

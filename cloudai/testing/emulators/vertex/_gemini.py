@@ -39,8 +39,6 @@ class Gemini:
         self._cloud_state = cloud_state
         self.local: LocalModels | None = None
         self.models = {
-            "gemini-2.5-flash",
-            "gemini-2.5-pro",
             "gemini-3-pro-preview",
             "gemini-3.1-flash-lite",
             "gemini-3.1-pro",

@@ -17,7 +17,13 @@ from cloudai.testing.emulators.vertex._serving import Serving
 from cloudai.testing.emulators.vertex._state import VertexState, fits, page, stamp
 from cloudai.testing.emulators.vertex._storage import Storage
 
-TUNABLE: Final = {"gemini-2.5-flash", "gemini-2.5-flash-lite", "gemini-2.5-pro"}
+TUNABLE: Final = {
+    "gemini-3.5-flash",
+    "gemini-3.5-flash-lite",
+    "gemini-2.5-flash",  # their tuned models live on
+    "gemini-2.5-flash-lite",
+    "gemini-2.5-pro",
+}
 MAX_EPOCHS: Final = 100
 
 

@@ -85,7 +85,7 @@ def violations(spec: Deployment) -> list[Violation]:
                 Violation(
                     "variants.model",
                     f"{variant.uri!r} is no model of Azure OpenAI.",
-                    f"Name a model, such as gpt-4o, or a fine-tuned one. {ml}",
+                    f"Name a model, such as gpt-5.1, or a fine-tuned one. {ml}",
                 )
             )
     if _SEPARATOR in spec.name:
