@@ -163,7 +163,7 @@ def test_same_request_as_google_genai(cloud: VertexEmulator, client: Client) -> 
                     mode="ANY", allowed_function_names=["weather"]
                 )
             ),
-            thinking_config=genai.types.ThinkingConfig(include_thoughts=True, thinking_budget=1024),
+            thinking_config=genai.types.ThinkingConfig(include_thoughts=True, thinking_level="LOW"),
         ),
     )
     assert answer.function_calls[0].name == "weather"
@@ -203,7 +203,7 @@ def test_reply(client: Client) -> None:
     assert reply.finish_reason == "stop"
     assert reply.usage.output_tokens == 20
     assert reply.provider == "vertex"
-    assert reply.cost == pytest.approx((reply.usage.input_tokens * 0.3 + 20 * 2.5) / 1e6)
+    assert reply.cost == pytest.approx((reply.usage.input_tokens * 1.5 + 20 * 9) / 1e6)
     assert reply.raw["modelVersion"] == FLASH
     assert reply.request_id
 
