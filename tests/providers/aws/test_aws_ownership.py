@@ -248,14 +248,14 @@ class Course:
 def test_o1_o2_random_sequences_touch_nothing_of_others(
     worlds: list[World], spec: Deployment
 ) -> None:
-    """CLOUDAI_SEQUENCES=1000 runs the whole."""
-    for seed in range(int(os.environ.get("CLOUDAI_SEQUENCES", "3"))):
+    """SEQUENCES=1000 runs the whole."""
+    for seed in range(int(os.environ.get("SEQUENCES", "3"))):
         course = Course(worlds, spec, random.Random(seed))
         for _ in range(10):
             course.step()
         course.check()
         course.end()
-        if "CLOUDAI_SEQUENCES" in os.environ:
+        if "SEQUENCES" in os.environ:
             print(f"sequence {seed} held", file=sys.__stderr__, flush=True)
 
 

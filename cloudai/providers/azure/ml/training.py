@@ -187,7 +187,12 @@ class AzureMLTraining:
                 workspace.send("PUT", path, call, environment)
             named = workspace.id_of(path)
         id = wire.job_id(spec)
-        workspace.send("PUT", f"jobs/{id}", call, self._encode(spec, code, named, inputs))
+        try:
+            workspace.send("PUT", f"jobs/{id}", call, self._encode(spec, code, named, inputs))
+        except Conflict:
+            # Another machine was quicker with the same key.
+            if self.owner(id, call) != spec.idempotency_key:
+                raise
         return id
 
     def where(self, call: Call) -> Place:
