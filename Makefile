@@ -5,12 +5,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo parity test check lint types contracts matrix options clean
+.PHONY: help setup demo parity quick test check lint types contracts matrix options clean
 
 help:
 	@echo "make demo       the main job on this machine and on an emulated cloud:"
 	@echo "                train, deploy, batch, chat, embed"
 	@echo "make parity     one program here and on three emulated clouds, compared"
+	@echo "make quick      the tests of pure functions and wire formats, in half a minute"
 	@echo "make test       all tests, offline"
 	@echo "make check      lint, types and import contracts"
 	@echo "make clean      removes $(VENV)"
@@ -49,6 +50,12 @@ parity: $(VENV)/.all
 # two workers leave a fifth idle, three a tenth.
 test: $(VENV)/.all
 	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+
+# What a change is tried with while it is written: pure functions, wire formats, golden files and
+# the shape of the house.
+quick: $(VENV)/.all
+	$(BIN)/python -m pytest --quiet --numprocesses 2 -m "not slow" tests/unit tests/schemas \
+		tests/test_house.py tests/test_parity.py $(wildcard tests/providers/*/test_*wire*.py)
 
 lint: $(VENV)/.all
 	$(BIN)/ruff format --check .

@@ -30,7 +30,7 @@
     ├── HandlerError                the user's ``load`` or ``predict`` failed
     └── StateError                  the ledger or a local state file cannot be used
 
-All of them pickle, and none of them ever holds a secret.
+All of them pickle, and none of them ever holds a secret. ``ModelEnds`` is a warning.
 """
 
 from __future__ import annotations

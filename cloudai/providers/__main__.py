@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from cloudai._core.models import Model, Table
+from cloudai._core.numerals import numeral
 from cloudai._core.profiles import registry
 
 
@@ -38,7 +39,11 @@ def _lines(table: Table, today: datetime.date, *, rows: bool) -> list[str]:
 
 def _row(row: Model) -> str:
     price = row.price
-    told = "price not known" if price is None else f"${price.input:g} in, ${price.output:g} out"
+    told = (
+        "price not known"
+        if price is None
+        else f"${numeral(price.input)} in, ${numeral(price.output)} out"
+    )
     ends = f", ends {row.ends}" if row.ends else ""
     return f"{row.name}: {told}{ends} ({row.source}, {row.read})"
 
