@@ -163,6 +163,15 @@ def test_s3_what_gemini_is_sent(name: str, form: str) -> None:
     dialect_gemini.check_request(GEMINI_3, vertex_wire.encode(asked))
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_what_the_local_engine_compiles_for_a_tool(name: str) -> None:
+    pytest.importorskip("torch")
+    from cloudai.engine import templates
+
+    tools = _asked("m", name, tool=True).tools
+    dialect_grammar.check(templates.call_schema((*tools, Tool(name="other"))))
+
+
 # ------------------------------------------------------------- through the emulated clouds
 
 

@@ -80,6 +80,8 @@ SPEC: Final = ProviderSpec(
         "endpoints:tensorflow": "TF Serving takes no handler; use pytorch or an image of your own",
         "batch:secrets": "transform jobs take none either: load() fetches them under the role",
         "batch:resume": "a transform job begins anew; batches on the client's side go on",
+        "chat:families": "some models take no temperature, no forced or streamed tools; each call "
+        "is refused beforehand, with what to do instead",
         "chat:seed": "Bedrock's Converse has no seed; some models take one in native",
     },
 )

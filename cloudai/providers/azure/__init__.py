@@ -97,6 +97,8 @@ SPEC: Final = ProviderSpec(
         "endpoints:traffic": "Azure OpenAI deployments share no traffic; cloudai's client picks "
         "one by weight. Azure ML splits it at the endpoint",
         "embeddings:truncate": "Azure OpenAI refuses overlong texts",
+        "chat:responses": "models of the Responses API alone (codex, *-pro), and tools while "
+        "gpt-5.4 and later reason",
         "chat:document-url": "documents travel inline",
     },
 )

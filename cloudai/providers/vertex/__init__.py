@@ -70,6 +70,8 @@ SPEC: Final = ProviderSpec(
         "training:weights": "A tuned Gemini stays at Vertex AI: chat with model=job.model.uri. A "
         "script of your own keeps its weights.",
         "training:retry.on=failed": "Vertex AI restarts preempted workers, not failed scripts.",
+        "chat:tools+response_type": "Gemini 2 takes one of them; later ones no forced tool beside "
+        "a response_type",
         "endpoints:rollout.alarms": "Watch the canary and call update() with the former variants, "
         "or use the aws provider, whose API rolls back on alarms.",
         "endpoints:serverless": "Use min=1, or native dedicatedResources.minReplicaCount=0 where "
