@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
+
+from cloudai.types import Violation
 
 
 def merge(body: dict[str, Any], native: dict[str, Any]) -> dict[str, Any]:
@@ -17,3 +20,24 @@ def merge(body: dict[str, Any], native: dict[str, Any]) -> dict[str, Any]:
         else:
             body[key] = value
     return body
+
+
+def unread(
+    provider: str, native: Mapping[str, Any], nests: Mapping[str, Collection[str]]
+) -> list[Violation]:
+    """What ``native`` has outside of the places that are read: it would be dropped in silence.
+
+    Parameters
+    ----------
+    nests: the keys that are read → the names inside each, as far as they are known, for the
+        mend.
+    """
+    found: list[Violation] = []
+    for name in native:
+        if name in nests:
+            continue
+        homes = [nest for nest, members in nests.items() if name in members]
+        written = f'native={{"{provider}": {{"{homes[0]}": {{"{name}": …}}}}}}' if homes else ""
+        mend = f"Write {written}." if homes else f"It takes {', '.join(sorted(nests))}."
+        found.append(Violation(f"native.{provider}.{name}", "is not known here.", mend))
+    return found

@@ -45,6 +45,13 @@ class Draft:
     def wrong(self, error: InvalidRequest) -> None:
         self.errors.append(error)
 
+    def found(self, violations: Iterable[Violation]) -> None:
+        """Notes what a check that all providers share has found."""
+        for one in violations:
+            self.wrong(
+                InvalidRequest(f"{one.field}: {one.problem}", field=one.field, hint=one.mend)
+            )
+
     def refuse(self) -> None:
         """Raises the first thing that is wrong, if there is any."""
         if self.errors:
@@ -136,17 +143,6 @@ def tags(own: Mapping[str, str], key: str | None, name: str, kind: str) -> list[
     if key is not None:
         made[KEY_TAG] = key
     return [{"Key": label, "Value": value} for label, value in made.items()]
-
-
-def merged(body: dict[str, Any], native: Mapping[str, Any]) -> dict[str, Any]:
-    """The request with the user's native arguments; objects are merged, all else replaced."""
-    made = dict(body)
-    for name, value in native.items():
-        old = made.get(name)
-        made[name] = (
-            merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-        )
-    return made
 
 
 def no_capacity(reason: str | None) -> bool:

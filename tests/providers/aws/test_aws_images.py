@@ -125,3 +125,13 @@ def test_m8_an_image_outside_of_ecr(client: Client, model: str, image: str) -> N
     ).ok
     plan = client.endpoints.plan(spec(model, image=image))
     assert [one.field for one in plan.violations] == ["image"]
+
+
+def test_z12_native_outside_of_its_nest(client: Client, model: str) -> None:
+    capture = {"EnableCapture": True}
+    plan = client.endpoints.plan(spec(model, native={"aws": {"DataCaptureConfig": capture}}))
+    (found,) = plan.violations
+    assert found.field == "native.aws.DataCaptureConfig"
+    assert 'native={"aws": {"CreateEndpointConfig": {"DataCaptureConfig": …}}}' in found.mend
+    plan = client.endpoints.plan(spec(model, native={"aws": {"NoSuchThing": 1}}))
+    assert "CreateModel" in plan.violations[0].mend

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -242,3 +243,18 @@ def test_l11_a_list_that_leads_in_a_circle(
     with pytest.raises(ProviderError, match="twice"):
         client.training.list()
     assert len([one for one in cloud.requests if one.path.endswith("customJobs")]) < 5
+
+
+def test_z12_native_outside_of_its_nest(client: Client, source: str) -> None:
+    handler = Path(source) / "handler.py"
+    handler.write_text("def load(path): pass\ndef predict(model, inputs, params): return inputs\n")
+    about = {"name": "x", "handler": str(handler)}
+    native = {"vertex": {"containerSpec": {"env": []}}}
+    (found,) = client.endpoints.plan(source, native=native, **about).violations
+    assert found.field == "native.vertex.containerSpec"
+    assert '{"model": {"containerSpec": …}}' in found.mend
+    model = aiplatform_v1.Model.pb().DESCRIPTOR.fields_by_name
+    camel = {re.sub(r"_(\w)", lambda m: m[1].upper(), name) for name in model}
+    from cloudai.providers.vertex.endpoints import wire
+
+    assert set(wire._NESTS["model"]) <= camel

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai._core.batches import transforms
+from cloudai.formats.native import merge
 from cloudai.providers.aws import common, s3
 from cloudai.providers.aws.chat import converse
 from cloudai.providers.aws.embeddings import wire
@@ -102,7 +103,7 @@ def transform(
     if spec.retry.max:
         body["ModelClientConfig"] = {"InvocationsMaxRetries": min(spec.retry.max, 3)}
     body["Tags"] = common.tags(spec.tags, spec.idempotency_key, spec.name or "", "batch")
-    return common.merged(body, spec.native.get("aws", {}).get("CreateTransformJob", {}))
+    return merge(body, spec.native.get("aws", {}).get("CreateTransformJob", {}))
 
 
 def invocation(
@@ -138,7 +139,7 @@ def invocation(
             "subnetIds": vpc["Subnets"],
             "securityGroupIds": vpc["SecurityGroupIds"],
         }
-    return common.merged(body, spec.native.get("aws", {}).get("CreateModelInvocationJob", {}))
+    return merge(body, spec.native.get("aws", {}).get("CreateModelInvocationJob", {}))
 
 
 def model_input(spec: BatchTransform, record: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from cloudai._core.handlers import container
+from cloudai.formats.native import unread
 from cloudai.providers.aws import common, s3
 from cloudai.providers.aws.endpoints import model_upload, wire
 from cloudai.providers.aws.session import AwsSession
@@ -40,6 +41,11 @@ class Planner:
         vpc = draft.attempt(self._session.vpc)
         kms_key = draft.attempt(self._session.kms_key)
         wire.check(spec, draft, vpc=vpc is not None)
+        nests = {
+            name: service.operation_model(name).input_shape.members
+            for name in ("CreateModel", "CreateEndpointConfig", "CreateEndpoint", "UpdateEndpoint")
+        }
+        draft.found(unread("aws", spec.native.get("aws", {}), nests))
         served: list[wire.Served] = []
         sources: list[tuple[str, model_upload.Source]] = []
         for variant in spec.variants:

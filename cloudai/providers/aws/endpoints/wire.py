@@ -11,6 +11,7 @@ import msgspec
 
 from cloudai._core.handlers import container, portable
 from cloudai.errors import UnsupportedByProvider
+from cloudai.formats.native import merge
 from cloudai.providers.aws import common, s3
 from cloudai.providers.aws.endpoints import scaling_wire
 from cloudai.types import (
@@ -110,7 +111,7 @@ def model(spec: Deployment, served: Served, place: Place, *, code: bool) -> dict
     if place.vpc is not None:
         body["VpcConfig"] = place.vpc
     body["Tags"] = tags(spec)
-    return common.merged(body, spec.native.get("aws", {}).get("CreateModel", {}))
+    return merge(body, spec.native.get("aws", {}).get("CreateModel", {}))
 
 
 def _server(spec: Deployment) -> dict[str, str]:
@@ -145,7 +146,7 @@ def config(spec: Deployment, served: list[Served], place: Place, name: str) -> d
     if volumes is not None and spec.mode != "serverless":
         body["KmsKeyId"] = volumes
     body["Tags"] = tags(spec)
-    return common.merged(body, spec.native.get("aws", {}).get("CreateEndpointConfig", {}))
+    return merge(body, spec.native.get("aws", {}).get("CreateEndpointConfig", {}))
 
 
 def _production(spec: Deployment, served: Served) -> dict[str, Any]:
@@ -185,7 +186,7 @@ def endpoint(spec: Deployment, config_name: str) -> dict[str, Any]:
     if rules:
         marks.append({"Key": scaling_wire.TAG, "Value": scaling_wire.tag(rules)})
     body = {"EndpointName": spec.name, "EndpointConfigName": config_name, "Tags": marks}
-    return common.merged(body, spec.native.get("aws", {}).get("CreateEndpoint", {}))
+    return merge(body, spec.native.get("aws", {}).get("CreateEndpoint", {}))
 
 
 def update(spec: Deployment, config_name: str, *, retain: bool = False) -> dict[str, Any]:
@@ -220,7 +221,7 @@ def update(spec: Deployment, config_name: str, *, retain: bool = False) -> dict[
     # Serverless endpoints know no deployment policy (developer guide, read 2026-11).
     if spec.mode != "serverless":
         body["DeploymentConfig"] = deployment
-    return common.merged(body, spec.native.get("aws", {}).get("UpdateEndpoint", {}))
+    return merge(body, spec.native.get("aws", {}).get("UpdateEndpoint", {}))
 
 
 def check(spec: Deployment, draft: common.Draft, *, vpc: bool = False) -> None:

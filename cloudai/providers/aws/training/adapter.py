@@ -113,14 +113,7 @@ class AwsTraining:
         image = draft.attempt(lambda: self._image(spec, machines or [common.DEFAULT_MACHINE]))
         draft.attempt(lambda: self._check_secrets(spec))
         draft.attempt(lambda: wire.check_spot(spec))
-        for violation in frameworks.check(spec):
-            draft.wrong(
-                InvalidRequest(
-                    f"{violation.field}: {violation.problem}",
-                    field=violation.field,
-                    hint=violation.mend,
-                )
-            )
+        draft.found(frameworks.check(spec))
         for name in spec.inputs:
             draft.attempt(lambda name=name: _check_input(spec, name))
         for name in ("model", "checkpoints", "data"):

@@ -11,6 +11,7 @@ import msgspec
 
 from cloudai import bootstrap
 from cloudai._core.numerals import numeral
+from cloudai.formats.native import merge
 from cloudai.providers.aws import catalog, common, s3
 from cloudai.types import JobStatus, MetricPoint, State, TrainingJob
 from cloudai.types._base import invalid
@@ -109,7 +110,7 @@ def request(spec: TrainingJob, place: Place) -> dict[str, Any]:
     if place.vpc is not None:
         body["VpcConfig"] = place.vpc
     body["Tags"] = common.tags(spec.tags, spec.idempotency_key, spec.name or "", "training")
-    return common.merged(body, spec.native.get("aws", {}))
+    return merge(body, spec.native.get("aws", {}))
 
 
 def _hyperparameter(value: Any, kind: str) -> str:

@@ -23,6 +23,7 @@ from cloudai._core.files.tree import planned
 from cloudai._core.handlers import asked, container
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import Conflict, HandlerError, InvalidRequest, NotFound, ProviderError
+from cloudai.formats.native import unread
 from cloudai.protocols import Call, Place
 from cloudai.providers.azure.errors import error_of, request_id, told
 from cloudai.providers.azure.ml import endpoint_wire as wire
@@ -80,8 +81,8 @@ class AzureMLEndpoints:
             found.append(Violation("secrets", "cannot be handed over by the service.", mend))
         if spec.image is not None:
             found += self._image_violations(spec)
-        for name in set(spec.native.get("azure", {})) - {"environment", "mirror", "instance_count"}:
-            found.append(Violation(f"native.azure.{name}", "is not known here."))
+        known: dict[str, tuple[str, ...]] = {"environment": (), "location": (), "mirror": ()}
+        found += unread("azure", spec.native.get("azure", {}), known)
         return found
 
     def _image_violations(self, spec: Deployment) -> list[Violation]:

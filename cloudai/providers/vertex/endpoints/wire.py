@@ -17,7 +17,7 @@ import msgspec
 
 from cloudai._core.handlers import container
 from cloudai.errors import InvalidRequest
-from cloudai.formats.native import merge
+from cloudai.formats.native import merge, unread
 from cloudai.providers.vertex import catalog, common, images
 from cloudai.types import CostRange, Deployment, Rollout, Variant, Violation
 
@@ -31,6 +31,23 @@ _ID: Final = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 # whether it lives: half an hour. The page of Probe says both that the period is below the timeout
 # and that the timeout may equal it (aiplatform v1, read 2026-11): these numbers do for both.
 _STARTING: Final = {"periodSeconds": 10, "timeoutSeconds": 11, "failureThreshold": 180}
+
+
+_NESTS: Final[dict[str, tuple[str, ...]]] = {
+    "model": (
+        "containerSpec", "predictSchemata", "explanationSpec", "encryptionSpec", "description",
+        "versionAliases", "metadata",
+    ),
+    "endpoint": (
+        "network", "predictRequestResponseLoggingConfig", "privateServiceConnectConfig",
+        "dedicatedEndpointEnabled", "clientConnectionConfig",
+    ),
+    "dedicatedResources": (
+        "machineSpec", "minReplicaCount", "maxReplicaCount", "requiredReplicaCount",
+        "autoscalingMetricSpecs", "spot",
+    ),
+}  # fmt: skip
+"""Where ``native`` is read, with members that tell where a key belongs (aiplatform v1, 2.7.0)."""
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -106,6 +123,7 @@ def violations(spec: Deployment, location: str) -> list[Violation]:
             )
         )
     found += common.check_env(spec.env)
+    found += unread("vertex", spec.native.get("vertex", {}), _NESTS)
     for name in spec.secrets:
         found.append(
             Violation(
