@@ -62,8 +62,8 @@ SPEC: Final = ProviderSpec(
         ),
     ),
     capabilities={
-        "training": "cloudai.providers.azure.openai.training:training",
-        "endpoints": "cloudai.providers.azure.openai.endpoints:endpoints",
+        "training": "cloudai.providers.azure.chosen:training",
+        "endpoints": "cloudai.providers.azure.chosen:endpoints",
         "batch": "cloudai.providers.azure.openai.batch:AzureBatch",
         "chat": "cloudai.providers.azure.openai.chat:AzureChat",
         "embeddings": "cloudai.providers.azure.openai.embeddings:AzureEmbeddings",

@@ -39,9 +39,10 @@ def send(
     *,
     headers: dict[str, str] | None = None,
     params: dict[str, str] | None = None,
+    client: Any = None,
 ) -> Answer:
-    """One request. ``path`` may be a whole URL, as ``nextLink`` and operations give it.
-    Raises CloudAIError."""
+    """One request. ``path`` may be a whole URL, as ``nextLink`` and operations give it;
+    ``client`` another pipeline than Resource Manager's. Raises CloudAIError."""
     from azure.core.exceptions import (
         AzureError,
         ClientAuthenticationError,
@@ -50,7 +51,7 @@ def send(
     )
     from azure.core.rest import HttpRequest
 
-    client = session.arm
+    client = client or session.arm
     whole = path.startswith("https://")
     query = {} if whole else {"api-version": api_version, **(params or {})}
     request = HttpRequest(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import email.utils
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +25,7 @@ from cloudai.errors import (
     RateLimited,
     ServiceUnavailable,
 )
+from cloudai.types import Violation
 
 CODES: Final[dict[str, type[CloudAIError]]] = {
     # Azure OpenAI, data plane (Microsoft's error pages and openai's API reference, read 2025-08)
@@ -294,3 +295,15 @@ def _clean(message: str) -> str:
     repeats part of the key, and some gateways repeat all of it."""
     line = " ".join(message.split())
     return _KEY.sub("***", line)[:1000]
+
+
+def refuse(violations: Sequence[Violation]) -> None:
+    """Raises InvalidRequest for the first violation."""
+    if violations:
+        first = violations[0]
+        raise InvalidRequest(
+            f"{first.field} {first.problem}",
+            field=first.field,
+            provider="azure",
+            hint=first.mend or None,
+        )

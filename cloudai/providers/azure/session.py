@@ -35,6 +35,9 @@ _SCOPES: Final = {
 }
 _SCOPE: Final = "https://cognitiveservices.azure.com/.default"
 
+_ML_CLOUDS: Final = {"chinacloudapi": "cn", "usgovcloudapi": "us"}
+"""Of the sovereign clouds, by Resource Manager's host."""
+
 _CREDENTIALS: Final = {
     "default": "DefaultAzureCredential",
     "cli": "AzureCliCredential",
@@ -252,24 +255,28 @@ class AzureSession:
     def arm(self) -> Any:
         """Azure Resource Manager: the SDK's pipeline, without its retries."""
 
-        def make() -> Any:
-            from azure.core.pipeline import policies
-            from azure.mgmt.core import ARMPipelineClient
-            from azure.mgmt.core.policies import (
-                ARMChallengeAuthenticationPolicy,
-                ARMHttpLoggingPolicy,
-            )
+        return self._once("arm", lambda: self._pipeline(self.management_endpoint))
 
-            base = self.management_endpoint
-            chain = [
-                policies.RequestIdPolicy(),
-                policies.UserAgentPolicy(),
-                ARMChallengeAuthenticationPolicy(self.credential, f"{base}/.default"),
-                ARMHttpLoggingPolicy(),
-            ]
-            return ARMPipelineClient(base_url=base, policies=chain)
+    @property
+    def machine_learning(self) -> Any:
+        """The same for what Azure ML's own addresses answer, which take a token of their own
+        (azure-ai-ml 1.35, ``_azure_environments.py``)."""
+        host = self.management_endpoint
+        ending = next((end for sign, end in _ML_CLOUDS.items() if sign in host), "com")
+        return self._once("ml", lambda: self._pipeline(f"https://ml.azure.{ending}"))
 
-        return self._once("arm", make)
+    def _pipeline(self, audience: str) -> Any:
+        from azure.core.pipeline import policies
+        from azure.mgmt.core import ARMPipelineClient
+        from azure.mgmt.core.policies import ARMChallengeAuthenticationPolicy, ARMHttpLoggingPolicy
+
+        chain = [
+            policies.RequestIdPolicy(),
+            policies.UserAgentPolicy(),
+            ARMChallengeAuthenticationPolicy(self.credential, f"{audience}/.default"),
+            ARMHttpLoggingPolicy(),
+        ]
+        return ARMPipelineClient(base_url=self.management_endpoint, policies=chain)
 
     def close(self) -> None:
         """Closes what was opened; it opens again when it is used."""

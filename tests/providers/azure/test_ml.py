@@ -16,12 +16,20 @@ from typing import Any
 import pytest
 
 import cloudai
-from cloudai.errors import CloudAIError, InvalidRequest, JobTimedOut, UnsupportedByProvider
+from cloudai.errors import (
+    CloudAIError,
+    InvalidRequest,
+    JobFailed,
+    JobPartial,
+    JobTimedOut,
+    UnsupportedByProvider,
+)
 from cloudai.providers.azure.ml import job_wire as wire
 from cloudai.providers.azure.ml import workspace as _workspace
 from cloudai.providers.azure.ml.machines import machine
 from cloudai.testing.emulators.azure import AzureEmulator, LocalExecutor
-from cloudai.types import Deployment, Resources, Spot, State, TrainingJob, Variant
+from cloudai.testing.emulators.azure._ml import Scoring
+from cloudai.types import Deployment, Metric, Resources, Spot, State, TrainingJob, Variant
 
 HANDLER = (
     "import json\n"
@@ -302,7 +310,7 @@ def unreachable() -> None:
 
 THEIRS = """
 import json, os, sys, time
-from azure.ai.ml import MLClient, command
+from azure.ai.ml import Input, MLClient, command
 from azure.identity import ManagedIdentityCredential
 source, request, job, batch, cloud = sys.argv[1:]
 client = MLClient(
@@ -318,7 +326,13 @@ made = client.jobs.create_or_update(command(
     environment="azureml://registries/azureml/environments/sklearn-1.5/versions/1",
     instance_type="Standard_DS3_v2",
 ))
+lines = client.batch_endpoints.get(batch).properties["cloudai.input"]
+asked = client.batch_endpoints.invoke(  # Z1: with its own token, fields and letters
+    endpoint_name=batch, job_name="theirs",
+    inputs={"input": Input(type="uri_folder", path=lines)},
+)
 print(json.dumps({
+    "asked": asked.name,
     "job": client.jobs.get(job).status,
     "listed": [one.name for one in client.jobs.list()],
     "traffic": client.online_endpoints.get("numbers").traffic,
@@ -331,7 +345,7 @@ print(json.dumps({
 """
 
 
-def test_azure_ai_ml_sees_what_cloudai_makes_and_the_reverse(
+def test_z1_azure_ai_ml_sees_what_cloudai_makes_and_the_reverse(
     azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
 ) -> None:
     folder = source(tmp_path, "print('hello')")
@@ -364,6 +378,7 @@ def test_azure_ai_ml_sees_what_cloudai_makes_and_the_reverse(
     made = seen.pop("made")
     assert {job.native_id, made} <= set(seen.pop("listed"))
     assert seen == {
+        "asked": "theirs",
         "job": "Completed",
         "traffic": {"v-main": 100},
         "deployed": ["Standard_DS3_v2"],
@@ -374,3 +389,106 @@ def test_azure_ai_ml_sees_what_cloudai_makes_and_the_reverse(
     theirs = client.training.attach(made)
     assert theirs.wait(60).state is State.SUCCEEDED
     assert [line.text for line in theirs.logs()] == ["hello"]
+
+
+def a_batch(client: cloudai.Client, folder: Path, handler: str = HANDLER, **about: Any) -> Any:
+    model = folder / "model"
+    model.mkdir()
+    (model / "model.json").write_text('{"scale": 2}')
+    (model / "handler.py").write_text(handler)
+    (folder / "in.jsonl").write_text("1\n2\n3\n")
+    return client.batch.submit(
+        cloudai.BatchTransform(
+            model=str(model), input=str(folder / "in.jsonl"), output=str(folder / "out"), **about
+        )
+    )
+
+
+def test_z1_a_job_that_the_service_names_itself_is_asked_for_once(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invoke = Scoring._invoke
+
+    def renamed(self: Scoring, request: Any) -> Any:
+        body = json.loads(request.body)
+        body["properties"]["name"] = f"batchjob-{os.urandom(8).hex()}"
+        request.body = json.dumps(body).encode()
+        return invoke(self, request)
+
+    monkeypatch.setattr(Scoring, "_invoke", renamed)
+    batch = a_batch(client, tmp_path)
+    assert batch.wait(60).state is State.SUCCEEDED
+    asked = [r for r in azure.requests if r.method == "POST" and r.path.startswith("/jobs/")]
+    assert len(asked) == 1
+    assert list(batch.logs())
+
+
+def test_z2_a_batch_environment_has_what_azure_ml_runs_it_with(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    a_batch(client, tmp_path)
+    (environment,) = sent(azure, "/environments/")
+    lines = environment["properties"]["condaFile"].splitlines()
+    assert '      - "azureml-core"' in lines
+    assert '      - "azureml-dataset-runtime[fuse]"' in lines
+
+
+def test_z3_an_update_keeps_the_traffic(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    for name, scale in (("a", 2), ("b", 3)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.json").write_text(json.dumps({"scale": scale}))
+        (tmp_path / name / "handler.py").write_text(HANDLER)
+    endpoint = client.endpoints.deploy([Variant(name="a", model=str(tmp_path / "a"))], name="kept")
+    endpoint.update([Variant(name="b", model=str(tmp_path / "b"))], wait=False)
+    assert endpoint.predict([1]) == [2]  # the old one answers until the new one is up
+    endpoint.wait(60)
+    assert endpoint.predict([1]) == [3]
+
+
+def test_z4_the_log_of_several_machines(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    job = client.training.submit(
+        TrainingJob(
+            kind="container", image="mine:1", resources=Resources(nodes=2, nproc=1),
+            command=("bash", "-c", "echo loss=0.5; exit 3"),
+            metrics=(Metric(name="loss", regex=r"loss=([0-9.]+)"),),
+        )
+    )  # fmt: skip
+    with pytest.raises(JobFailed):
+        job.wait(60)
+    assert "loss=0.5" in [line.text for line in job.logs()]
+    status = job.status
+    assert status.exit_code == 3
+    assert [point.value for point in status.metrics["loss"]] == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("code", "took", "state"),
+    [(137, 0, State.FAILED), (124, 5, State.FAILED), (124, 60, State.TIMED_OUT),
+     (137, 90, State.TIMED_OUT)],
+)  # fmt: skip
+def test_z5_a_killed_command_is_late_only_after_its_time(
+    code: int, took: int, state: State
+) -> None:
+    job = {
+        "name": "j",
+        "properties": {"status": "Failed", "properties": {wire.TIMEOUT: "60"}},
+    }
+    found = wire.status(job, f"begin\ncloudai: exit code {code} after {took} s\n")
+    assert found.state is state
+    assert found.exit_code == (code if state is State.FAILED else None)
+
+
+def test_z9_a_nan_costs_its_own_line(client: cloudai.Client, tmp_path: Path) -> None:
+    handler = (
+        "def load(place): return None\n"
+        "def predict(model, inputs):\n"
+        "    return [float('nan') if x == 2 else {'y': x} for x in inputs]\n"
+    )
+    batch = a_batch(client, tmp_path, handler, on_error="skip")
+    with pytest.raises(JobPartial, match="1 of 3 lines failed"):
+        batch.wait(60)
+    assert (tmp_path / "out").read_text().splitlines() == ['{"y":1}', "null", '{"y":3}']

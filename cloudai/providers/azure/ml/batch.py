@@ -34,8 +34,9 @@ from cloudai.errors import (
 from cloudai.protocols import Call, Place
 from cloudai.providers.azure import arm
 from cloudai.providers.azure.assemble import Lookup, absolute, mark, publish, records
+from cloudai.providers.azure.errors import refuse
 from cloudai.providers.azure.ml import model_assets
-from cloudai.providers.azure.ml.job_wire import KEY, NAME, STATES
+from cloudai.providers.azure.ml.job_wire import KEY, LOGS, NAME, STATES
 from cloudai.providers.azure.ml.workspace import (
     API_VERSION,
     ARTIFACTS,
@@ -44,7 +45,6 @@ from cloudai.providers.azure.ml.workspace import (
     Workspace,
     datastore_uri,
 )
-from cloudai.providers.azure.openai.training import refuse
 from cloudai.types import (
     BatchTransform,
     JobStatus,
@@ -59,8 +59,8 @@ from cloudai.types import (
 _SPEC: Final = "cloudai.spec"
 _LINES: Final = "cloudai.lines"
 _INPUT: Final = "cloudai.input"
+_JOB: Final = "cloudai.job"
 _DEPLOYMENT: Final = "main"
-_LOG: Final = "ExperimentRun/dcid.{}/user_logs/std_log.txt"
 _PART: Final = 10_000
 """Lines of one part, which is what a machine takes at a time."""
 
@@ -183,7 +183,7 @@ class AzureMLBatch:
         model = model_assets.model(workspace, str(spec.model_uri), call)
         code = model_assets.code(workspace, spec.handler, call)
         environment = model_assets.environment(
-            workspace, spec.image, spec.requirements, spec.resources, call
+            workspace, spec.image, spec.requirements, spec.resources, call, model_assets.BATCH
         )
         location = str(workspace.send("GET", "", call)["location"])
         id = _id(spec.idempotency_key or "")
@@ -215,9 +215,17 @@ class AzureMLBatch:
             error.message = f"there is no batch {id!r} in the workspace"
             raise
 
-    def _job(self, id: str, call: Call) -> dict[str, Any] | None:
-        """The job that the endpoint was asked for; its name follows from the endpoint's."""
-        return self._workspace.found(f"jobs/{id}-run", call)
+    def _job(self, id: str, kept: dict[str, str], call: Call) -> dict[str, Any] | None:
+        """The job that the endpoint was asked for."""
+        return self._workspace.found(f"jobs/{_run(id, kept)}", call)
+
+    def _log(self, id: str, kept: dict[str, str], call: Call, start: int = 0) -> bytes:
+        for name in LOGS:
+            path = name.format(_run(id, kept), 0)
+            found = self._workspace.read(ARTIFACTS, path, call, start)
+            if found:
+                return found
+        return b""
 
     def status(self, id: str, call: Call) -> JobStatus:
         """A snapshot; asks the endpoint once it is up, and puts the output together once the
@@ -225,7 +233,7 @@ class AzureMLBatch:
         item = self._get(id, call)
         kept: dict[str, str] = item["properties"]["properties"]
         spec = msgspec.json.decode(kept[_SPEC], type=BatchTransform)
-        job = self._job(id, call)
+        job = self._job(id, kept, call)
         if job is None:
             path = f"batchEndpoints/{id}/deployments/{_DEPLOYMENT}"
             deployment = self._workspace.send("GET", path, call)
@@ -234,12 +242,12 @@ class AzureMLBatch:
                 reason = "the deployment did not come up"
                 return self._snapshot(id, spec, kept, State.FAILED, native, reason=reason)
             if native.lower() == "succeeded":
-                self._invoke(id, item, kept[_INPUT], call)
+                self._invoke(id, item, kept, call)
             return self._snapshot(id, spec, kept, State.STARTING, native)
         native = str(job["properties"].get("status"))
         state = STATES.get(native.lower(), State.UNKNOWN)
         if state is not State.SUCCEEDED:
-            reason = self._why(id, call) if state is State.FAILED else None
+            reason = self._why(id, kept, call) if state is State.FAILED else None
             return self._snapshot(id, spec, kept, state, native, reason=reason)
         try:
             result = publish(spec, id, lambda folder: self._answers(id, spec, folder, call))
@@ -260,25 +268,36 @@ class AzureMLBatch:
             progress=(result.lines, result.lines),
         )
 
-    def _invoke(self, id: str, item: dict[str, Any], uri: str, call: Call) -> None:
-        """Asks the endpoint. The job's name is told, so that a second asking meets the first."""
+    def _invoke(self, id: str, item: dict[str, Any], kept: dict[str, str], call: Call) -> None:
+        """Asks the endpoint. The job's name is told, so that a second asking meets the first; what
+        the service calls it all the same is kept at the endpoint. Token, fields and their letters
+        are azure-ai-ml 1.35's (``BatchEndpointOperations.invoke``, ``BatchJobSchema``)."""
+        output = {"jobOutputType": "UriFolder", "uri": datastore_uri(f"cloudai/{id}")}
         body = {
             "properties": {
-                "jobName": f"{id}-run",
-                "displayName": id,
-                "InputData": {"input": {"JobInputType": "UriFolder", "Uri": uri}},
-                "OutputData": {
-                    "score": {
-                        "JobOutputType": "UriFolder",
-                        "Uri": datastore_uri(f"cloudai/{id}"),
-                    }
-                },
+                "name": _run(id, kept),
+                "inputData": {"input": {"jobInputType": "UriFolder", "uri": kept[_INPUT]}},
+                "outputData": {"score": output},
             }
         }
         url = str(item["properties"]["scoringUri"])
+        session = self._workspace.session
+        client = session.machine_learning
         headers = {"azureml-model-deployment": _DEPLOYMENT}
-        with suppress(Conflict):
-            arm.send(self._workspace.session, "POST", url, "", call, body, headers=headers)
+        try:
+            answer = arm.send(session, "POST", url, "", call, body, headers=headers, client=client)
+        except Conflict:
+            return
+        name = str((answer.body or {}).get("name") or "")
+        if name and name != _run(id, kept):
+            known = {key: item[key] for key in ("location", "tags", "identity") if key in item}
+            properties = {
+                "authMode": "AADToken",
+                "defaults": {"deploymentName": _DEPLOYMENT},
+                "properties": {**kept, _JOB: name},
+            }
+            body = {**known, "properties": properties}
+            self._workspace.send("PUT", f"batchEndpoints/{id}", call, body)
 
     def _snapshot(
         self,
@@ -299,9 +318,8 @@ class AzureMLBatch:
             progress=(0, int(kept[_LINES])),
         )
 
-    def _why(self, id: str, call: Call) -> str:
-        log = self._workspace.read(ARTIFACTS, _LOG.format(f"{id}-run"), call)
-        lines = log.decode("utf-8", "replace").splitlines()
+    def _why(self, id: str, kept: dict[str, str], call: Call) -> str:
+        lines = self._log(id, kept, call).decode("utf-8", "replace").splitlines()
         return lines[-1] if lines else "the service gave no reason"
 
     def _answers(self, id: str, spec: BatchTransform, folder: Path, call: Call) -> _Answers:
@@ -310,9 +328,9 @@ class AzureMLBatch:
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
         """The job's log. The cursor is a number of bytes."""
-        self._get(id, call)
+        kept = self._kept(id, call)
         start = int(cursor or 0)
-        fresh = self._workspace.read(ARTIFACTS, _LOG.format(f"{id}-run"), call, start)
+        fresh = self._log(id, kept, call, start)
         lines = fresh.decode("utf-8", "replace").splitlines()
         return LogPage(
             lines=tuple(LogLine(text=line) for line in lines), cursor=str(start + len(fresh))
@@ -321,7 +339,7 @@ class AzureMLBatch:
     def cancel(self, id: str, call: Call) -> None:
         """Stops the job; one that has not begun is begun and stopped."""
         end = time.monotonic() + 60
-        while self._job(id, call) is None:
+        while (job := self._job(id, self._kept(id, call), call)) is None:
             found = self.status(id, call)
             if found.state.done:
                 return
@@ -329,7 +347,10 @@ class AzureMLBatch:
                 raise CallTimeout("the batch deployment is still being made", provider="azure")
             time.sleep(0.2)
         with suppress(Conflict, InvalidRequest):
-            self._workspace.send("POST", f"jobs/{id}-run/cancel", call)
+            self._workspace.send("POST", f"jobs/{job['name']}/cancel", call)
+
+    def _kept(self, id: str, call: Call) -> dict[str, str]:
+        return self._get(id, call)["properties"]["properties"]
 
     def delete(self, id: str, call: Call) -> None:
         """Stops the job, deletes the endpoint and the parts' outputs; the output stays."""
@@ -337,13 +358,13 @@ class AzureMLBatch:
             item = self._get(id, call)
         except NotFound:
             return
-        job = self._job(id, call)
+        job = self._job(id, item["properties"]["properties"], call)
         if job is not None:
             with suppress(Conflict, InvalidRequest):
-                self._workspace.send("POST", f"jobs/{id}-run/cancel", call)
+                self._workspace.send("POST", f"jobs/{job['name']}/cancel", call)
             self._workspace.remove(DATA, f"cloudai/{id}", call)
             with suppress(NotFound):
-                self._workspace.send("DELETE", f"jobs/{id}-run", call)
+                self._workspace.send("DELETE", f"jobs/{job['name']}", call)
         self._workspace.send("DELETE", f"batchEndpoints/{id}", call)
         spec = msgspec.json.decode(item["properties"]["properties"][_SPEC], type=BatchTransform)
         mark(spec, id).unlink(missing_ok=True)
@@ -356,7 +377,7 @@ class AzureMLBatch:
             if _SPEC not in kept:
                 continue
             spec = msgspec.json.decode(kept[_SPEC], type=BatchTransform)
-            job = self._job(str(item["name"]), call)
+            job = self._job(str(item["name"]), kept, call)
             native = str(job["properties"].get("status")) if job else "Creating"
             state = STATES.get(native.lower(), State.UNKNOWN) if job else State.STARTING
             found.append(self._snapshot(str(item["name"]), spec, kept, state, native))
@@ -402,6 +423,11 @@ def _parts(spec: BatchTransform, folder: Path) -> tuple[Files, int]:
         files[name] = folder / name
         files[name].write_bytes(b"".join(rows[at : at + each]))
     return files, index + 1
+
+
+def _run(id: str, kept: dict[str, str]) -> str:
+    """The job's name: what the service called it, else what it is asked to."""
+    return kept.get(_JOB) or f"{id}-run"
 
 
 def _id(key: str) -> str:

@@ -25,13 +25,12 @@ from cloudai._core.profiles.config import Profile
 from cloudai.errors import Conflict, HandlerError, InvalidRequest, NotFound, ProviderError
 from cloudai.formats.native import unread
 from cloudai.protocols import Call, Place
-from cloudai.providers.azure.errors import error_of, request_id, told
+from cloudai.providers.azure.errors import error_of, refuse, request_id, told
 from cloudai.providers.azure.ml import endpoint_wire as wire
 from cloudai.providers.azure.ml import model_assets
 from cloudai.providers.azure.ml.job_wire import KEY
 from cloudai.providers.azure.ml.machines import machine
 from cloudai.providers.azure.ml.workspace import API_VERSION, Workspace
-from cloudai.providers.azure.openai.training import refuse
 from cloudai.providers.azure.openai.transport import failure
 from cloudai.types import (
     Deployment,
@@ -146,11 +145,15 @@ class AzureMLEndpoints:
                 raise
         return spec.name
 
-    def _put(self, spec: Deployment, call: Call) -> None:
+    def _put(self, spec: Deployment, call: Call, traffic: dict[str, int] | None = None) -> None:
         workspace = self._workspace
         location = str(workspace.send("GET", "", call)["location"])
         path = f"onlineEndpoints/{spec.name}"
-        workspace.send("PUT", path, call, {**wire.endpoint(spec), "location": location})
+        body: dict[str, Any] = {**wire.endpoint(spec), "location": location}
+        if traffic:
+            # A PUT replaces the whole: without it, all deployments might stand without traffic.
+            body["properties"]["traffic"] = traffic
+        workspace.send("PUT", path, call, body)
         for variant in spec.variants:
             handler = variant.handler or spec.handler
             code: str | None = None
@@ -338,8 +341,9 @@ class AzureMLEndpoints:
         the service does replica by replica."""
         # It stays the one that its own key made: the tag says whose it is.
         spec = msgspec.structs.replace(spec, idempotency_key=self.owner(id, call))
+        before = self._get(id, call)
         refuse(self._violations(spec))
-        self._put(spec, call)
+        self._put(spec, call, before["properties"].get("traffic"))
 
     def _lines(self, id: str, call: Call) -> list[str]:
         lines: list[str] = []

@@ -26,7 +26,11 @@ SOURCE: Final = "cloudai"
 GPU_IMAGE: Final = "mcr.microsoft.com/azureml/curated/acpt-pytorch-2.2-cuda12.1:latest"
 CPU_IMAGE: Final = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:latest"
 """Microsoft's own images (Azure ML's curated environments page, read 2025-08)."""
-_EXIT: Final = re.compile(r"cloudai: exit code (\d+)")
+_EXIT: Final = re.compile(r"cloudai: exit code (\d+) after (\d+) s")
+_LOG: Final = "ExperimentRun/dcid.{}/user_logs/"
+LOGS: Final = (f"{_LOG}std_log.txt", f"{_LOG}std_log_process_{{}}.txt")
+"""A job's log in the artifacts' datastore, and that of each process of a job that has several
+(the guide "View and analyze logs", read 2026-11)."""
 _GRACE: Final = 600
 _OUTPUTS: Final = {"model": "model", "checkpoints": "checkpoints", "output": "data"}
 """The job's outputs, and the field of ``Outputs`` that places each."""
@@ -231,9 +235,18 @@ def command(spec: TrainingJob, inputs: dict[str, str]) -> str:
         script = f"python {BOOTSTRAP} {shlex.join(given)}"
     limit = f"timeout -k 30 {numeral(spec.timeout)} " if spec.timeout is not None else ""
     return (
-        f"{limit}env {' '.join(places)} {script}; "
-        'code=$?; echo "cloudai: exit code $code"; exit $code'
+        f"begun=$(date +%s); {limit}env {' '.join(places)} {script}; code=$?; "
+        'echo "cloudai: exit code $code after $(( $(date +%s) - begun )) s"; exit $code'
     )
+
+
+def logs_of(job: dict[str, Any]) -> list[str]:
+    """Where a job's logs lie, one a machine."""
+    properties = job["properties"]
+    nodes = int((properties.get("resources") or {}).get("instanceCount") or 1)
+    if not properties.get("distribution"):
+        return [LOGS[0].format(job["name"])]
+    return [LOGS[1].format(job["name"], number) for number in range(nodes)]
 
 
 def status(job: dict[str, Any], log: str | None) -> JobStatus:
@@ -257,8 +270,9 @@ def status(job: dict[str, Any], log: str | None) -> JobStatus:
     ended = _time(about.get("lastModifiedAt")) if state.done else None
     if log is not None:
         lines = log.splitlines()
-        told = _EXIT.findall(log)
-        code = int(told[-1]) if told else None
+        # Of several machines that fails the job which failed first.
+        told = sorted((int(code) == 0, int(took), int(code)) for code, took in _EXIT.findall(log))
+        code = told[0][2] if told else None
         at = ended or created or 0.0
         patterns = MetricPatterns(json.loads(kept.get(METRICS) or "[]"))
         metrics = patterns.points((line, at) for line in lines)
@@ -266,7 +280,9 @@ def status(job: dict[str, Any], log: str | None) -> JobStatus:
             own = [line for line in lines if not _EXIT.fullmatch(line)]
             tail = tuple(own[-20:])
             reason = f"the command ended with exit code {code}" if code is not None else None
-            if code in {124, 137} and TIMEOUT in kept:
+            # `timeout` ends with these, and so may the command itself; its seconds are whole.
+            late = TIMEOUT in kept and told and told[0][1] + 1 >= float(kept[TIMEOUT])
+            if code in {124, 137} and late:
                 state, code = State.TIMED_OUT, None
                 reason = f"it ran longer than its timeout of {kept[TIMEOUT]} s"
     outputs: dict[str, str] = {}

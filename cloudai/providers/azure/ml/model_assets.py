@@ -17,7 +17,10 @@ from cloudai.types import Resources, Violation
 from cloudai.types._base import invalid
 
 SCRIPT: Final = "_cloudai_score.py"
-_SERVER: Final = "azureml-inference-server-http"
+ONLINE: Final = ("azureml-inference-server-http",)
+BATCH: Final = ("azureml-core", "azureml-dataset-runtime[fuse]")
+"""What the service's own part of a container needs: of an online deployment, and of a batch
+deployment (the guide "Author scoring scripts for batch deployments", read 2026-11)."""
 _REMOTE: Final = ("azureml://", "azureml:", "https://", "/subscriptions/")
 
 
@@ -87,9 +90,10 @@ def environment(
     requirements: str | None,
     resources: Resources,
     call: Call,
+    needed: tuple[str, ...] = ONLINE,
 ) -> str:
-    """The id of the environment that serves: the image with Azure ML's own server in it."""
-    lines = [_SERVER]
+    """The id of the environment that serves: the image with what Azure ML itself needs in it."""
+    lines = [*needed]
     if requirements is not None:
         path = Path(requirements).expanduser()
         if not path.is_file():

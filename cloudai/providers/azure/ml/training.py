@@ -24,6 +24,7 @@ from cloudai.errors import (
     UnsupportedByProvider,
 )
 from cloudai.protocols import Call, Place
+from cloudai.providers.azure.errors import refuse
 from cloudai.providers.azure.ml import job_wire as wire
 from cloudai.providers.azure.ml.workspace import (
     API_VERSION,
@@ -33,7 +34,6 @@ from cloudai.providers.azure.ml.workspace import (
     Workspace,
     asset_name,
 )
-from cloudai.providers.azure.openai.training import refuse
 from cloudai.types import (
     JobStatus,
     LogLine,
@@ -45,7 +45,6 @@ from cloudai.types import (
 )
 from cloudai.types._base import invalid
 
-_LOG: Final = "ExperimentRun/dcid.{}/user_logs/std_log.txt"
 _REMOTE: Final = ("azureml://", "https://", "abfss://", "wasbs://")
 
 
@@ -221,23 +220,28 @@ class AzureMLTraining:
         found = wire.status(job, None)
         if not found.state.done:
             return found
-        log = self._workspace.read(ARTIFACTS, _LOG.format(id), call)
-        return wire.status(job, log.decode("utf-8", "replace"))
+        logs = [self._workspace.read(ARTIFACTS, path, call) for path in wire.logs_of(job)]
+        return wire.status(job, "\n".join(log.decode("utf-8", "replace") for log in logs))
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
-        """The lines of ``user_logs/std_log.txt``. The cursor is a number of bytes. The file holds
-        no times: a line's is that at which it was there at the latest."""
-        start = int(cursor or 0)
-        found = wire.status(self._get(id, call), None)
+        """The lines of ``user_logs/std_log.txt``, or of each machine's. The cursor is a number of
+        bytes for each. The files hold no times: a line's is that at which it was there at the
+        latest."""
+        job = self._get(id, call)
+        found = wire.status(job, None)
         ended, seen = found.state.done, found.ended_at or time.time()
-        fresh = self._workspace.read(ARTIFACTS, _LOG.format(id), call, start)
-        if not ended:
-            fresh = fresh[: fresh.rfind(b"\n") + 1]  # the last line may still grow
-        lines = fresh.decode("utf-8", "replace").splitlines()
-        return LogPage(
-            lines=tuple(LogLine(text=line, time=seen) for line in lines),
-            cursor=str(start + len(fresh)),
-        )
+        paths = wire.logs_of(job)
+        starts = [int(at) for at in cursor.split("-")] if cursor else [0] * len(paths)
+        lines: list[LogLine] = []
+        for number, (path, start) in enumerate(zip(paths, starts, strict=True)):
+            fresh = self._workspace.read(ARTIFACTS, path, call, start)
+            if not ended:
+                fresh = fresh[: fresh.rfind(b"\n") + 1]  # the last line may still grow
+            starts[number] += len(fresh)
+            source = f"process{number}" if len(paths) > 1 else ""
+            texts = fresh.decode("utf-8", "replace").splitlines()
+            lines += [LogLine(text=text, time=seen, source=source) for text in texts]
+        return LogPage(lines=tuple(lines), cursor="-".join(map(str, starts)))
 
     def cancel(self, id: str, call: Call) -> None:
         """Asks for its end; harmless when it has ended."""

@@ -92,7 +92,7 @@ def transform_of(spec: BatchTransform, profile: Profile) -> tuple[Transform, Any
 
         made = transforms.embeddings(Patient(), spec.embeddings, spec.params)
         return made, ["embeddings", spec.embeddings]
-    from cloudai.providers.azure.openai.endpoints import endpoints as endpoints_of
+    from cloudai.providers.azure.chosen import endpoints as endpoints_of
 
     endpoints = endpoints_of(profile)
 

@@ -18,10 +18,10 @@ from cloudai._core.profiles.config import Profile
 from cloudai.errors import ConfigError, Conflict, NotFound
 from cloudai.protocols import Call, Place
 from cloudai.providers.azure import arm
+from cloudai.providers.azure.errors import refuse
 from cloudai.providers.azure.openai import deployments
 from cloudai.providers.azure.openai.chat import AzureChat
 from cloudai.providers.azure.openai.embeddings import AzureEmbeddings
-from cloudai.providers.azure.openai.training import refuse
 from cloudai.providers.azure.openai.wire import endpoints as wire
 from cloudai.providers.azure.session import session
 from cloudai.types import (
@@ -41,15 +41,6 @@ _REMEMBERED: Final = 60.0
 
 _Choices: TypeAlias = tuple[list[tuple[str, float]], dict[str, str]]
 """The variants with their shares, and each one's model."""
-
-
-def endpoints(profile: Profile) -> Any:
-    """The endpoints adapter that the profile asks for."""
-    if profile.get("workspace"):
-        from cloudai.providers.azure.ml.endpoints import AzureMLEndpoints
-
-        return AzureMLEndpoints(profile)
-    return AzureDeployments(profile)
 
 
 class AzureDeployments:

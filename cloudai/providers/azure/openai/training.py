@@ -1,5 +1,4 @@
-"""Training on azure: Azure OpenAI's fine-tuning jobs, or Azure ML where the profile names a
-``workspace``."""
+"""Azure OpenAI's fine-tuning jobs."""
 
 from __future__ import annotations
 
@@ -20,6 +19,7 @@ from cloudai.errors import (
     UnsupportedByProvider,
 )
 from cloudai.protocols import Call, Place
+from cloudai.providers.azure.errors import refuse
 from cloudai.providers.azure.models import TRAINING, TRAINING_AS_OF
 from cloudai.providers.azure.openai import examples as _examples
 from cloudai.providers.azure.openai import files_api
@@ -43,15 +43,6 @@ _SCRIPTS: Final = (
     'Azure ML runs scripts and containers: set workspace = "…" in the profile (with '
     "subscription and resource_group); the adapter is cloudai.providers.azure.ml.training"
 )
-
-
-def training(profile: Profile) -> Any:
-    """The training adapter that the profile asks for."""
-    if profile.get("workspace"):
-        from cloudai.providers.azure.ml.training import AzureMLTraining
-
-        return AzureMLTraining(profile)
-    return AzureFineTuning(profile)
 
 
 class AzureFineTuning:
@@ -285,18 +276,6 @@ class AzureFineTuning:
 
 def _key(job: dict[str, Any]) -> str | None:
     return (job.get("metadata") or {}).get(wire.KEY) or None
-
-
-def refuse(violations: Sequence[Violation]) -> None:
-    """Raises InvalidRequest for the first violation."""
-    if violations:
-        first = violations[0]
-        raise InvalidRequest(
-            f"{first.field} {first.problem}",
-            field=first.field,
-            provider="azure",
-            hint=first.mend or None,
-        )
 
 
 def _cost(spec: TrainingJob, size: int) -> CostRange | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import threading
+import uuid
 import warnings
 from typing import Any, Final
 
@@ -40,6 +41,11 @@ BASE: Final = (
 )
 CREATING: Final = 0.5
 """Seconds of the emulator's clock that endpoints and deployments take."""
+_BATCH_JOB: Final = {
+    "name", "inputData", "outputData", "properties", "compute", "dataset", "errorThreshold",
+    "miniBatchSize", "outputDataset", "outputFileName", "retrySettings",
+}  # fmt: skip
+"""What azure-ai-ml 1.35 sends (``BatchJobSchema``)."""
 _ENDED: Final = {"Completed", "Failed", "Canceled"}
 
 
@@ -72,7 +78,9 @@ class Running:
 
     def log(self, text: str) -> None:
         """Adds to ``user_logs/std_log.txt``."""
-        path = f"artifacts/ExperimentRun/dcid.{self.name}/user_logs/std_log.txt"
+        # Each process of a distributed job has its own.
+        name = "std_log_process_0" if self.body["properties"].get("distribution") else "std_log"
+        path = f"artifacts/ExperimentRun/dcid.{self.name}/user_logs/{name}.txt"
         with self.cloud_state.lock:
             self.cloud_state.blobs[path] = self.cloud_state.blobs.get(path, b"") + text.encode()
 
@@ -349,8 +357,6 @@ class MachineLearning:
         before = self._cloud_state.ml.get(key)
         path = "score" if online else "jobs"
         body["properties"]["scoringUri"] = f"https://{request.host}/{path}/{name}"
-        if before is not None:
-            body["properties"].setdefault("traffic", before["properties"].get("traffic"))
         ready = self._cloud_state.clock() + (0.0 if before else CREATING)
         body["properties"]["ready"] = ready
         response = self._keep(request, body, 200 if before else 201)
@@ -453,7 +459,9 @@ class Scoring:
         if request.path.startswith("/score/"):
             fine = bearer == f"Bearer {self._cloud_state.sas}"
         else:
-            fine = self._cloud_state.token_for(bearer) is not None
+            # azure-ai-ml asks with a token for this, and no other.
+            told = self._cloud_state.token_for(bearer) or ""
+            fine = told.startswith("https://ml.azure.")
         if not fine:
             raise Refused(401, "key_auth_access_denied", "The key or token is wrong.")
 
@@ -490,7 +498,17 @@ class Scoring:
         if deployment is None:
             raise Refused(404, "NotFound", "There is no such endpoint.")
         asked = request.json()["properties"]
-        job = str(asked["jobName"])
+        unknown = set(asked) - _BATCH_JOB
+        if unknown:
+            raise Refused(400, "UserError", f"Unknown fields of a batch job: {sorted(unknown)}.")
+        job = str(asked.get("name") or f"batchjob-{uuid.uuid4()}")
+        given = next(iter((asked.get("inputData") or {}).values()), None)
+        made = next(iter((asked.get("outputData") or {}).values()), None)
+        if given is None or "uri" not in given:
+            raise Refused(400, "UserError", "inputData needs an entry with a uri.")
+        output = (made or {}).get("uri") or (
+            f"azureml://datastores/workspaceblobstore/paths/azureml/{job}/score"
+        )
         with self._cloud_state.lock:
             if f"jobs/{job}" in self._cloud_state.ml:
                 raise Refused(409, "Conflict", f"A job {job!r} exists.")
@@ -502,17 +520,18 @@ class Scoring:
                 "properties": {
                     "jobType": "Pipeline",
                     "status": "NotStarted",
-                    "displayName": asked.get("displayName"),
+                    "displayName": job,
                     "batch": {
                         "deployment": deployment["properties"],
-                        "input": asked["InputData"]["input"]["Uri"],
-                        "output": asked["OutputData"]["score"]["Uri"],
+                        "input": given["uri"],
+                        "output": output,
                     },
                 },
             }
             self._cloud_state.ml[f"jobs/{job}"] = held
         self._ml._start(job, held, "batch")
-        return Response(status=201, body={"id": held["id"], "name": job})
+        told = {"id": held["id"], "name": job, "type": "Microsoft.MachineLearningServices/jobs"}
+        return Response(status=201, body={**told, "properties": {"status": "NotStarted"}})
 
 
 def check(kind: str, body: Any) -> dict[str, Any]:
