@@ -101,8 +101,7 @@ def _stream(
                     if piece.text:
                         session.line({"text": piece.text})
                 elif piece.text:
-                    sys.stdout.write(piece.text)
-                    sys.stdout.flush()
+                    session.write(piece.text)
             if session.json:
                 session.line({"reply": _json(pieces.reply)})
         except KeyboardInterrupt:

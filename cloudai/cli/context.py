@@ -14,6 +14,7 @@ import msgspec
 import typer
 
 from cloudai.cli import exits
+from cloudai.cli.terminal import shown, shown_json
 from cloudai.errors import CloudAIError, ConfigError, InvalidRequest
 from cloudai.types._base import invalid
 
@@ -113,22 +114,28 @@ class CommandContext:
 
     def document(self, value: object) -> None:
         """Prints the command's one JSON document."""
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+        sys.stdout.write(shown_json(text, sys.stdout) + "\n")
 
     def line(self, value: object) -> None:
         """Prints one line of a JSON Lines stream, at once."""
-        sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+        text = msgspec.json.encode(value).decode()
+        sys.stdout.write(shown_json(text, sys.stdout) + "\n")
         sys.stdout.flush()
 
     def say(self, text: str = "") -> None:
         """Prints a line of the result, where the output is not JSON."""
         if not self.json:
-            sys.stdout.write(text + "\n")
-            sys.stdout.flush()
+            self.write(text + "\n")
+
+    def write(self, text: str) -> None:
+        """Prints a piece of the result, at once."""
+        sys.stdout.write(shown(text, sys.stdout))
+        sys.stdout.flush()
 
     def note(self, text: str) -> None:
         """Prints a line for a person, beside the result: on stderr."""
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(shown(text, sys.stderr) + "\n")
         sys.stderr.flush()
 
     def fail(self, error: BaseException) -> int:

@@ -10,6 +10,27 @@ from typing import TextIO
 
 _WIDTH = 24
 
+_UNSEEN = {
+    **{code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))},
+    # These turn the order of what is read around (Trojan Source, CVE-2021-42574).
+    **{code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))},
+    ord("\r"): "\n",  # a progress bar's lines, below each other
+}
+
+_UNSEEN_JSON = {code: f"\\u{code:04x}" for code in _UNSEEN if code > 32}
+
+
+def shown(text: str, stream: TextIO) -> str:
+    """A text as it is written to a stream. What a model, a log or a service says may hold
+    sequences that a terminal acts on, such as OSC 52, which sets the clipboard: there control
+    characters are shown. Elsewhere they are data."""
+    return text.translate(_UNSEEN) if stream.isatty() else text
+
+
+def shown_json(text: str, stream: TextIO) -> str:
+    """The same for JSON, which has escapes of its own for what is below the space."""
+    return text.translate(_UNSEEN_JSON) if stream.isatty() else text
+
 
 class Live:
     """The line at the bottom of a terminal, on stderr. In a pipe nothing of it is written.
@@ -26,7 +47,9 @@ class Live:
 
     def show(self, text: str) -> None:
         """Puts the text in the place of what was there."""
-        cut = text[: max(shutil.get_terminal_size().columns - 1, 1)]
+        cut = shown(text, self._stream).replace("\n", " ")[
+            : max(shutil.get_terminal_size().columns - 1, 1)
+        ]
         if self.on and cut != self._shown:
             self._stream.write(f"\r{cut}\x1b[K")
             self._stream.flush()

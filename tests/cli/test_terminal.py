@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import re
 import select
@@ -14,6 +16,8 @@ from pathlib import Path
 
 import pytest
 from command_line import COMMAND, Run
+
+from cloudai.cli.terminal import Live, shown, shown_json
 
 if sys.platform == "win32":
     pytest.skip("Windows has no pseudo-terminals", allow_module_level=True)
@@ -200,3 +204,34 @@ def test_vectors_are_shortened_on_a_terminal(terminal: Callable[..., Terminal]) 
     assert shown.close() == 0
     assert "some words" in shown.said
     assert "…" in shown.said
+
+
+HOSTILE = "a\x1b]52;c;ZXZpbA==\x07b\x9b31mc\u202ed\x7f\ttab\r10%\r\n\u00e9"
+
+
+def test_k21_control_characters_are_shown_on_a_terminal() -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    said = shown(HOSTILE, Screen())
+    assert said == "a\\x1b]52;c;ZXZpbA==\\x07b\\x9b31mc\\u202ed\\x7f\ttab\n10%\n\n\u00e9"
+    assert shown(HOSTILE, io.StringIO()) == HOSTILE  # in a pipe it is data
+    text = json.dumps(HOSTILE, ensure_ascii=False)
+    assert json.loads(shown_json(text, Screen())) == HOSTILE
+    assert "\x9b" not in shown_json(text, Screen())
+    live = Screen()
+    Live(live).show("job \x1b]0;evil\x07")
+    assert "\x1b]" not in live.getvalue()
+
+
+def test_k21_nothing_that_a_model_says_reaches_the_terminal(
+    terminal: Callable[..., Terminal], work: Path
+) -> None:
+    said = json.dumps("x\x1b]52;c;ZXZpbA==\x07y")
+    (work / "script.toml").write_text(f"[chat]\nreplies = [{said}, {said}]\n")
+    for arguments in (["chat", "hi"], ["chat", "--no-stream", "hi"], ["status", "n\x1b]0;e\x07"]):
+        one = terminal(*arguments)
+        one.close()
+        assert "\x1b]" not in one.said, arguments
+        assert "\x07" not in one.said
