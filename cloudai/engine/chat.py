@@ -145,7 +145,7 @@ class ChatModels:
         model = self._load(found, request.native.get("dtype"))
         if model.knows_tools:
             told = templates.messages(request, tools=True)
-        prompt = _prompt(model, told, request, tools)
+        prompt = _prompt(model, told, request, tools, call.remaining())
         limit = _room(model, found.name, len(prompt), request.max_tokens)
         grammar = None
         if tools:
@@ -234,7 +234,11 @@ def _tool_chunk(text: str, finish: FinishReason, usage: Usage, name: str) -> Cha
 
 
 def _prompt(
-    model: ChatModel, told: list[dict[str, Any]], request: ChatRequest, tools: tuple[Any, ...]
+    model: ChatModel,
+    told: list[dict[str, Any]],
+    request: ChatRequest,
+    tools: tuple[Any, ...],
+    seconds: float,
 ) -> list[int]:
     words = templates.functions_in_words(tools) if tools and not model.knows_tools else ""
     shown = templates.functions(tools) if tools and model.knows_tools else []
@@ -246,14 +250,14 @@ def _prompt(
         rest = told
     system = "\n\n".join(part for part in own if part)
     if not system:
-        return model.render(rest, shown)
+        return model.render(rest, shown, seconds)
     try:
-        return model.render([{"role": "system", "content": system}, *rest], shown)
+        return model.render([{"role": "system", "content": system}, *rest], shown, seconds)
     except InvalidRequest:
         if rest is not told or words:
             raise
         # Some templates (Gemma's) know no system message; ours is not worth an error.
-        return model.render(rest, shown)
+        return model.render(rest, shown, seconds)
 
 
 def _room(model: ChatModel, name: str, prompt: int, wanted: int | None) -> int:

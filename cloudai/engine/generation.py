@@ -19,8 +19,8 @@ import msgspec
 import torch
 from transformers import DynamicCache
 
+from cloudai.engine import bounded, loading
 from cloudai.engine import device as _device
-from cloudai.engine import loading
 from cloudai.engine.grammar import Grammar, GrammarMaker
 from cloudai.errors import CapacityError, ConfigError, InvalidRequest, ProviderError
 from cloudai.protocols import Call
@@ -28,6 +28,11 @@ from cloudai.protocols import Call
 PREFILL: Final = 1024
 """Tokens of a prompt read in one forward pass; bounds the memory that a long prompt takes, and
 lets a deadline be kept within it."""
+TEMPLATE_SECONDS: Final = 10.0
+"""That a chat template may take at most; the usual ones take a millisecond."""
+_GREEDY: Final = 1e-5
+"""Below this temperature the draw is the likeliest token, and float32 knows no smaller step
+(vLLM's ``_SAMPLING_EPS``, read 2026-11)."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +76,7 @@ class Sampler:
             values = logits[seen]
             penalty = how.repetition_penalty
             logits[seen] = torch.where(values < 0, values * penalty, values / penalty)
-        token = self._draw(logits) if how.temperature > 0 else int(logits.argmax())
+        token = self._draw(logits) if how.temperature > _GREEDY else int(logits.argmax())
         self._seen.add(token)
         return token
 
@@ -92,7 +97,14 @@ class Sampler:
         at = torch.rand(1, generator=self._random, dtype=torch.float64).to(total.device)
         index = int(torch.searchsorted(total, at * total[-1], right=True))
         # Rounding can put the draw past the end, or on tokens of no chance there.
-        index = min(index, int((chances > 0).nonzero()[-1]))
+        possible = (chances > 0).nonzero()
+        if not len(possible):
+            raise ProviderError(
+                "the model's scores are no numbers",
+                provider="local",
+                hint="Use dtype='float32', or look at the model's weights",
+            )
+        index = min(index, int(possible[-1]))
         return int(order[index]) if order is not None else index
 
 
@@ -126,20 +138,33 @@ class ChatModel:
         )
 
     def render(
-        self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()
+        self,
+        messages: Sequence[dict[str, Any]],
+        tools: Sequence[dict[str, Any]] = (),
+        seconds: float = TEMPLATE_SECONDS,
     ) -> list[int]:
-        """The prompt's tokens. Raises InvalidRequest where the template refuses the messages."""
+        """The prompt's tokens. Raises InvalidRequest where the template refuses the messages, or
+        has no end within ``seconds``."""
         import jinja2
 
         kwargs: dict[str, Any] = {"enable_thinking": False} if self.thinks else {}
         try:
-            text = self.tokenizer.apply_chat_template(
-                list(messages),
-                tools=list(tools) or None,
-                add_generation_prompt=True,
-                tokenize=False,
-                **kwargs,
-            )
+            with bounded.within(min(seconds, TEMPLATE_SECONDS)):
+                text = self.tokenizer.apply_chat_template(
+                    list(messages),
+                    tools=list(tools) or None,
+                    add_generation_prompt=True,
+                    tokenize=False,
+                    **kwargs,
+                )
+        except bounded.Late:
+            raise InvalidRequest(
+                f"the chat template of {self.path.name} has no end "
+                f"within {min(seconds, TEMPLATE_SECONDS):.3g} s",
+                field="model",
+                provider="local",
+                hint="Look at its chat_template, or use another model",
+            ) from None
         except (jinja2.TemplateError, TypeError) as error:
             raise InvalidRequest(
                 f"the chat template of {self.path.name} refuses the messages: {error}",

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from cloudai.errors import InvalidRequest, MissingExtra, ProviderError, UnsupportedByProvider
+from cloudai.errors import InvalidRequest, MissingExtra, UnsupportedByProvider
 
 
 class Grammar:
     """The state of one answer within its grammar."""
 
-    def __init__(self, matcher: Any, width: int) -> None:
+    def __init__(self, matcher: Any, width: int, field: str) -> None:
         self._matcher = matcher
+        self._field = field
         self._bits = np.zeros((1, (width + 31) // 32), dtype=np.int32)
 
     def mask(self, logits: Any) -> None:
@@ -50,10 +51,17 @@ class Grammar:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise ProviderError(
-                f"the answer could not be held to its schema: {self._matcher.get_error()}",
-                provider="local",
-            )
+            raise _refused(self._field, self._matcher)
+
+
+def _refused(field: str, matcher: Any) -> InvalidRequest:
+    """A schema that the library cannot hold to, or whose parts are too many at one place."""
+    return InvalidRequest(
+        f"{field} cannot be held to: {matcher.get_error().strip().splitlines()[0]}",
+        field=field,
+        provider="local",
+        hint="Leave that part of the schema out, or say it in the prompt",
+    )
 
 
 class GrammarMaker:
@@ -79,15 +87,8 @@ class GrammarMaker:
         )
         matcher = LLMatcher(self._prepared(), text, log_level=0)
         if matcher.is_error():
-            reason = matcher.get_error().strip().splitlines()[0]
-            raise InvalidRequest(
-                f"{field} cannot be held to: {reason}",
-                field=field,
-                value=schema,
-                provider="local",
-                hint="Leave that part of the schema out, or say it in the prompt",
-            )
-        return Grammar(matcher, self._width)
+            raise _refused(field, matcher)
+        return Grammar(matcher, self._width, field)
 
     def _prepared(self) -> Any:
         with self._lock:

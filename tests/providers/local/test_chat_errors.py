@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,7 @@ from cloudai.providers.local.chat import LocalChat
 from cloudai.types import (
     Image,
     Message,
+    ResponseSchema,
     Text,
     Tool,
 )
@@ -175,3 +179,67 @@ def test_byte_symbols_are_the_tokenizers_own():
 
     assert sorted(byte_symbols()) == sorted(pre_tokenizers.ByteLevel.alphabet())
     assert END == 257
+
+
+# ------------------------------------------------------------------ K22
+
+
+def test_k22_a_temperature_next_to_nothing_is_the_likeliest_token(chat: LocalChat):
+    greedy = chat.create(ask(model=random_llama(), temperature=0, max_tokens=8), Call())
+    for temperature in (1e-300, 5e-324, 1e-40, 1e-6):
+        asked = ask(model=random_llama(), temperature=temperature, max_tokens=8)
+        assert chat.create(asked, Call()).text == greedy.text
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_k22_a_schema_that_refers_to_itself_is_refused_in_a_sentence(
+    chat: LocalChat, required: bool
+):
+    names = [f"p{number}" for number in range(500)]
+    schema = {"type": "object", "properties": {name: {"$ref": "#"} for name in names}}
+    if required:
+        schema["required"] = names
+    with pytest.raises(InvalidRequest) as caught:
+        chat.create(
+            ask(model=random_llama(), response_schema=ResponseSchema(schema=schema), max_tokens=64),
+            Call(deadline=time.monotonic() + 60),
+        )
+    assert "response_schema cannot be held to: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_k22_a_template_without_an_end_is_ended(
+    tmp_path: Path, chat: LocalChat, monkeypatch: pytest.MonkeyPatch
+):
+    from cloudai.engine import generation
+
+    monkeypatch.setattr(generation, "TEMPLATE_SECONDS", 0.3)
+    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    model = llama(tmp_path / "m", template=loops)
+    began = time.monotonic()
+    with pytest.raises(InvalidRequest, match=r"chat template of m has no end within 0\.3 s"):
+        chat.create(ask(model=model), Call())
+    assert time.monotonic() - began < 20
+    # The thread is as it was: nothing else is ended by it.
+    assert chat.create(ask(model=scripted(SAYS)), Call()).text == SAYS
+
+
+def test_k22_what_ends_in_time_is_left_alone():
+    from cloudai.engine import bounded
+
+    before = threading.active_count()
+    for _ in range(200):
+        with bounded.within(60.0):
+            pass
+    assert threading.active_count() <= before + 1
+    assert not bounded._WATCH._entries
+    with pytest.raises(KeyError), bounded.within(60.0):
+        raise KeyError
+    with pytest.raises(bounded.Late), bounded.within(0.02):
+        while True:
+            pass
+    for _ in range(300):  # an end that comes as the work is done
+        with suppress(bounded.Late), bounded.within(0.0):
+            pass
+    assert not bounded._WATCH._entries
