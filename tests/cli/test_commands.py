@@ -248,7 +248,7 @@ def test_a_real_job_on_this_machine(run: Run, work: Path) -> None:
         "model = pathlib.Path(os.environ['CLOUDAI_MODEL_DIR'])\n"
         "(model / 'handler.py').write_text('def load(d): return int((d / \"n\").read_text())\\n'\n"
         "    'def predict(m, inputs, params): return [m * x for x in inputs]\\n')\n"
-        "(model / 'n').write_text(sys.argv[-1])\n"
+        "(model / 'n').write_text(sys.argv[-1].removeprefix('--n='))\n"
     )
     local = ("--profile", "local")
     job = run(*local, "train", "--source", "src", "--entry", "real.py", "--hp", "n=3", "--json")
