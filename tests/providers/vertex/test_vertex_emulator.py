@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from cloudai import Client, TrainingJob
+from cloudai.testing.conformance.harness import ASSETS
 from cloudai.testing.emulators.vertex import VertexEmulator, _schema
+from cloudai.testing.emulators.vertex._execute import LocalExecutor
 
 SPECS = Path(__file__).parents[4] / "shared" / "specs" / "aiplatform.fds.binpb"
 
@@ -78,6 +81,49 @@ def test_aiplatform_sdk_serves(sdk: Any, cloud: VertexEmulator) -> None:
     model.delete()
     assert cloud.serving.endpoints == {}
     assert cloud.serving.models == {}
+
+
+def test_v1_aiplatform_sdk_finds_and_serves_what_cloudai_made(
+    sdk: Any, cloud: VertexEmulator, client: Client, tmp_path: Path
+) -> None:
+    """The SDK does the same work with the same files and container, and gets the same answer."""
+    executor = LocalExecutor(cloud)
+    cloud.serving.executor = cloud.jobs.executor = executor
+    (tmp_path / "train.py").write_text(
+        "import os, pathlib\n"
+        "model = pathlib.Path(os.environ['CLOUDAI_MODEL_DIR'])\n"
+        "(model / 'model.json').write_text('{\"scale\": 3}')\n"
+    )
+    (tmp_path / "handler.py").write_text((ASSETS / "handler.py").read_text())
+    try:
+        job = client.training.submit(
+            TrainingJob(source=str(tmp_path), entry="train.py", name="ours", tags={"team": "x"})
+        )
+        job.wait(60)
+        (theirs,) = sdk.CustomJob.list(filter='labels.team="x"')
+        assert (theirs.display_name, theirs.state.name) == ("ours", "JOB_STATE_SUCCEEDED")
+        endpoint = client.endpoints.deploy(
+            job.model, name="ours", handler=str(tmp_path / "handler.py")
+        )
+        (theirs,) = sdk.Endpoint.list()
+        (deployed,) = theirs.list_models()
+        model = sdk.Model(deployed.model)
+        container = model.gca_resource.container_spec
+        again = sdk.Model.upload(
+            display_name="again",
+            artifact_uri=model.uri,
+            serving_container_image_uri=container.image_uri,
+            serving_container_command=list(container.command),
+            serving_container_args=list(container.args),
+            serving_container_predict_route=container.predict_route,
+            serving_container_health_route=container.health_route,
+            serving_container_ports=[port.container_port for port in container.ports],
+        )
+        other = sdk.Endpoint.create(display_name="theirs")
+        other.deploy(again, machine_type="n1-standard-4", traffic_percentage=100)
+        assert other.predict(instances=[1, 2]).predictions == endpoint.predict([1, 2]) == [3, 6]
+    finally:
+        executor.close()
 
 
 def test_aiplatform_sdk_batches(sdk: Any, cloud: VertexEmulator) -> None:

@@ -130,7 +130,7 @@ def test_v1_a_bare_python_of_the_images_version_serves_with_the_real_pip(
     """The start itself, in an environment that has nothing: pip, its index and the hashes are
     real."""
     if not WITNESSES:
-        pytest.skip("it installs from a package index: make witnesses")
+        pytest.skip("it installs from a package index: set CLOUDAI_WITNESSES=1")
     found = _image.interpreter((3, 11))
     if found is None:
         pytest.skip("there is no Python 3.11 on this machine")
