@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import subprocess
 import sys
 import traceback
@@ -429,8 +430,19 @@ def test_z2_a_batch_environment_has_what_azure_ml_runs_it_with(
     a_batch(client, tmp_path)
     (environment,) = sent(azure, "/environments/")
     lines = environment["properties"]["condaFile"].splitlines()
-    assert '      - "azureml-core"' in lines
-    assert '      - "azureml-dataset-runtime[fuse]"' in lines
+    assert [line.split("==")[0] for line in lines if "azureml" in line] == [
+        '      - "azureml-core',
+        '      - "azureml-dataset-runtime[fuse]',
+    ]
+
+
+def test_k19_what_azure_ml_installs_and_runs_in_has_a_version() -> None:
+    from cloudai.providers.azure.ml import job_wire, model_assets
+
+    for name in (*model_assets.ONLINE, *model_assets.BATCH):
+        assert re.search(r"==\d", name)
+    for image in (job_wire.CPU_IMAGE, job_wire.GPU_IMAGE):
+        assert re.search(r":\d", image)
 
 
 def test_z3_an_update_keeps_the_traffic(

@@ -23,9 +23,10 @@ METRICS: Final = "cloudai.metrics"
 TIMEOUT: Final = "cloudai.timeout"
 BOOTSTRAP: Final = "_cloudai_bootstrap.py"
 SOURCE: Final = "cloudai"
-GPU_IMAGE: Final = "mcr.microsoft.com/azureml/curated/acpt-pytorch-2.2-cuda12.1:latest"
-CPU_IMAGE: Final = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:latest"
-"""Microsoft's own images (Azure ML's curated environments page, read 2025-08)."""
+GPU_IMAGE: Final = "mcr.microsoft.com/azureml/curated/acpt-pytorch-2.2-cuda12.1:40"
+CPU_IMAGE: Final = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:20260715.v1"
+"""Microsoft's own images, by dated tags (seen in public use, read 2026-11): an environment is the
+same whenever it is made."""
 _EXIT: Final = re.compile(r"cloudai: exit code (\d+) after (\d+) s")
 _LOG: Final = "ExperimentRun/dcid.{}/user_logs/"
 LOGS: Final = (f"{_LOG}std_log.txt", f"{_LOG}std_log_process_{{}}.txt")

@@ -17,10 +17,11 @@ from cloudai.types import Resources, Violation
 from cloudai.types._base import invalid
 
 SCRIPT: Final = "_cloudai_score.py"
-ONLINE: Final = ("azureml-inference-server-http",)
-BATCH: Final = ("azureml-core", "azureml-dataset-runtime[fuse]")
+ONLINE: Final = ("azureml-inference-server-http==1.5.1",)
+BATCH: Final = ("azureml-core==1.61.0.post4", "azureml-dataset-runtime[fuse]==1.62.0.post1")
 """What the service's own part of a container needs: of an online deployment, and of a batch
-deployment (the guide "Author scoring scripts for batch deployments", read 2026-11)."""
+deployment (the guide "Author scoring scripts for batch deployments", read 2026-11). By version and
+not by hash: pip would then want the hashes of the user's requirements too."""
 _REMOTE: Final = ("azureml://", "azureml:", "https://", "/subscriptions/")
 
 
