@@ -52,8 +52,12 @@ class CapabilityBinding:
         place alone."""
         if self._where is None:
             ask = getattr(self.adapter, "where", None)
-            if ask is not None:
-                self._where = self.caller.run("where", ask, self.caller.call())
+            if ask is None:
+                return None
+            found: Place = self.caller.run("where", ask, self.caller.call())
+            if not found.account and not found.workspace:
+                return found  # it could not be learnt; the next time it may
+            self._where = found
         return self._where
 
     def priced(self, reply: Any, model: str) -> Any:

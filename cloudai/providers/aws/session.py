@@ -171,9 +171,11 @@ class AwsSession(Settings):
                 soon = Call(time.monotonic() + min(_STS, call.remaining()))
                 account = str(self.call("sts", "get_caller_identity", soon)["Account"])
             url = self.client("sagemaker").meta.endpoint_url
-            self._place = Place(
-                account=account, region=self.region, emulator=registry.mark(self.profile.spec, url)
-            )
+            mark = registry.mark(self.profile.spec, url)
+            made = Place(account=account, region=self.region, emulator=mark)
+            if not account:
+                return made  # asked again the next time
+            self._place = made
         return self._place
 
     def model(self, service: str) -> Any:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from jobtools import CALL, ended, profile, run, supervisor, text, until
 
+import cloudai
 from cloudai._core.batches import spool
 from cloudai.errors import Conflict, InvalidRequest, UnsupportedByProvider
 from cloudai.providers.local.batch import LocalBatch
@@ -350,3 +351,35 @@ def test_embeddings_and_chat_lines_that_are_wrong_fail_alone(
         status = run(batch, spec, State.PARTIAL)
         assert status.errors == 2
         assert lines(tmp_path / f"{name}.jsonl") == [None, None]
+
+
+@pytest.mark.parametrize("by", ["name", "key"])
+def test_k13_a_lost_batch_goes_on_when_it_is_submitted_again(
+    tmp_path: Path, model: Path, by: str
+) -> None:
+    """Its supervisor was killed, and nobody has looked since."""
+    (model / "handler.py").write_text(SLOW)
+    numbers(tmp_path / "in.jsonl", 300)
+    seen = tmp_path / "seen"
+    client = cloudai.Client(provider="local")
+    spec = BatchTransform(
+        name="lost" if by == "name" else None,
+        idempotency_key="one" if by == "key" else None,
+        input=str(tmp_path / "in.jsonl"),
+        output=str(tmp_path / "out.jsonl"),
+        model=str(model),
+        batch_size=10,
+        env={"SEEN": str(seen)},
+    )
+    first = client.batch.submit(spec)
+    until(lambda: first.progress[0] >= 50, "some progress")
+    os.kill(supervisor(client.profile.home, first.native_id), signal.SIGKILL)
+    again = cloudai.Client(provider="local").batch.submit(spec)
+    assert again.id == first.id
+    assert again.wait(60).state is State.SUCCEEDED
+    assert lines(tmp_path / "out.jsonl") == list(range(300))
+    called = [int(i) for i in seen.read_text().split()]
+    assert len(called) - len(set(called)) <= 10, "it began anew"
+    # One that has ended is the same one still, by its key.
+    if by == "key":
+        assert client.batch.submit(spec).state is State.SUCCEEDED
