@@ -19,6 +19,7 @@
     │   ├── RateLimited             429; ``retry_after`` says when
     │   ├── ServiceUnavailable      5xx
     │   ├── ConnectionFailed        no connection, or one that broke
+    │   │   └── CertificateRefused  a TLS certificate that is not trusted; never tried again
     │   └── CallTimeout             one call outlasted its deadline
     ├── ProviderError               an answer that cloudai cannot make sense of
     ├── StreamTruncated             a stream ended without its end; keeps what came
@@ -41,6 +42,7 @@ __all__ = [
     "AuthenticationError",
     "CallTimeout",
     "CapacityError",
+    "CertificateRefused",
     "CloudAIError",
     "ConfigError",
     "Conflict",
@@ -265,6 +267,13 @@ class ServiceUnavailable(TransientError):
 
 class ConnectionFailed(TransientError):
     """No connection could be made, or it broke."""
+
+
+class CertificateRefused(ConnectionFailed):
+    """The TLS certificate of the service, or of a proxy on the way, is not trusted. Trying again
+    does not mend it; another profile may be asked."""
+
+    retryable = False
 
 
 class CallTimeout(TransientError, TimeoutError):

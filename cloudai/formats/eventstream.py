@@ -24,15 +24,18 @@ _FIXED: Final = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 _TEXT: Final = 7
 
 
-def messages(
-    chunks: Iterable[bytes], *, whole: bool = False
-) -> Iterator[tuple[dict[bytes, bytes], bytes]]:
-    """Each message's text headers and payload. A stream that breaks off inside a message ends
-    the iteration: whoever reads misses the terminator; with ``whole``, for streams that have
-    none, it raises ConnectionFailed, as damaged bytes always do."""
-    buffer = b""
-    for chunk in chunks:
-        buffer = buffer + chunk if buffer else chunk
+class Messages:
+    """Cuts bytes into messages, however the network cut them."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, piece: bytes) -> Iterator[tuple[dict[bytes, bytes], bytes]]:
+        """The text headers and the payload of each message that ``piece`` completes. Raises
+        ConnectionFailed for damaged bytes."""
+        buffer = self._rest + piece if self._rest else piece
         start, have = 0, len(buffer)
         while have - start >= 16:
             total, length, crc = _PRELUDE.unpack_from(buffer, start)
@@ -46,9 +49,25 @@ def messages(
             body = start + 12 + length
             yield _headers(buffer[start + 12 : body]), buffer[body : end - 4]
             start = end
-        buffer = buffer[start:]
-    if whole and buffer:
-        raise ConnectionFailed("the event stream broke off inside a message", provider="aws")
+        self._rest = buffer[start:]
+
+    def end(self) -> None:
+        """Raises ConnectionFailed where the bytes have ended inside a message: for streams that
+        have no terminator, which would be missed."""
+        if self._rest:
+            raise ConnectionFailed("the event stream broke off inside a message", provider="aws")
+
+
+def messages(
+    chunks: Iterable[bytes], *, whole: bool = False
+) -> Iterator[tuple[dict[bytes, bytes], bytes]]:
+    """Each message's text headers and payload. A stream that breaks off inside a message ends
+    the iteration; with ``whole`` it raises ConnectionFailed, as damaged bytes always do."""
+    cut = Messages()
+    for chunk in chunks:
+        yield from cut.feed(chunk)
+    if whole:
+        cut.end()
 
 
 def _damaged() -> ConnectionFailed:

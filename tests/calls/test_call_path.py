@@ -48,12 +48,12 @@ def test_c1_25_of_25_after_a_storm(
         ThreadPoolExecutor(25) as pool,
     ):
         for _ in range(4):
-            assert ours.chat.create("hi", model=model, timeout=1.0).text == "hello"
+            assert ours.chat.create("hi", model=model, timeout=4.0).text == "hello"
             service._statuses.append(429)
             time.sleep(0.2)
         futures = []
         for _ in range(25):
-            futures.append(pool.submit(ours.chat.create, "hi", model=model, timeout=1.5))
+            futures.append(pool.submit(ours.chat.create, "hi", model=model, timeout=6.0))
             time.sleep(0.01)
         assert [future.result().text for future in futures] == ["hello"] * 25
 

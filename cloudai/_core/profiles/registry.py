@@ -67,6 +67,12 @@ COMMON_KEYS: Final[tuple[Key, ...]] = (
         kind="table",
     ),
     Key(name="capabilities", doc="capabilities that live in another profile", kind="table"),
+    Key(
+        name="client_certificate",
+        doc="a PEM file with the certificate that this client shows, and its key",
+        kind="path",
+    ),
+    Key(name="client_key", doc="the key of client_certificate, where it is a file", kind="path"),
 )
 
 

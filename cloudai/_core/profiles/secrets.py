@@ -17,15 +17,28 @@ TTL: Final = 300.0
 """Seconds that a fetched value is used before it is fetched anew."""
 
 
+class Hidden(str):
+    """A text that is sent as it is, and that no repr shows: a traceback with its frames' variables
+    (as Sentry and rich write it) has ``***`` instead. It does not pickle."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret does not pickle; pass a reference to it instead")
+
+
 class Secret:
     """A secret value. Its repr, str and format show nothing, and it does not pickle."""
 
     __slots__ = ("_value",)
 
     def __init__(self, value: str) -> None:
-        self._value = value
+        self._value = Hidden(value)
 
-    def reveal(self) -> str:
+    def reveal(self) -> Hidden:
         """The value, for the one place that sends it."""
         return self._value
 

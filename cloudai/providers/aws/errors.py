@@ -13,6 +13,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 from botocore import exceptions as sdk
 
+from cloudai._core.calls.failures import by_status, retry_after
+from cloudai._core.calls.http import Answer
 from cloudai.errors import (
     AuthenticationError,
     CallTimeout,
@@ -134,18 +136,8 @@ EXPIRED: Final = frozenset(
 )
 """Codes that say: these credentials are over (or were replaced)."""
 
-_STATUS: Final[dict[int, type[CloudAIError]]] = {
-    400: InvalidRequest,
-    401: AuthenticationError,
-    403: PermissionDenied,
-    404: NotFound,
-    408: CallTimeout,
-    409: Conflict,
-    413: InvalidRequest,
-    415: InvalidRequest,
-    424: ProviderError,
-    429: RateLimited,
-}
+# Bedrock's own: a model that took too long, and one that failed.
+_STATUS: Final[dict[int, type[CloudAIError]]] = {408: CallTimeout, 424: ProviderError}
 
 _MISSING: Final = re.compile(
     r"could not find|does not exist|not found|no such|RecordNotFound|model identifier is invalid",
@@ -174,7 +166,7 @@ def make(
     retry_after: float | None = None,
 ) -> CloudAIError:
     """The error for a code, with AWS's message."""
-    kind = CODES.get(code) or _by_status(status)
+    kind = CODES.get(code) or _STATUS.get(status or 0) or by_status(status)
     if not message or message.lstrip().startswith("<"):  # a proxy's page, not AWS's words
         message = f"AWS answered {status or code}"
     text = message
@@ -209,12 +201,6 @@ def make(
     elif kind is AuthenticationError and code in EXPIRED:
         about["hint"] = "The credentials have expired: aws sso login, or get new ones"
     return kind(text, **about)
-
-
-def _by_status(status: int | None) -> type[CloudAIError]:
-    if status is None:
-        return ProviderError
-    return ServiceUnavailable if status >= 500 else _STATUS.get(status, ProviderError)
 
 
 def from_sdk(error: Exception) -> CloudAIError:
@@ -287,18 +273,6 @@ def _bare(error: Exception) -> Exception | None:
     return None if isinstance(error, sdk.ParamValidationError) else error
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the service asked to wait."""
-    for name in ("retry-after", "Retry-After"):
-        value = headers.get(name)
-        if value is not None:
-            try:
-                return max(0.0, float(value))
-            except ValueError:
-                return None
-    return None
-
-
 class _Fault(msgspec.Struct):
     message: str | None = None
     Message: str | None = None
@@ -310,10 +284,9 @@ class _Fault(msgspec.Struct):
 _decode: Final = msgspec.json.Decoder(_Fault, strict=False)
 
 
-def from_response(service: str, operation: str, status: int, response: Any) -> CloudAIError:
+def from_response(service: str, operation: str, response: Answer) -> CloudAIError:
     """The error in a runtime service's answer of 300 and above."""
-    body: bytes = response.data if hasattr(response, "data") else response.read()
-    headers: Mapping[str, str] = response.headers
+    body, headers, status = response.data, response.headers, response.status
     try:
         fault = _decode.decode(body)
     except msgspec.DecodeError:

@@ -11,10 +11,10 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import closing, suppress
 from functools import cache, partial
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 from urllib.parse import urlsplit
 
 import boto3
@@ -25,18 +25,33 @@ from botocore.awsrequest import AWSPreparedRequest, AWSRequest
 from botocore.config import Config
 from botocore.credentials import DeferredRefreshableCredentials
 from botocore.loaders import Loader, create_loader
-from botocore.utils import get_environ_proxies
 
+from cloudai._core.calls import threads
+from cloudai._core.calls.http import Answer, Http, Stream
+from cloudai._core.calls.network import network_of
 from cloudai._core.profiles import registry
 from cloudai._core.profiles.config import Profile
+from cloudai._core.profiles.secrets import Hidden
 from cloudai._version import __version__
-from cloudai.errors import AuthenticationError, CallTimeout, CloudAIError, ConnectionFailed
+from cloudai.errors import (
+    AuthenticationError,
+    CallTimeout,
+    CloudAIError,
+    ConnectionFailed,
+    MissingExtra,
+)
 from cloudai.protocols import Call, Place
 from cloudai.providers.aws import catalog, errors, transport
 from cloudai.providers.aws.settings import Settings, check_role
 from cloudai.types._base import unknown
 
+if TYPE_CHECKING:
+    from cloudai._core.calls.aio import Aio, AsyncStream
+
 T = TypeVar("T")
+
+Asked: TypeAlias = tuple[str, str, str, bytes, Mapping[str, str]]
+"""A request to a runtime service: the service, the operation, path, body and headers."""
 
 _REGION: Final = re.compile(r"[a-z]{2,3}(-[a-z]+)+-\d\Z")
 
@@ -82,9 +97,9 @@ class AwsSession(Settings):
         self._place: Place | None = None
         self.region = self._find_region()
         self.endpoint_url: str | None = self.profile.get("endpoint_url")
-        verify = source.get_config_variable("ca_bundle")
-        proxies = get_environ_proxies(self.endpoint_url or "https://amazonaws.com")
-        self.pool = transport.Pool(verify, proxies)
+        self.network = network_of(self.profile, source.get_config_variable("ca_bundle"))
+        self.http = Http("aws", self.network)
+        self._aio: Aio | None = None
         self._emitter: Any = source.get_component("event_emitter")
         role = self.profile.get("assume_role")
         if role is not None:
@@ -158,7 +173,7 @@ class AwsSession(Settings):
             client = self._boto3.client(service, endpoint_url=self.endpoint_url, config=_CONFIG)
         except (ValueError, sdk.BotoCoreError) as error:
             raise errors.from_sdk(error) from error
-        client._endpoint.http_session = transport.BotocoreSession(self.pool)
+        client._endpoint.http_session = transport.BotocoreSession(self.http)
         return client
 
     def place(self, call: Call) -> Place:
@@ -220,9 +235,9 @@ class AwsSession(Settings):
                 return True
             before = self._frozen().access_key
             clients, self._clients = self._clients, {}
-            pool, urls = self.pool, self._urls
+            http, aio, urls = self.http, self._aio, self._urls
             self._start()
-            self.pool, self._urls = pool, urls
+            self.http, self._aio, self._urls = http, aio, urls
             if self._frozen().access_key == before:
                 self._clients = clients
                 return False
@@ -260,26 +275,29 @@ class AwsSession(Settings):
         body: bytes,
         headers: Mapping[str, str],
         call: Call,
-        *,
-        stream: bool = False,
-    ) -> Any:
-        """One POST to a runtime service: urllib3's response, with a status below 300.
+    ) -> Answer:
+        """One POST to a runtime service, and its answer with a status below 300. Raises
+        CloudAIError."""
+        base, target = self._target(service, path)
 
-        Raises CloudAIError. With ``stream`` the body is still to be read.
-        """
+        def ask() -> Answer:
+            signed = self._signed(service, base + target, body, headers)
+            mocked = self._mocked(service, operation, base + target, signed, body)
+            left = call.remaining()
+            return mocked or self.http.send("POST", base, target, signed, body, left)
+
         started = self._botocore
-        response = self._sent(service, operation, path, body, headers, call, stream)
-        if response.status < 300:
-            return response
-        error = errors.from_response(service, operation, response.status, response)
-        if error.code in errors.EXPIRED and self._renew(started):
-            response = self._sent(service, operation, path, body, headers, call, stream)
-            if response.status < 300:
-                return response
-            error = errors.from_response(service, operation, response.status, response)
-        raise error
+        answer = ask()
+        if answer.status >= 300:
+            error = errors.from_response(service, operation, answer)
+            if error.code not in errors.EXPIRED or not self._renew(started):
+                raise error
+            answer = ask()
+            if answer.status >= 300:
+                raise errors.from_response(service, operation, answer)
+        return answer
 
-    def _sent(
+    async def asend(
         self,
         service: str,
         operation: str,
@@ -287,63 +305,192 @@ class AwsSession(Settings):
         body: bytes,
         headers: Mapping[str, str],
         call: Call,
-        stream: bool,
-    ) -> Any:
-        base, prefix = self.base(service)
-        target = prefix + path
-        try:
+    ) -> Answer:
+        """The async twin of ``send``."""
+        base, target = self._target(service, path)
+
+        async def ask() -> Answer:
+            signed = await self._asigned(service, base + target, body, headers)
+            mocked = self._mocked(service, operation, base + target, signed, body)
+            left = call.remaining()
+            return mocked or await self.aio.send("POST", base, target, signed, body, left)
+
+        started = self._botocore
+        answer = await ask()
+        if answer.status >= 300:
+            error = errors.from_response(service, operation, answer)
+            if error.code not in errors.EXPIRED or not await threads.run(self._renew, started):
+                raise error
+            answer = await ask()
+            if answer.status >= 300:
+                raise errors.from_response(service, operation, answer)
+        return answer
+
+    def open(
+        self,
+        service: str,
+        operation: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        call: Call,
+    ) -> Stream:
+        """Like ``send``, its body still to be read."""
+        base, target = self._target(service, path)
+
+        def ask() -> Stream:
             signed = self._signed(service, base + target, body, headers)
-        except (sdk.BotoCoreError, sdk.ClientError) as error:
-            raise errors.from_sdk(error) from error
-        # In-process mocks (moto) answer on this event, as they do for botocore's own requests.
+            mocked = self._mocked(service, operation, base + target, signed, body)
+            left = call.remaining()
+            return (
+                _Mocked(mocked)
+                if mocked
+                else self.http.open("POST", base, target, signed, body, left)
+            )
+
+        started = self._botocore
+        stream = ask()
+        if stream.status >= 300:
+            error = errors.from_response(service, operation, _whole(stream, stream.read()))
+            if error.code not in errors.EXPIRED or not self._renew(started):
+                raise error
+            stream = ask()
+            if stream.status >= 300:
+                raise errors.from_response(service, operation, _whole(stream, stream.read()))
+        return stream
+
+    async def aopen(
+        self,
+        service: str,
+        operation: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        call: Call,
+    ) -> AsyncStream:
+        """The async twin of ``open``."""
+        base, target = self._target(service, path)
+
+        async def ask() -> AsyncStream:
+            signed = await self._asigned(service, base + target, body, headers)
+            mocked = self._mocked(service, operation, base + target, signed, body)
+            left = call.remaining()
+            if mocked is not None:
+                return cast("AsyncStream", _AsyncMocked(mocked))
+            return await self.aio.open("POST", base, target, signed, body, left)
+
+        started = self._botocore
+        stream = await ask()
+        if stream.status >= 300:
+            with closing(stream):
+                error = errors.from_response(
+                    service, operation, _whole(stream, await stream.read())
+                )
+            if error.code not in errors.EXPIRED or not await threads.run(self._renew, started):
+                raise error
+            stream = await ask()
+            if stream.status >= 300:
+                with closing(stream):
+                    raise errors.from_response(
+                        service, operation, _whole(stream, await stream.read())
+                    )
+        return stream
+
+    @property
+    def aio(self) -> Aio:
+        """The connections under asyncio. Raises MissingExtra without aiohttp."""
+        if self._aio is None:
+            with self._lock:
+                if self._aio is None:
+                    try:
+                        from cloudai._core.calls.aio import Aio
+                    except ModuleNotFoundError:
+                        raise MissingExtra("aiohttp", extra="bedrock", provider="aws") from None
+                    self._aio = Aio("aws", self.network)
+        return self._aio
+
+    def _target(self, service: str, path: str) -> tuple[str, str]:
+        base, prefix = self.base(service)
+        return base, prefix + path
+
+    def _mocked(
+        self, service: str, operation: str, url: str, signed: dict[str, str], body: bytes
+    ) -> Answer | None:
+        """What an in-process mock (moto) answers: on this event, as to botocore's requests."""
+        prepared = AWSPreparedRequest("POST", url, signed, body, False)
         event = f"before-send.{service}.{operation}"
-        prepared = AWSPreparedRequest("POST", base + target, signed, body, stream)
         for _, answer in self._emitter.emit(event, request=prepared):
             if answer is not None:
-                return _Mocked(answer)
-        return self.pool.send("POST", base, target, signed, body, call.remaining(), stream=stream)
+                return Answer(answer.status_code, answer.headers, answer.content)
+        return None
+
+    async def _asigned(
+        self, service: str, url: str, body: bytes, headers: Mapping[str, str]
+    ) -> dict[str, str]:
+        found: Any = self._botocore._credentials
+        needed = getattr(found, "refresh_needed", None)
+        if found is None or (needed is not None and needed()):  # they have to be asked for
+            return await threads.run(self._signed, service, url, body, headers)
+        return self._signed(service, url, body, headers)
 
     def _signed(
         self, service: str, url: str, body: bytes, headers: Mapping[str, str]
     ) -> dict[str, str]:
         if service == "bedrock-runtime":
             # Bedrock's API key goes before credentials, as it does in the SDKs.
-            token = os.environ.get("AWS_BEARER_TOKEN_BEDROCK")
+            token = Hidden(os.environ.get("AWS_BEARER_TOKEN_BEDROCK", ""))
             if token:
-                return {**headers, "User-Agent": _AGENT, "Authorization": f"Bearer {token}"}
+                bearer = Hidden(f"Bearer {token}")
+                return {**headers, "User-Agent": _AGENT, "Authorization": bearer}
         request = AWSRequest("POST", url, dict(headers), body)
-        SigV4Auth(self._frozen(), _SIGNING[service], self.region).add_auth(request)
+        try:
+            SigV4Auth(self._frozen(), _SIGNING[service], self.region).add_auth(request)
+        except (sdk.BotoCoreError, sdk.ClientError) as error:
+            raise errors.from_sdk(error) from error
         made: dict[str, str] = dict(request.headers.items())
+        for name in ("Authorization", "X-Amz-Security-Token"):
+            if name in made:
+                made[name] = Hidden(made[name])
         made["User-Agent"] = _AGENT
         return made
 
     def close(self) -> None:
         with self._lock:
             self._clients = {}
-            self.pool.close()
+            self.http.close()
+            if self._aio is not None:
+                self._aio.close()
 
 
-class _Mocked:
-    """A mock's answer, as urllib3's response."""
+def _whole(stream: Stream | AsyncStream, data: bytes) -> Answer:
+    return Answer(stream.status, stream.headers, data)
 
-    def __init__(self, answer: Any) -> None:
-        self.status: int = answer.status_code
-        self.headers: Any = answer.headers
-        self.data: bytes = answer.content
 
-    def read_chunked(self) -> list[bytes]:
-        return [self.data]
+class _Mocked(Stream):
+    """A mock's answer as a stream."""
 
-    chunked = True
+    def __init__(self, answer: Answer) -> None:
+        self.status = answer.status
+        self.headers = answer.headers
+        self.data = answer.data
+        self.heard = lambda: None
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self.data
 
     def read(self) -> bytes:
         return self.data
 
     def close(self) -> None:
-        pass
+        """There is nothing open."""
 
-    def release_conn(self) -> None:
-        pass
+
+class _AsyncMocked(_Mocked):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self.data
+
+    async def read(self) -> bytes:  # type: ignore[override]
+        return self.data
 
 
 _AGENT: Final = f"cloudai/{__version__} {botocore.session.Session().user_agent()}"

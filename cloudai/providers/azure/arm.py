@@ -1,19 +1,22 @@
-"""Azure Resource Manager: requests through the SDK's pipeline, errors by our table."""
+"""Azure Resource Manager: requests, answers, operations that take their time."""
 
 from __future__ import annotations
 
 import time
 from typing import Any, Final
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
+from cloudai._core.calls.failures import retry_after
+from cloudai._core.calls.http import Answer as Reply
 from cloudai._core.calls.paging import paged
-from cloudai.errors import AuthenticationError, CallTimeout, CloudAIError, ConnectionFailed
+from cloudai.errors import CloudAIError
 from cloudai.protocols import Call
-from cloudai.providers.azure.errors import error_of, retry_after
-from cloudai.providers.azure.session import AzureSession
+from cloudai.providers.azure.auth import Auth, Header
+from cloudai.providers.azure.errors import error_of
+from cloudai.providers.azure.session import HEADERS, AzureSession
 
-CONNECT: Final = 10.0
 _SHORTEST: Final = 0.05
 _USUAL: Final = 2.0
 _LONGEST: Final = 15.0
@@ -39,62 +42,33 @@ def send(
     *,
     headers: dict[str, str] | None = None,
     params: dict[str, str] | None = None,
-    client: Any = None,
+    auth: Auth | None = None,
 ) -> Answer:
-    """One request. ``path`` may be a whole URL, as ``nextLink`` and operations give it;
-    ``client`` another pipeline than Resource Manager's. Raises CloudAIError."""
-    from azure.core.exceptions import (
-        AzureError,
-        ClientAuthenticationError,
-        ServiceRequestError,
-        ServiceResponseError,
-    )
-    from azure.core.rest import HttpRequest
-
-    client = client or session.arm
+    """One request. ``path`` may be a whole URL, as ``nextLink`` and operations give it; ``auth``
+    another than Resource Manager's. Raises CloudAIError."""
     whole = path.startswith("https://")
-    query = {} if whole else {"api-version": api_version, **(params or {})}
-    request = HttpRequest(
-        method,
-        path if whole else f"{session.management_endpoint}{path}",
-        params=query,
-        content=None if body is None else msgspec.json.encode(body),
-        headers={
-            "Accept": "application/json",
-            **({} if body is None else {"Content-Type": "application/json"}),
-            **(headers or {}),
-        },
-    )
-    left = call.remaining()
-    try:
-        response: Any = client.send_request(
-            request, connection_timeout=min(CONNECT, left), read_timeout=left
-        )
-        content: bytes = response.content
-    except ClientAuthenticationError as error:
-        raise AuthenticationError(
-            f"no token for Azure Resource Manager: {_line(error)}",
-            provider="azure",
-            hint="Sign in (az login), or set credential; an API key does not open management",
-        ) from None
-    except ServiceRequestError as error:
-        raise ConnectionFailed(
-            f"no connection: {_line(error)}",
-            provider="azure",
-            hint="Look at management_endpoint, DNS and proxies",
-        ) from error
-    except ServiceResponseError as error:
-        if "timed out" in str(error).lower():
-            raise CallTimeout("no answer in time", provider="azure", ambiguous=True) from error
-        raise ConnectionFailed(
-            f"the connection broke: {_line(error)}", provider="azure", ambiguous=True
-        ) from error
-    except AzureError as error:
-        raise AuthenticationError(_line(error), provider="azure") from None
-    low = {name.lower(): value for name, value in response.headers.items()}
-    if not 200 <= response.status_code < 300:
-        raise error_of(response.status_code, low, content)
-    return Answer(response.status_code, _decoded(content, low), low)
+    url = urlsplit(path if whole else session.management_endpoint)
+    target = f"{url.path}?{url.query}" if url.query else url.path
+    if not whole:
+        target = f"{path}?{urlencode({'api-version': api_version, **(params or {})})}"
+    sent = None if body is None else msgspec.json.encode(body)
+    base = f"{url.scheme}://{url.netloc}"
+
+    def ask(header: Header) -> Reply:
+        made = {**HEADERS, header.name: header.value, **(headers or {})}
+        return session.http.send(method, base, target, made, sent, call.remaining())
+
+    auth = auth or session.management
+    header = auth.fresh() or auth.header()
+    answer = ask(header)
+    if answer.status == 401:
+        other = auth.refused(header)
+        if other is not None:
+            answer = ask(other)
+    low = {name.lower(): value for name, value in answer.headers.items()}
+    if not 200 <= answer.status < 300:
+        raise error_of(answer.status, low, answer.data)
+    return Answer(answer.status, _decoded(answer.data, low), low)
 
 
 def _decoded(content: bytes, headers: dict[str, str]) -> Any:
@@ -131,7 +105,3 @@ def pages(session: AzureSession, path: str, api_version: str, call: Call) -> lis
         return body.get("value") or [], body.get("nextLink")
 
     return list(paged("azure", fetch))
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NoReturn, Protocol
 
-from cloudai._core.profiles.secrets import Secret
+from cloudai._core.profiles.secrets import Hidden, Secret
 from cloudai.errors import AuthenticationError
 
 LOOK: Final = 30.0
@@ -26,7 +26,7 @@ class Header:
 
     def __init__(self, name: str, value: str, until: float, secret: Secret) -> None:
         self.name = name
-        self.value = value
+        self.value = Hidden(value)
         self.until = until
         self.secret = secret
 
@@ -112,8 +112,9 @@ class ApiKey(_Cached):
                 provider="azure",
                 hint="Look at the secret's value: a line end at its end is the usual reason",
             )
-        name, value = ("api-key", key) if self._dated else ("Authorization", f"Bearer {key}")
-        return Header(name, value, time.monotonic() + LOOK, secret)
+        if self._dated:
+            return Header("api-key", key, time.monotonic() + LOOK, secret)
+        return Header("Authorization", f"Bearer {key}", time.monotonic() + LOOK, secret)
 
     def refused(self, header: Header) -> Header | None:
         with self._lock:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import email.utils
 import re
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.calls.failures import STATUSES, retry_after
 from cloudai.errors import (
     AuthenticationError,
     CapacityError,
@@ -138,24 +137,6 @@ CODES: Final[dict[str, type[CloudAIError]]] = {
 }
 """By the vendor's code, in lower case."""
 
-STATUSES: Final[dict[int, type[CloudAIError]]] = {
-    400: InvalidRequest,
-    401: AuthenticationError,
-    402: QuotaExceeded,
-    403: PermissionDenied,
-    404: NotFound,
-    405: InvalidRequest,
-    408: ServiceUnavailable,
-    409: Conflict,
-    410: NotFound,
-    412: Conflict,
-    413: InvalidRequest,
-    415: InvalidRequest,
-    422: InvalidRequest,
-    424: ServiceUnavailable,
-    429: RateLimited,
-}
-
 _IDS: Final = ("apim-request-id", "x-request-id", "x-ms-request-id", "x-ms-client-request-id")
 _OVERFLOW: Final = re.compile(
     r"maximum context length is (\d+) tokens.*?(?:requested|resulted in) (\d+)"
@@ -171,26 +152,6 @@ def request_id(headers: Mapping[str, str]) -> str | None:
         if found:
             return found
     return None
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the vendor asks to wait; None where it does not say."""
-    for name, unit in (("retry-after-ms", 1000.0), ("x-ms-retry-after-ms", 1000.0)):
-        try:
-            return max(0.0, float(headers.get(name, "")) / unit)
-        except ValueError:
-            continue
-    text = headers.get("retry-after")
-    if not text:
-        return None
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return None
 
 
 def error_of(status: int, headers: Mapping[str, str], body: bytes) -> CloudAIError:

@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import platform
 import re
-import ssl
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
+from cloudai._core.calls.http import Http
+from cloudai._core.calls.network import Network, network_of
 from cloudai._core.profiles import registry
 from cloudai._core.profiles.config import Profile
-from cloudai.errors import AuthenticationError, ConfigError
+from cloudai._core.profiles.secrets import Hidden, Secret
+from cloudai._version import __version__
+from cloudai.errors import AuthenticationError, ConfigError, MissingExtra
 from cloudai.protocols import Place
 from cloudai.providers.azure.auth import ApiKey, Auth, Entra
 from cloudai.types._base import shorten
 
 if TYPE_CHECKING:
-    import httpx2
-    import openai
     from azure.core.credentials import TokenCredential
+
+    from cloudai._core.calls.aio import Aio
+
+HEADERS: Final = {
+    "Accept": "application/json",
+    "Content-Type": "application/json",
+    "User-Agent": f"cloudai/{__version__} python/{platform.python_version()}",
+}
+_REACH: Final = "Look at the profile's endpoint, at DNS, proxies and private endpoints"
 
 MANAGEMENT: Final = "https://management.azure.com"
 
@@ -131,10 +143,8 @@ class AzureSession:
         # Whether there is one: a vault is not asked here, under the session's lock.
         if profile.get("api_key") is not None:
             return ApiKey(lambda: profile.secret("api_key"), self._renew, self.api_version)
-        key = os.environ.get("AZURE_OPENAI_API_KEY")
+        key = Hidden(os.environ.get("AZURE_OPENAI_API_KEY", ""))
         if key and profile.get("credential") is None:
-            from cloudai._core.profiles.secrets import Secret
-
             kept = Secret(key)
             return ApiKey(lambda: kept, lambda stale: None, self.api_version)
         host = urlsplit(self.endpoint).hostname or ""
@@ -161,13 +171,15 @@ class AzureSession:
                 hint="managed-identity may be followed by :CLIENT_ID",
             )
         kwargs: dict[str, Any] = {"client_id": client} if client else {}
+        if name in _OF_ENTRA and self.network.bundle is not None:
+            kwargs["connection_verify"] = self.network.bundle
         authority = urlsplit(os.environ.get("AZURE_AUTHORITY_HOST", ""))
         if name in _OF_ENTRA and loopback(authority.hostname):
             # An emulator's: no other authority is asked whether it is one.
             kwargs["disable_instance_discovery"] = True
         return getattr(azure.identity, _CREDENTIALS[name])(**kwargs)
 
-    def token(self, scope: str) -> tuple[str, float]:
+    def token(self, scope: str) -> tuple[Hidden, float]:
         """An Entra ID token and the Unix time it expires. Raises AuthenticationError."""
         from azure.core.exceptions import AzureError
 
@@ -180,61 +192,56 @@ class AzureSession:
                 hint="Sign in (az login), give the machine an identity, set AZURE_CLIENT_ID, "
                 "AZURE_TENANT_ID and AZURE_CLIENT_SECRET, or set api_key",
             ) from None  # the SDK's own chain repeats the credential's requests
-        return got.token, float(got.expires_on)
+        return Hidden(got.token), float(got.expires_on)
 
     @property
-    def tls(self) -> ssl.SSLContext:
-        """The one TLS context; making it takes tens of milliseconds."""
-
-        def make() -> ssl.SSLContext:
-            import httpx2
-
-            return httpx2.create_ssl_context()
-
-        return self._once("tls", make)
+    def network(self) -> Network:
+        """How the profile's requests leave."""
+        return self._once("network", lambda: network_of(self.profile))
 
     @property
-    def http(self) -> httpx2.Client:
-        """The SDK's transport, with its own defaults."""
-
-        def make() -> httpx2.Client:
-            import openai
-
-            secure = self.endpoint.startswith("https:")
-            # Plain http needs no certificates, which take tens of milliseconds to read.
-            verify: Any = self.tls if secure else False
-            return openai.DefaultHttpxClient(verify=verify, follow_redirects=False)
-
-        return self._once("http", make)
+    def http(self) -> Http:
+        """The connections of this profile, to all of Azure's hosts."""
+        return self._once("http", lambda: Http("azure", self.network, _REACH))
 
     @property
-    def scoring(self) -> httpx2.Client:
-        """The transport to scoring endpoints, which are hosts of their own."""
+    def aio(self) -> Aio:
+        """The same under asyncio. Raises MissingExtra without aiohttp."""
 
-        def make() -> httpx2.Client:
-            import httpx2
+        def make() -> Aio:
+            try:
+                from cloudai._core.calls.aio import Aio
+            except ModuleNotFoundError:
+                raise MissingExtra("aiohttp", extra="azure", provider="azure") from None
+            return Aio("azure", self.network, _REACH)
 
-            return httpx2.Client(verify=self.tls, follow_redirects=False)
+        return self._once("aio", make)
 
-        return self._once("scoring", make)
+    def target(
+        self,
+        path: str,
+        model: str | None = None,
+        *,
+        api_version: str | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Path and query of a part of the API, by the rules of openai 3's OpenAI and AzureOpenAI.
 
-    @property
-    def openai(self) -> openai.OpenAI:
-        """The SDK's client: its URL rules, its transport, and its files, batches and
-        fine-tuning. Its retries are off: the core owns them."""
-        return self._once("openai", self._make_openai)
-
-    def _make_openai(self) -> Any:
-        import openai
-
-        endpoint, version = self.endpoint, self.api_version
-        # The key is put in by ``auth`` with each request, so that a rotated one is picked up.
-        common: dict[str, Any] = {"api_key": "-", "max_retries": 0, "http_client": self.http}
-        if version is None:
-            if self.profile.get("api_version") == PREVIEW:
-                common["default_query"] = {"api-version": PREVIEW}
-            return openai.OpenAI(base_url=f"{endpoint}/openai/v1/", **common)
-        return openai.AzureOpenAI(azure_endpoint=endpoint, api_version=version, **common)
+        Parameters
+        ----------
+        model: the deployment that it belongs to, which dated versions have in the path.
+        api_version: a dated one instead of the profile's. params: of the query.
+        """
+        version = api_version or self.api_version
+        query: dict[str, Any] = dict(params or {})
+        if version is not None:
+            query = {"api-version": version, **query}
+            if model is not None:
+                path = f"deployments/{quote(model, safe='')}/{path}"
+        elif self.profile.get("api_version") == PREVIEW:
+            query = {"api-version": PREVIEW, **query}
+        whole = f"/openai/{path}" if version is not None else f"/openai/v1/{path}"
+        return f"{whole}?{urlencode(query)}" if query else whole
 
     def vault(self, url: str) -> Any:
         """The Key Vault client of a vault; made once."""
@@ -242,7 +249,10 @@ class AzureSession:
         def make() -> Any:
             from azure.keyvault.secrets import SecretClient
 
-            return SecretClient(vault_url=url, credential=self.credential, **_QUIET)
+            about: dict[str, Any] = dict(_QUIET)
+            if self.network.bundle is not None:
+                about["connection_verify"] = self.network.bundle
+            return SecretClient(vault_url=url, credential=self.credential, **about)
 
         return self._once(f"vault {url}", make)
 
@@ -252,31 +262,19 @@ class AzureSession:
         return checked_url("management_endpoint", given, MANAGEMENT)
 
     @property
-    def arm(self) -> Any:
-        """Azure Resource Manager: the SDK's pipeline, without its retries."""
-
-        return self._once("arm", lambda: self._pipeline(self.management_endpoint))
+    def management(self) -> Auth:
+        """How requests to Azure Resource Manager say who they are."""
+        scope = f"{self.management_endpoint}/.default"
+        return self._once("management", lambda: Entra(self.token, scope))
 
     @property
-    def machine_learning(self) -> Any:
+    def machine_learning(self) -> Auth:
         """The same for what Azure ML's own addresses answer, which take a token of their own
         (azure-ai-ml 1.35, ``_azure_environments.py``)."""
         host = self.management_endpoint
         ending = next((end for sign, end in _ML_CLOUDS.items() if sign in host), "com")
-        return self._once("ml", lambda: self._pipeline(f"https://ml.azure.{ending}"))
-
-    def _pipeline(self, audience: str) -> Any:
-        from azure.core.pipeline import policies
-        from azure.mgmt.core import ARMPipelineClient
-        from azure.mgmt.core.policies import ARMChallengeAuthenticationPolicy, ARMHttpLoggingPolicy
-
-        chain = [
-            policies.RequestIdPolicy(),
-            policies.UserAgentPolicy(),
-            ARMChallengeAuthenticationPolicy(self.credential, f"{audience}/.default"),
-            ARMHttpLoggingPolicy(),
-        ]
-        return ARMPipelineClient(base_url=self.management_endpoint, policies=chain)
+        scope = f"https://ml.azure.{ending}/.default"
+        return self._once("machine learning", lambda: Entra(self.token, scope))
 
     def close(self) -> None:
         """Closes what was opened; it opens again when it is used."""

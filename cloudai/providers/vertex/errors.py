@@ -11,13 +11,12 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.calls.failures import retry_after
 from cloudai.errors import (
     AuthenticationError,
-    CallTimeout,
     CapacityError,
     CloudAIError,
     Conflict,
-    ConnectionFailed,
     ContextOverflow,
     InvalidRequest,
     NotFound,
@@ -131,12 +130,12 @@ def from_response(http: int, headers: Mapping[str, str], body: bytes) -> CloudAI
     found = _status(http, body)
     code = found.status if found.status in CODES else _STATUSES.get(http, "")
     if not code:
-        code = "UNAVAILABLE" if http >= 500 else "UNKNOWN" if http < 400 else "INVALID_ARGUMENT"
+        code = "UNAVAILABLE" if http >= 500 else "DATA_LOSS" if http < 400 else "INVALID_ARGUMENT"
     request_id = headers.get("x-request-id") or headers.get("x-goog-request-id")
-    retry_after = _seconds(headers.get("retry-after"))
+    told = retry_after(headers)
     for detail in found.details:
         if detail.type.endswith("RetryInfo"):
-            retry_after = _seconds(detail.retryDelay.rstrip("s")) or retry_after
+            told = retry_after({"retry-after": detail.retryDelay.rstrip("s")}) or told
         if detail.type.endswith("RequestInfo"):
             request_id = detail.requestId or request_id
     return make(
@@ -144,7 +143,7 @@ def from_response(http: int, headers: Mapping[str, str], body: bytes) -> CloudAI
         found.message or f"HTTP {http}",
         status=http,
         request_id=request_id,
-        retry_after=retry_after,
+        retry_after=told,
         field=_field(found.details),
         # Only an answer of the service's own failure leaves open what it did before.
         ambiguous=http >= 500 and code != "UNIMPLEMENTED",
@@ -196,33 +195,6 @@ def by_number(number: int) -> str:
     """The name of a google.rpc.Code by its number, as a job's or an operation's error has it."""
     names = list(CODES)
     return names[number] if 0 <= number < len(names) else "UNKNOWN"
-
-
-def broken(error: Exception, *, sent: bool) -> CloudAIError:
-    """The error for a connection that could not be made, or broke.
-
-    Parameters
-    ----------
-    sent: whether the request may have reached the service.
-    """
-    text = _UNSAFE.sub(r"\1***", str(error))[:300]
-    return ConnectionFailed(
-        f"{type(error).__name__}: {text}" if text else type(error).__name__,
-        provider=PROVIDER,
-        ambiguous=sent,
-    )
-
-
-def late(*, sent: bool) -> CloudAIError:
-    """The error for a call that outlasted its deadline."""
-    return CallTimeout("no answer came in time", provider=PROVIDER, ambiguous=sent)
-
-
-def _seconds(text: str | None) -> float | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None  # Retry-After as a date: Google does not send it
 
 
 def _field(details: list[_Detail]) -> str | None:

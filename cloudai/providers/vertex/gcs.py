@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from cloudai._core.calls import failures
 from cloudai._core.files.tree import tree
 from cloudai._core.files.unpack import place
 from cloudai._core.profiles.config import Profile
@@ -308,8 +309,8 @@ def mapped() -> Generator[None]:
             ) from None
         raise found from None
     except Timeout:
-        raise errors.late(sent=True) from None
+        raise failures.late(errors.PROVIDER, "Cloud Storage") from None
     except (NoConnection, RetryError, RequestException) as error:
-        raise errors.broken(error, sent=True) from None
+        raise failures.unreachable(error, errors.PROVIDER, "Cloud Storage", sent=True) from None
     except OSError as error:
         raise invalid("path", error.filename, f"cannot be used ({error.strerror})") from None

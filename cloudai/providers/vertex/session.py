@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import os
-import ssl
 import threading
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from cloudai._core.calls.http import Http
+from cloudai._core.calls.network import network_of
 from cloudai._core.profiles import registry
 from cloudai._core.profiles.config import Profile
+from cloudai._core.profiles.secrets import Hidden
 from cloudai.errors import (
     AuthenticationError,
     CloudAIError,
     ConfigError,
     ConnectionFailed,
+    MissingExtra,
     ServiceUnavailable,
 )
 from cloudai.protocols import Place
-from cloudai.providers.vertex.aio import Aio
 from cloudai.providers.vertex.errors import PROVIDER
-from cloudai.providers.vertex.http import Http
+from cloudai.providers.vertex.http import Requests
 from cloudai.providers.vertex.tokens import Tokens, expiry
+
+if TYPE_CHECKING:
+    from cloudai.providers.vertex.aio import AsyncRequests
 
 SCOPES: Final = ("https://www.googleapis.com/auth/cloud-platform",)
 API: Final = "v1"
 _filters: Final = threading.Lock()
+_TOKEN_TIMEOUT: Final = 120.0
+"""Seconds for a token, google-auth's own default."""
 
 PROJECT_VARIABLES: Final = ("GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT")
 LOCATION_VARIABLES: Final = ("GOOGLE_CLOUD_LOCATION", "GOOGLE_CLOUD_REGION", "CLOUD_ML_REGION")
@@ -42,9 +50,11 @@ class VertexSession:
         self.tokens = Tokens(self._fetch)
         self._credentials: Any = None
         self._project: str | None = None
-        self._tls: ssl.SSLContext | None = None
-        self.http = Http(self)
-        self.aio = Aio(self)
+        self.network = network_of(profile)
+        self._transport = Http(PROVIDER, self.network)
+        self.http = Requests(self.tokens, self._transport)
+        self._aio: AsyncRequests | None = None
+        self._lock = threading.Lock()
 
     @classmethod
     def of(cls, profile: Profile) -> VertexSession:
@@ -130,16 +140,20 @@ class VertexSession:
         """Whether Vertex AI is asked somewhere else than at Google's own hosts."""
         return not _is_google(self.url())
 
-    def tls(self) -> ssl.SSLContext:
-        """The one TLS context: the system's authorities, or REQUESTS_CA_BUNDLE's."""
-        if self._tls is None:
-            bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
-            if bundle is None:
-                import certifi
+    @property
+    def aio(self) -> AsyncRequests:
+        """The requests under asyncio. Raises MissingExtra without aiohttp."""
+        if self._aio is None:
+            with self._lock:
+                if self._aio is None:
+                    try:
+                        from cloudai._core.calls.aio import Aio
+                    except ModuleNotFoundError:
+                        raise MissingExtra("aiohttp", extra="vertex", provider=PROVIDER) from None
+                    from cloudai.providers.vertex.aio import AsyncRequests
 
-                bundle = certifi.where()
-            self._tls = ssl.create_default_context(cafile=bundle)
-        return self._tls
+                    self._aio = AsyncRequests(self.tokens, Aio(PROVIDER, self.network))
+        return self._aio
 
     def credentials(self) -> Any:
         """The google-auth credentials; found once. Raises AuthenticationError."""
@@ -179,13 +193,28 @@ class VertexSession:
     def _request(self) -> Any:
         """google-auth's way out, over our pools. A federated credential looks its project up
         while it is loaded; that too goes where the profile sends Google's APIs."""
-        from google.auth.transport.urllib3 import Request
+        from google.auth.exceptions import TransportError
 
         theirs = "https://cloudresourcemanager.googleapis.com"
-        send, ours = Request(self.http.manager), self.url("cloudresourcemanager")
+        ours = self.url("cloudresourcemanager")
 
-        def request(url: str, *args: Any, **about: Any) -> Any:
-            return send(url.replace(theirs, ours, 1), *args, **about)
+        def request(
+            url: str,
+            method: str = "GET",
+            body: Any = None,
+            headers: Mapping[str, str] | None = None,
+            timeout: float | None = None,
+            **_: Any,
+        ) -> Any:
+            parts = urlsplit(url.replace(theirs, ours, 1))
+            base = f"{parts.scheme}://{parts.netloc}"
+            target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+            try:
+                return self._transport.send(
+                    method, base, target, headers or {}, body, timeout or _TOKEN_TIMEOUT
+                )
+            except CloudAIError as error:
+                raise TransportError(error) from error
 
         return request
 
@@ -214,12 +243,13 @@ class VertexSession:
             raise _auth_error(error) from None
         headers: dict[str, str] = {}
         credentials.apply(headers)
-        return headers, expiry(credentials)
+        return {name: Hidden(value) for name, value in headers.items()}, expiry(credentials)
 
     def close(self) -> None:
         """Closes the connections; they open again on use."""
-        self.http.close()
-        self.aio.close()
+        self._transport.close()
+        if self._aio is not None:
+            self._aio.close()
 
 
 def _variable(names: tuple[str, ...]) -> str | None:
@@ -235,6 +265,8 @@ def _auth_error(error: Exception) -> CloudAIError:
     """google-auth's errors. Only its own sentence is kept: the rest may hold what was sent."""
     from google.auth.exceptions import DefaultCredentialsError, TransportError
 
+    if error.args and isinstance(error.args[0], CloudAIError):  # our own transport's
+        return error.args[0]
     text = str(error.args[0] if error.args else error)[:300]
     if isinstance(error, TransportError):
         return ConnectionFailed(text, provider=PROVIDER)

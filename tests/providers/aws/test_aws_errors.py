@@ -6,6 +6,8 @@ import botocore.session
 import pytest
 from urllib3 import exceptions as http
 
+from cloudai._core.calls.http import Http
+from cloudai._core.calls.network import Network
 from cloudai.errors import (
     CallTimeout,
     Conflict,
@@ -19,7 +21,7 @@ from cloudai.errors import (
     RateLimited,
     ServiceUnavailable,
 )
-from cloudai.providers.aws import errors, transport
+from cloudai.providers.aws import errors
 
 SERVICES = (
     "sagemaker", "sagemaker-runtime", "bedrock", "bedrock-runtime", "s3", "sts",
@@ -88,7 +90,7 @@ def test_an_overflow_names_both_numbers() -> None:
 def test_failures_of_the_transport(
     cause: Exception, kind: type[Exception], ambiguous: bool
 ) -> None:
-    error = transport.failure(cause, "https://x")
+    error = Http("aws", Network()).failed(cause, "https://x")
     assert type(error) is kind
     assert error.ambiguous is ambiguous
 

@@ -329,7 +329,7 @@ def test_an_error_inside_a_stream(aws: AwsEmulator, client: Client) -> None:
     sent = eventstream.event(
         "contentBlockDelta", b'{"contentBlockIndex":0,"delta":{"text":"a"}}'
     ) + eventstream.exception("throttlingException", b'{"message":"too fast"}')
-    chunks = converse_reply.chunks([sent], CLAUDE, "r", None)
+    chunks = converse_reply.Chunks(CLAUDE, "r", None, lambda: None).feed(sent)
     assert next(chunks).text == "a"
     with pytest.raises(RateLimited, match="too fast"):
         next(chunks)

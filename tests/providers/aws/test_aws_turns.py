@@ -296,13 +296,11 @@ def test_t3_blocks_are_told_apart_by_their_index() -> None:
         about = {"contentBlockIndex": index, "delta": {"reasoningContent": delta}}
         return "contentBlockDelta", about
 
-    made = converse_reply.chunks(
-        pieces(
-            thought(0, text="A"), thought(0, signature="sA"), thought(2, text="B"),
-            ("messageStop", {"stopReason": "end_turn"}),
-        ),
-        CLAUDE, "r", None,
+    sent = pieces(
+        thought(0, text="A"), thought(0, signature="sA"), thought(2, text="B"),
+        ("messageStop", {"stopReason": "end_turn"}),
     )  # fmt: skip
+    made = converse_reply.Chunks(CLAUDE, "r", None, lambda: None).feed(b"".join(sent))
     assert [chunk.block for chunk in itertools.islice(made, 3)] == [0, 0, 2]
 
 

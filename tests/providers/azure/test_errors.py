@@ -10,7 +10,8 @@ from typing import Any, get_args
 import pytest
 
 from cloudai import errors
-from cloudai.providers.azure.errors import CODES, error_of, retry_after
+from cloudai._core.calls.failures import retry_after
+from cloudai.providers.azure.errors import CODES, error_of
 from cloudai.providers.azure.models import TABLE
 from cloudai.providers.azure.openai.wire import batch as batch_wire
 from cloudai.providers.azure.openai.wire import training as training_wire

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import cloudai
-from cloudai.providers.azure.errors import retry_after
+from cloudai._core.calls.failures import retry_after
 from cloudai.providers.azure.openai.transport import Transport
 from cloudai.testing.emulators.azure import AzureEmulator
 
@@ -25,11 +25,11 @@ def test_a_thousand_chats_under_a_quota(
 
     async def watched(self: Transport, *given: Any) -> Any:
         sent.append(time.monotonic())
-        status, headers, body = await ask(self, *given)
-        if status == 429:
+        answer = await ask(self, *given)
+        if answer.status == 429:
             now = time.monotonic()
-            told.append((now, now + (retry_after(headers) or 0.0)))
-        return status, headers, body
+            told.append((now, now + (retry_after(answer.headers) or 0.0)))
+        return answer
 
     monkeypatch.setattr(Transport, "_asend", watched)
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from msgspec.structs import replace
 
+from cloudai._core.calls.http import Answer, Stream
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import NotFound
 from cloudai.protocols import Call
 from cloudai.providers.aws import families
 from cloudai.providers.aws.chat import converse, converse_reply, openai
 from cloudai.providers.aws.models import TABLE
-from cloudai.providers.aws.session import session
-from cloudai.providers.aws.streaming import pieces
+from cloudai.providers.aws.session import Asked, session
 from cloudai.types import ChatChunk, ChatReply, ChatRequest
+
+if TYPE_CHECKING:
+    from cloudai._core.calls.aio import AsyncStream
 
 _JSON: Final = {"Content-Type": "application/json", "Accept": "application/json"}
 _EVENTS: Final = {
@@ -41,77 +44,72 @@ class AwsChat:
 
     def create(self, request: ChatRequest, call: Call) -> ChatReply:
         """Raises NotFound for an unknown model; InvalidRequest before anything is sent."""
-        model = request.model
-        if model.startswith(families.SAGEMAKER):
-            return self._invoke(request, call)
-        if model.startswith("arn:"):
-            self._session.check_arn("model", model)
-        body = converse.encode(converse.body(request))
-        response = self._session.send(
-            "bedrock-runtime", "Converse", converse.path(model, stream=False), body, _JSON, call
-        )
-        reply = converse_reply.reply(
-            response.data,
-            model,
-            response.headers.get("x-amzn-RequestId"),
-            converse.schema_tool(request),
-        )
-        return replace(reply, cost=TABLE.cost(model, reply.usage))
+        asked = self._asked(request, stream=False)
+        return _reply(request, self._session.send(*asked, call))
+
+    async def acreate(self, request: ChatRequest, call: Call) -> ChatReply:
+        """The async twin of ``create``."""
+        asked = self._asked(request, stream=False)
+        return _reply(request, await self._session.asend(*asked, call))
 
     def stream(self, request: ChatRequest, call: Call) -> Iterator[ChatChunk]:
         """The request is sent when the first piece is asked for."""
+        stream = self._session.open(*self._asked(request, stream=True), call)
+        # An error in the middle would else hold the connection for as long as it lives.
+        with closing(stream):
+            chunks = _chunks(request, stream)
+            for piece in stream:
+                yield from chunks.feed(piece)
+            yield from chunks.end()
+
+    async def astream(self, request: ChatRequest, call: Call) -> AsyncIterator[ChatChunk]:
+        """The async twin of ``stream``."""
+        stream = await self._session.aopen(*self._asked(request, stream=True), call)
+        with closing(stream):
+            chunks = _chunks(request, stream)
+            async for piece in stream:
+                for chunk in chunks.feed(piece):
+                    yield chunk
+            for chunk in chunks.end():
+                yield chunk
+
+    def _asked(self, request: ChatRequest, *, stream: bool) -> Asked:
+        """Service, operation, path, body and headers of a request."""
         model = request.model
         if model.startswith(families.SAGEMAKER):
-            yield from self._invoke_stream(request, call)
-            return
+            name = _endpoint(model)
+            body = converse.encode(openai.chat_body(request, name, stream=stream))
+            path = f"/endpoints/{quote(name, safe='')}/invocations"
+            if stream:
+                operation = "InvokeEndpointWithResponseStream"
+                return "sagemaker-runtime", operation, f"{path}-response-stream", body, _SSE
+            return "sagemaker-runtime", "InvokeEndpoint", path, body, _JSON
         if model.startswith("arn:"):
             self._session.check_arn("model", model)
-        body = converse.encode(converse.body(request, stream=True))
-        response = self._session.send(
-            "bedrock-runtime",
-            "ConverseStream",
-            converse.path(model, stream=True),
-            body,
-            _EVENTS,
-            call,
-            stream=True,
-        )
-        # An error in the middle would else hold the connection for as long as it lives.
-        with closing(pieces(response)) as source:
-            yield from converse_reply.chunks(
-                source,
-                model,
-                response.headers.get("x-amzn-RequestId"),
-                converse.schema_tool(request),
-            )
+        body = converse.encode(converse.body(request, stream=stream))
+        path = converse.path(model, stream=stream)
+        if stream:
+            return "bedrock-runtime", "ConverseStream", path, body, _EVENTS
+        return "bedrock-runtime", "Converse", path, body, _JSON
 
-    def _invoke(self, request: ChatRequest, call: Call) -> ChatReply:
-        name = _endpoint(request.model)
-        response = self._session.send(
-            "sagemaker-runtime",
-            "InvokeEndpoint",
-            f"/endpoints/{quote(name, safe='')}/invocations",
-            converse.encode(openai.chat_body(request, name, stream=False)),
-            _JSON,
-            call,
-        )
-        request_id = response.headers.get("x-amzn-RequestId")
-        return openai.chat_reply(response.data, request.model, request_id)
 
-    def _invoke_stream(self, request: ChatRequest, call: Call) -> Iterator[ChatChunk]:
-        name = _endpoint(request.model)
-        response = self._session.send(
-            "sagemaker-runtime",
-            "InvokeEndpointWithResponseStream",
-            f"/endpoints/{quote(name, safe='')}/invocations-response-stream",
-            converse.encode(openai.chat_body(request, name, stream=True)),
-            _SSE,
-            call,
-            stream=True,
-        )
-        request_id = response.headers.get("x-amzn-RequestId")
-        with closing(pieces(response)) as source:
-            yield from openai.chat_chunks(source, request.model, request_id)
+def _reply(request: ChatRequest, answer: Answer) -> ChatReply:
+    request_id = answer.headers.get("x-amzn-RequestId")
+    if request.model.startswith(families.SAGEMAKER):
+        return openai.chat_reply(answer.data, request.model, request_id)
+    carrier = converse.schema_tool(request)
+    reply = converse_reply.reply(answer.data, request.model, request_id, carrier)
+    return replace(reply, cost=TABLE.cost(request.model, reply.usage))
+
+
+def _chunks(
+    request: ChatRequest, stream: Stream | AsyncStream
+) -> converse_reply.Chunks | openai.Chunks:
+    request_id = stream.headers.get("x-amzn-RequestId")
+    if request.model.startswith(families.SAGEMAKER):
+        return openai.Chunks(request.model, request_id, stream.heard)
+    carrier = converse.schema_tool(request)
+    return converse_reply.Chunks(request.model, request_id, carrier, stream.heard)
 
 
 def _endpoint(model: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -243,35 +243,59 @@ _metadata: Final = msgspec.json.Decoder(_MetadataEvent).decode
 _problem: Final = msgspec.json.Decoder(_Problem).decode
 
 
-def chunks(
-    source: Iterable[bytes], model: str, request_id: str | None, carrier: str | None
-) -> Iterator[ChatChunk]:
-    """The pieces of a ConverseStream. A stream that breaks off gives no finish reason. The usage
-    comes after it, with the last piece."""
-    pieces = _Pieces(model, request_id, carrier)
-    try:
-        for headers, payload in eventstream.messages(source):
-            kind = headers.get(b":event-type")
-            if kind == b"contentBlockDelta":
-                chunk = pieces.delta(_delta(payload))
-                if chunk is not None:
-                    yield chunk
-            elif kind == b"contentBlockStart":
-                yield from pieces.start(_start(payload))
-            elif kind == b"contentBlockStop":
-                if pieces.own:
-                    yield from pieces.stop(_stop_block(payload).contentBlockIndex)
-            elif kind == b"messageStart":
-                yield ChatChunk(model=model, id=request_id, request_id=request_id)
-            elif kind == b"messageStop":
-                yield from pieces.end(_stop(payload).stopReason)
-            elif kind == b"metadata":
-                used = usage(_metadata(payload).usage)
-                yield ChatChunk(usage=used, cost=TABLE.cost(model, used))
-            elif headers.get(b":message-type") == b"exception":
-                raise problem(headers, payload, request_id)
-    except msgspec.DecodeError as error:
-        raise unreadable(error, request_id) from None
+class Chunks:
+    """Turns the messages of a ConverseStream into chunks, and moves the stream's silence on.
+
+    A stream that breaks off gives no finish reason. The usage comes after it, with the last piece.
+
+    Parameters
+    ----------
+    heard: called with each whole message.
+    """
+
+    def __init__(
+        self, model: str, request_id: str | None, carrier: str | None, heard: Callable[[], None]
+    ) -> None:
+        self._model = model
+        self._request_id = request_id
+        self._heard = heard
+        self._messages = eventstream.Messages()
+        self._pieces = _Pieces(model, request_id, carrier)
+
+    def feed(self, piece: bytes) -> Iterator[ChatChunk]:
+        """The chunks that ``piece`` completes."""
+        for headers, payload in self._messages.feed(piece):
+            self._heard()
+            try:
+                yield from self._read(headers, payload)
+            except msgspec.DecodeError as error:
+                raise unreadable(error, self._request_id) from None
+
+    def end(self) -> Iterator[ChatChunk]:
+        """Nothing: whether the end has come is seen by the finish reason."""
+        return iter(())
+
+    def _read(self, headers: dict[bytes, bytes], payload: bytes) -> Iterator[ChatChunk]:
+        pieces = self._pieces
+        kind = headers.get(b":event-type")
+        if kind == b"contentBlockDelta":
+            chunk = pieces.delta(_delta(payload))
+            if chunk is not None:
+                yield chunk
+        elif kind == b"contentBlockStart":
+            yield from pieces.start(_start(payload))
+        elif kind == b"contentBlockStop":
+            if pieces.own:
+                yield from pieces.stop(_stop_block(payload).contentBlockIndex)
+        elif kind == b"messageStart":
+            yield ChatChunk(model=self._model, id=self._request_id, request_id=self._request_id)
+        elif kind == b"messageStop":
+            yield from pieces.end(_stop(payload).stopReason)
+        elif kind == b"metadata":
+            used = usage(_metadata(payload).usage)
+            yield ChatChunk(usage=used, cost=TABLE.cost(self._model, used))
+        elif headers.get(b":message-type") == b"exception":
+            raise problem(headers, payload, self._request_id)
 
 
 class _Pieces:

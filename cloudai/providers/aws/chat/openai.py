@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
 
 from cloudai.formats import eventstream, openai
+from cloudai.formats.sse import Lines
 from cloudai.providers.aws.chat.converse_reply import problem
 from cloudai.types import ChatChunk, ChatReply, ChatRequest
 
@@ -25,39 +26,64 @@ def chat_reply(body: bytes, model: str, request_id: str | None) -> ChatReply:
     return openai.reply(body, _service(model, request_id))
 
 
-def payload(source: Iterable[bytes], request_id: str | None) -> Iterator[bytes]:
-    """What the container wrote, out of InvokeEndpointWithResponseStream's messages."""
-    for headers, data in eventstream.messages(source, whole=True):
-        if headers.get(b":event-type") == b"PayloadPart":
-            yield data
-        elif headers.get(b":message-type") == b"exception":
-            raise problem(headers, data, request_id)
+class Payload:
+    """What the container wrote, out of InvokeEndpointWithResponseStream's messages.
+
+    Parameters
+    ----------
+    heard: called with each whole message.
+    """
+
+    def __init__(self, request_id: str | None, heard: Callable[[], None]) -> None:
+        self._request_id = request_id
+        self._heard = heard
+        self._messages = eventstream.Messages()
+
+    def feed(self, piece: bytes) -> Iterator[bytes]:
+        """The parts that ``piece`` completes."""
+        for headers, data in self._messages.feed(piece):
+            self._heard()
+            if headers.get(b":event-type") == b"PayloadPart":
+                yield data
+            elif headers.get(b":message-type") == b"exception":
+                raise problem(headers, data, self._request_id)
+
+    def end(self) -> None:
+        """Raises ConnectionFailed where the bytes have ended inside a message."""
+        self._messages.end()
 
 
-def chat_chunks(source: Iterable[bytes], model: str, request_id: str | None) -> Iterator[ChatChunk]:
-    """The pieces of a streamed answer: server-sent events inside the event stream."""
-    chunks = openai.Chunks(_service(model, request_id))
-    for data in _events(payload(source, request_id)):
-        chunk = chunks.read(data)
-        if chunk is not None:
-            yield chunk
-    last = chunks.end()  # some servers write no [DONE]
-    if last is not None:
-        yield last
+class Chunks:
+    """The pieces of a streamed answer: server-sent events inside the event stream. Parts end
+    wherever the network had them end."""
+
+    def __init__(self, model: str, request_id: str | None, heard: Callable[[], None]) -> None:
+        self._payload = Payload(request_id, heard)
+        self._lines = Lines()
+        self._chunks = openai.Chunks(_service(model, request_id))
+
+    def feed(self, piece: bytes) -> Iterator[ChatChunk]:
+        """The chunks that ``piece`` completes."""
+        for part in self._payload.feed(piece):
+            yield from self._read(self._lines.feed(part))
+
+    def end(self) -> Iterator[ChatChunk]:
+        """What is left at the end of the answer."""
+        self._payload.end()
+        yield from self._read(self._lines.end())
+        last = self._chunks.end()  # some servers write no [DONE]
+        if last is not None:
+            yield last
+
+    def _read(self, events: list[bytes]) -> Iterator[ChatChunk]:
+        for data in events:
+            chunk = self._chunks.read(data)
+            if chunk is not None:
+                yield chunk
 
 
 def _service(model: str, request_id: str | None) -> openai.Service:
     return openai.Service(provider=PROVIDER, model=model, request_id=request_id)
-
-
-def _events(source: Iterable[bytes]) -> Iterator[bytes]:
-    """The data of server-sent events; parts end wherever the network had them end."""
-    rest = b""
-    for part in source:
-        *lines, rest = (rest + part).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield line[5:].strip()
 
 
 class _Embedding(msgspec.Struct):

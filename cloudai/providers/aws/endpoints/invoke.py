@@ -15,7 +15,6 @@ from cloudai.providers.aws.chat import openai
 from cloudai.providers.aws.endpoints import predict_wire
 from cloudai.providers.aws.endpoints.async_inference import later
 from cloudai.providers.aws.session import AwsSession
-from cloudai.providers.aws.streaming import pieces
 from cloudai.types import Prediction, PredictRequest
 
 _NAMES: Final = ("instances", "parameters")
@@ -80,21 +79,23 @@ class Asker:
             )
         body = asked.body(request, *_NAMES, stream=True)
         _check_size(body, mode)
-        response = self._session.send(
+        stream = self._session.open(
             "sagemaker-runtime",
             "InvokeEndpointWithResponseStream",
             f"/endpoints/{quote(id, safe='')}/invocations-response-stream",
             body,
             _headers(request, {"Content-Type": "application/json"}),
             call,
-            stream=True,
         )
-        request_id = response.headers.get("x-amzn-RequestId")
-        with closing(pieces(response)) as source:
-            for piece in openai.payload(source, request_id):
-                if piece.startswith(b'{"cloudai_error"'):
-                    predict_wire.prediction(piece, 0, None, request_id)  # raises it
-                yield piece
+        request_id = stream.headers.get("x-amzn-RequestId")
+        with closing(stream):
+            payload = openai.Payload(request_id, stream.heard)
+            for piece in stream:
+                for part in payload.feed(piece):
+                    if part.startswith(b'{"cloudai_error"'):
+                        predict_wire.prediction(part, 0, None, request_id)  # raises it
+                    yield part
+            payload.end()
 
     def _mode(self, id: str, call: Call) -> Mode:
         found = self._modes.get(id)

@@ -282,10 +282,10 @@ class AzureMLBatch:
         }
         url = str(item["properties"]["scoringUri"])
         session = self._workspace.session
-        client = session.machine_learning
+        auth = session.machine_learning
         headers = {"azureml-model-deployment": _DEPLOYMENT}
         try:
-            answer = arm.send(session, "POST", url, "", call, body, headers=headers, client=client)
+            answer = arm.send(session, "POST", url, "", call, body, headers=headers, auth=auth)
         except Conflict:
             return
         name = str((answer.body or {}).get("name") or "")

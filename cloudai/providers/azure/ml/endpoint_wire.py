@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from cloudai._core.calls.failures import retry_after
 from cloudai._core.handlers import container
 from cloudai.errors import (
     CloudAIError,
@@ -15,7 +16,7 @@ from cloudai.errors import (
     RateLimited,
     ServiceUnavailable,
 )
-from cloudai.providers.azure.errors import request_id, retry_after
+from cloudai.providers.azure.errors import request_id
 from cloudai.providers.azure.ml.job_wire import KEY
 from cloudai.providers.azure.ml.machines import machine
 from cloudai.providers.azure.ml.model_assets import SCRIPT

@@ -13,15 +13,17 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx2
 import msgspec
 
+from cloudai._core.calls.http import Stream
 from cloudai._core.files.tree import planned
 from cloudai._core.handlers import asked, container
 from cloudai._core.profiles.config import Profile
+from cloudai._core.profiles.secrets import Hidden
 from cloudai.errors import Conflict, HandlerError, InvalidRequest, NotFound, ProviderError
 from cloudai.formats.native import unread
 from cloudai.protocols import Call, Place
@@ -31,7 +33,6 @@ from cloudai.providers.azure.ml import model_assets
 from cloudai.providers.azure.ml.job_wire import KEY
 from cloudai.providers.azure.ml.machines import machine
 from cloudai.providers.azure.ml.workspace import API_VERSION, Workspace
-from cloudai.providers.azure.openai.transport import failure
 from cloudai.types import (
     Deployment,
     EndpointStatus,
@@ -252,7 +253,7 @@ class AzureMLEndpoints:
         """Raises HandlerError with the handler's own words."""
         response = self._asked(id, request, call, stream=False)
         try:
-            answer = msgspec.json.decode(response.content)
+            answer = msgspec.json.decode(response.read())
             if isinstance(answer, str):  # the server may put JSON into a text
                 answer = msgspec.json.decode(answer)
         except msgspec.DecodeError as error:
@@ -268,21 +269,18 @@ class AzureMLEndpoints:
 
     def stream(self, id: str, request: PredictRequest, call: Call) -> Iterator[bytes]:
         """The answer piece by piece, where the handler gives any. Raises as ``predict`` does."""
-        response = self._asked(id, request, call, stream=True)
-        try:
-            for piece in response.iter_bytes():
+        stream = self._asked(id, request, call, stream=True)
+        with closing(stream):
+            pieces = iter(stream)
+            for piece in pieces:
+                stream.heard()
                 if piece.startswith(b'{"error"'):
-                    raise _handler_error(msgspec.json.decode(piece + response.read())["error"])
+                    whole = msgspec.json.decode(piece + b"".join(pieces))
+                    raise _handler_error(whole["error"])
                 yield piece
-        except httpx2.TransportError as error:
-            raise failure(error) from error
-        finally:
-            response.close()
 
-    def _asked(
-        self, id: str, request: PredictRequest, call: Call, *, stream: bool
-    ) -> httpx2.Response:
-        """The answer of one that succeeded; its body is read unless it comes as a stream."""
+    def _asked(self, id: str, request: PredictRequest, call: Call, *, stream: bool) -> Stream:
+        """The answer of one that succeeded, its body still to be read."""
         if request.variant is not None:
             known = json.loads(
                 (self._get(id, call)["properties"].get("properties") or {}).get(wire.TRAFFIC)
@@ -293,23 +291,15 @@ class AzureMLEndpoints:
         body = asked.body(request, "inputs", "params", stream=stream)
         url, key = self._key(id, call)
         response = self._ask(url, key, body, request.variant, call)
-        if response.status_code in {401, 404}:  # keys were made anew, or it moved
+        if response.status in {401, 404}:  # keys were made anew, or it moved
             response.close()
             self._keys.pop(id, None)
             url, key = self._key(id, call)
             response = self._ask(url, key, body, request.variant, call)
-        try:
-            if not response.is_success:
-                status, content = response.status_code, response.read()
-                inner = wire.server_error(status, told(content), response.headers)
-                raise inner or error_of(status, response.headers, content)
-            if not stream:
-                response.read()
-        except httpx2.TransportError as error:
-            raise failure(error) from error
-        except BaseException:
-            response.close()
-            raise
+        if not 200 <= response.status < 300:
+            content = response.read()
+            inner = wire.server_error(response.status, told(content), response.headers)
+            raise inner or error_of(response.status, response.headers, content)
         return response
 
     def _key(self, id: str, call: Call) -> tuple[str, str]:
@@ -317,23 +307,17 @@ class AzureMLEndpoints:
             if id not in self._keys:
                 url = str(self._get(id, call)["properties"]["scoringUri"])
                 keys = self._workspace.send("POST", f"onlineEndpoints/{id}/listKeys", call, {})
-                self._keys[id] = (url, str(keys["primaryKey"]))
+                self._keys[id] = (url, Hidden(keys["primaryKey"]))
             return self._keys[id]
 
-    def _ask(
-        self, url: str, key: str, body: bytes, variant: str | None, call: Call
-    ) -> httpx2.Response:
-        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    def _ask(self, url: str, key: str, body: bytes, variant: str | None, call: Call) -> Stream:
+        headers = {"Authorization": Hidden(f"Bearer {key}"), "Content-Type": "application/json"}
         if variant is not None:
             headers["azureml-model-deployment"] = wire.native(variant)
-        left = call.remaining()
-        http = self._workspace.session.scoring
-        try:
-            timeout = httpx2.Timeout(left, connect=min(10.0, left))
-            asking = http.build_request("POST", url, content=body, headers=headers, timeout=timeout)
-            return http.send(asking, stream=True)
-        except httpx2.TransportError as error:
-            raise failure(error) from error
+        parts = urlsplit(url)
+        base = f"{parts.scheme}://{parts.netloc}"
+        http = self._workspace.session.http
+        return http.open("POST", base, parts.path, headers, body, call.remaining())
 
     def update(self, id: str, spec: Deployment, call: Call) -> None:
         """Puts the new variants beside the old; ``status`` moves the traffic once they are up,

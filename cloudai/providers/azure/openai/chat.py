@@ -10,7 +10,6 @@ from cloudai.errors import NotFound
 from cloudai.formats import openai
 from cloudai.protocols import Call
 from cloudai.providers.azure.openai import deployments
-from cloudai.providers.azure.openai.sse import Lines
 from cloudai.providers.azure.openai.transport import transport
 from cloudai.providers.azure.openai.wire import chat as wire
 from cloudai.providers.azure.openai.wire import chat_reply
@@ -35,7 +34,7 @@ class AzureChat:
             answer = self._transport.post(_PATH, request.model, body, call)
         except NotFound as error:
             raise deployments.explained(error, self._session, request.model, call) from None
-        return chat_reply.decode(answer.body, answer.headers, request.model)
+        return chat_reply.decode(answer.data, answer.headers, request.model)
 
     async def acreate(self, request: ChatRequest, call: Call) -> ChatReply:
         """The async twin of ``create``."""
@@ -46,44 +45,40 @@ class AzureChat:
             raise await threads.run(
                 deployments.explained, error, self._session, request.model, call
             ) from None
-        return chat_reply.decode(answer.body, answer.headers, request.model)
+        return chat_reply.decode(answer.data, answer.headers, request.model)
 
     def stream(self, request: ChatRequest, call: Call) -> Iterator[ChatChunk]:
         """Chunks until ``[DONE]``; the last has the finish reason and the usage."""
         body = wire.encode(request, modern=self._session.modern, stream=True)
-        pieces = self._transport.stream(_PATH, request.model, body, call)
+        events = self._transport.events(_PATH, request.model, body, call)
         try:
-            chunks = openai.Chunks(chat_reply.service(next(pieces), request.model))
-            lines = Lines()
-            for piece in pieces:
-                for payload in lines.feed(piece):
-                    chunk = chunks.read(payload)
-                    if chunk is not None:
-                        yield chunk
-                    if chunks.done:
-                        return
+            chunks = openai.Chunks(chat_reply.service(next(events), request.model))
+            for payload in events:
+                chunk = chunks.read(payload)
+                if chunk is not None:
+                    yield chunk
+                if chunks.done:
+                    return
         except NotFound as error:
             raise deployments.explained(error, self._session, request.model, call) from None
         finally:
-            pieces.close()  # type: ignore[attr-defined]  # a generator
+            events.close()
 
     async def astream(self, request: ChatRequest, call: Call) -> AsyncIterator[ChatChunk]:
         """The async twin of ``stream``."""
         body = wire.encode(request, modern=self._session.modern, stream=True)
-        pieces = self._transport.astream(_PATH, request.model, body, call)
+        events = self._transport.aevents(_PATH, request.model, body, call)
         try:
-            chunks = openai.Chunks(chat_reply.service(await anext(pieces), request.model))
-            lines = Lines()
-            async for piece in pieces:
-                for payload in lines.feed(piece):
-                    chunk = chunks.read(payload)
-                    if chunk is not None:
-                        yield chunk
-                    if chunks.done:
-                        return
+            chunks = openai.Chunks(chat_reply.service(await anext(events), request.model))
+            async for payload in events:
+                chunk = chunks.read(payload)
+                if chunk is not None:
+                    yield chunk
+                if chunks.done:
+                    return
         except NotFound as error:
             raise await threads.run(
                 deployments.explained, error, self._session, request.model, call
             ) from None
         finally:
-            await pieces.aclose()
+            await events.aclose()

@@ -181,5 +181,5 @@ def split(profile: Profile) -> tuple[dict[str, Any], dict[str, str]]:
     if isinstance(reference, SecretRef):
         plain["api_key"] = msgspec.to_builtins(reference)
     elif isinstance(reference, Secret):
-        secret["api_key"] = reference.reveal()
+        secret["api_key"] = str(reference.reveal())  # over a pipe to the worker alone
     return plain, secret

@@ -68,7 +68,7 @@ def _sized(error: InvalidRequest) -> InvalidRequest:
 
 
 def _reply(request: EmbeddingRequest, answer: Answer) -> EmbeddingReply:
-    part = wire.decode(answer.body, answer.headers, len(request.texts))
+    part = wire.decode(answer.data, answer.headers, len(request.texts))
     model = part.model or request.model
     return EmbeddingReply(
         data=part.data,

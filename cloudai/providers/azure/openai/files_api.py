@@ -1,29 +1,32 @@
-"""Files, batches and fine-tuning of Azure OpenAI: the SDK's URL rules and transport, our errors
-and key renewal. None of it is a hot path."""
+"""Files, batches and fine-tuning of Azure OpenAI. None of it is a hot path."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
-import httpx2
 import msgspec
 
+from cloudai._core.calls.http import Answer, Stream
 from cloudai._core.calls.paging import paged
 from cloudai.errors import CallTimeout, CloudAIError, InvalidRequest, NotFound, ProviderError
 from cloudai.protocols import Call
 from cloudai.providers.azure.auth import ApiKey, Header
 from cloudai.providers.azure.errors import error_of
-from cloudai.providers.azure.openai.transport import failure
-from cloudai.providers.azure.session import AzureSession
+from cloudai.providers.azure.session import HEADERS, AzureSession
 
 PAGE: Final = 100
 """Items of a list at once, the most the API gives."""
 _POLL: Final = 1.0
+_BLOCK: Final = 1 << 20
+_LARGEST: Final = 1 << 30
+"""Bytes of a file that is read whole; the service's own limit is 512 MB."""
 
 
 def send(
@@ -45,14 +48,14 @@ def send(
     api_version: another one than the profile's, for what the v1 API lacks.
     """
     header = session.auth.fresh() or session.auth.header()
-    response = _once(session, method, path, call, header, body, params, files, api_version)
-    if response.status_code == 401:
+    answer = _once(session, method, path, call, header, body, params, files, api_version)
+    if answer.status == 401:
         other = session.auth.refused(header)
         if other is not None:
-            response = _once(session, method, path, call, other, body, params, files, api_version)
-    if not response.is_success:
-        raise error_of(response.status_code, response.headers, response.content)
-    return response.content
+            answer = _once(session, method, path, call, other, body, params, files, api_version)
+    if not 200 <= answer.status < 300:
+        raise error_of(answer.status, answer.headers, answer.data)
+    return answer.data
 
 
 def _once(
@@ -62,46 +65,55 @@ def _once(
     call: Call,
     header: Header,
     body: Any = None,
-    params: dict[str, Any] | None = None,
-    files: Any = None,
+    params: Mapping[str, Any] | None = None,
+    files: Mapping[str, tuple[str, IO[bytes]]] | None = None,
     api_version: str | None = None,
-    *,
-    stream: bool = False,
-) -> httpx2.Response:
-    client = session.openai
-    query: dict[str, Any] = {**client.default_query, **(params or {})}
-    base = str(client.base_url)
-    if api_version is not None:
-        base, query["api-version"] = f"{session.endpoint}/openai/", api_version
-    headers = {
-        name: value
-        for name, value in client.default_headers.items()
-        if isinstance(value, str) and not (files and name.lower() == "content-type")
-    }
-    name, value = header.name, header.value
-    if api_version is not None and isinstance(session.auth, ApiKey):
-        name, value = "api-key", header.secret.reveal()  # dated versions take no bearer key
-    headers[name] = value
-    left = call.remaining()
-    given: dict[str, Any] = {}
+) -> Answer:
+    target = session.target(path, api_version=api_version, params=params)
+    headers = {**HEADERS, **_who(session, header, api_version)}
+    sent: Any = None
     if files is not None:
-        for _, file, _ in files.values():
-            file.seek(0)
-        given = {"files": files, "data": body}
+        sent, headers["Content-Type"], headers["Content-Length"] = _form(body, files)
     elif body is not None:
-        given = {"content": msgspec.json.encode(body)}
-    request = session.http.build_request(
-        method,
-        f"{base}{path}",
-        params=query,
-        headers=headers,
-        timeout=httpx2.Timeout(left, connect=min(10.0, left)),
-        **given,
-    )
-    try:
-        return session.http.send(request, auth=None, stream=stream)
-    except httpx2.TransportError as error:
-        raise failure(error) from error
+        sent = msgspec.json.encode(body)
+    left = call.remaining()
+    return session.http.send(method, session.endpoint, target, headers, sent, left, _LARGEST)
+
+
+def _who(session: AzureSession, header: Header, api_version: str | None) -> dict[str, str]:
+    if api_version is not None and isinstance(session.auth, ApiKey):
+        return {"api-key": header.secret.reveal()}  # dated versions take no bearer key
+    return {header.name: header.value}
+
+
+def _form(
+    fields: Mapping[str, str], files: Mapping[str, tuple[str, IO[bytes]]]
+) -> tuple[Iterator[bytes], str, str]:
+    """A multipart form: its blocks, its type and its length. Files are read as they are sent."""
+    mark = secrets.token_hex(16)
+    parts: list[bytes | IO[bytes]] = []
+    for name, value in fields.items():
+        head = f'--{mark}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        parts.append(head.encode())
+    for name, (filename, file) in files.items():
+        head = (
+            f'--{mark}\r\nContent-Disposition: form-data; name="{name}"; filename="{filename}"'
+            "\r\nContent-Type: application/octet-stream\r\n\r\n"
+        )
+        parts += [head.encode(), file, b"\r\n"]
+    parts.append(f"--{mark}--\r\n".encode())
+    size = sum(len(p) if isinstance(p, bytes) else os.fstat(p.fileno()).st_size for p in parts)
+
+    def blocks() -> Iterator[bytes]:
+        for part in parts:
+            if isinstance(part, bytes):
+                yield part
+            else:
+                part.seek(0)
+                while block := part.read(_BLOCK):
+                    yield block
+
+    return blocks(), f"multipart/form-data; boundary={mark}", str(size)
 
 
 def get(session: AzureSession, path: str, call: Call, **params: Any) -> Any:
@@ -162,7 +174,7 @@ def upload(
                 "files",
                 call,
                 body={"purpose": purpose},
-                files={"file": (name, content, "application/octet-stream")},
+                files={"file": (name, content)},
             )
         found = decoded(answer)
     return _processed(session, found, call), new
@@ -203,25 +215,26 @@ def content(session: AzureSession, id: str, call: Call) -> bytes:
 def download(session: AzureSession, id: str, to: IO[bytes], call: Call) -> None:
     """Writes a file's content to ``to``, piece by piece."""
     header = session.auth.fresh() or session.auth.header()
-    response = _content(session, id, header, call)
+    stream = _content(session, id, header, call)
     try:
-        if response.status_code == 401:
+        if stream.status == 401:
             other = session.auth.refused(header)
             if other is not None:
-                response.close()
-                response = _content(session, id, other, call)
-        if not response.is_success:
-            raise error_of(response.status_code, response.headers, response.read())
-        for piece in response.iter_bytes():
+                stream.close()
+                stream = _content(session, id, other, call)
+        if not 200 <= stream.status < 300:
+            raise error_of(stream.status, stream.headers, stream.read())
+        for piece in stream:
+            stream.heard()
             to.write(piece)
-    except httpx2.TransportError as error:
-        raise failure(error) from error
     finally:
-        response.close()
+        stream.close()
 
 
-def _content(session: AzureSession, id: str, header: Header, call: Call) -> httpx2.Response:
-    return _once(session, "GET", f"files/{id}/content", call, header, stream=True)
+def _content(session: AzureSession, id: str, header: Header, call: Call) -> Stream:
+    headers = {**HEADERS, **_who(session, header, None)}
+    target = session.target(f"files/{id}/content")
+    return session.http.open("GET", session.endpoint, target, headers, None, call.remaining())
 
 
 def discard(session: AzureSession, ids: Iterable[str], call: Call) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from cloudai._core.profiles.config import Profile
-from cloudai.errors import UnsupportedByProvider
+from cloudai.errors import ProviderError, UnsupportedByProvider
 from cloudai.protocols import Call
 from cloudai.providers.vertex.chat import wire
 from cloudai.providers.vertex.errors import PROVIDER
@@ -175,7 +175,11 @@ _counter = itertools.count(1)
 def reply(data: bytes, model: str, request_id: str | None) -> ChatReply:
     """The neutral reply to a GenerateContentResponse."""
     answer = wire.decode(data)
-    candidate = answer.candidates[0] if answer.candidates else wire.Candidate()
+    if not answer.candidates:
+        raise ProviderError(
+            "the answer holds no candidate", provider=PROVIDER, request_id=request_id
+        )
+    candidate = answer.candidates[0]
     texts: list[str] = []
     thoughts: list[str] = []
     calls: list[ToolCall] = []

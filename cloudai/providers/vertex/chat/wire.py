@@ -287,6 +287,7 @@ class Answer(msgspec.Struct):
     modelVersion: str | None = None
     responseId: str | None = None
     promptFeedback: Feedback | None = None
+    error: dict[str, Any] | None = None
 
 
 _decoder = msgspec.json.Decoder(Answer)
@@ -301,6 +302,11 @@ def decode(data: bytes) -> Answer:
         from cloudai.providers.vertex.errors import make
 
         raise make("DATA_LOSS", f"the answer cannot be read: {error}") from None
+    if answer.error is not None and not answer.candidates:
+        from cloudai.providers.vertex.errors import from_response
+
+        code = answer.error.get("code")  # an error under a good status
+        raise from_response(code if isinstance(code, int) else 500, {}, data)
     feedback = answer.promptFeedback
     if feedback is not None and feedback.blockReason and not answer.candidates:
         rated = [
