@@ -7,6 +7,7 @@ files are read. A test holds the outcome against ``sagemaker.core.image_uris.ret
 from __future__ import annotations
 
 import importlib.util
+from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -20,6 +21,21 @@ from cloudai.types._base import invalid
 Scope = Literal["training", "inference"]
 
 FRAMEWORKS: Final = ("pytorch", "tensorflow", "huggingface")
+
+
+SOON: Final = 90
+"""Days before the end of an image's patches in which a plan tells of it."""
+
+_PATCHED: Final[dict[tuple[str, str], dict[str, date]]] = {
+    ("pytorch", "training"): {
+        "2.10": date(2027, 1, 21),
+        "2.9": date(2026, 10, 15),
+        "2.8": date(2026, 8, 6),
+    },
+    ("pytorch", "inference"): {"2.6": date(2026, 6, 30)},
+}
+"""Until when AWS mends its images ("Framework Support Policy" of its Deep Learning Containers, read
+2026-11-30). They can be pulled after that day, too."""
 
 
 @lru_cache(maxsize=16)
@@ -37,6 +53,21 @@ def _table(framework: str) -> dict[str, Any]:
 
 def _numbers(version: str) -> list[int]:
     return [int(part) for part in version.split(".") if part.isdigit()]
+
+
+def notes(framework: str, scope: Scope, today: date) -> tuple[str, ...]:
+    """What a plan tells of an image that is not mended any more, or not for long. Parameters as
+    of ``image``, which knows the framework."""
+    name, _, version = framework.partition("==")
+    name = name.strip().lower()
+    ends = _PATCHED.get((name, scope))
+    if ends is None:
+        return ()
+    version = version.strip() or max(_table(name)[scope]["versions"], key=_numbers)
+    end = ends.get(".".join(version.split(".")[:2]))
+    if end is None or (end - today).days > SOON:
+        return ()
+    return (f"AWS mends its {scope} image of {name} {version} until {end}",)
 
 
 def image(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from cloudai import BatchTransform, Client, Deployment, TrainingJob
 from cloudai._core.handlers.container import platforms
+from cloudai.providers.aws import images
 from cloudai.testing.emulators.aws import AwsEmulator
 from cloudai.types import Resources, Variant
 
@@ -135,3 +137,25 @@ def test_z12_native_outside_of_its_nest(client: Client, model: str) -> None:
     assert 'native={"aws": {"CreateEndpointConfig": {"DataCaptureConfig": …}}}' in found.mend
     plan = client.endpoints.plan(spec(model, native={"aws": {"NoSuchThing": 1}}))
     assert "CreateModel" in plan.violations[0].mend
+
+
+@pytest.mark.parametrize(
+    ("framework", "scope", "today", "told"),
+    [
+        ("pytorch==2.9", "training", datetime.date(2026, 11, 30), "2026-10-15"),
+        ("pytorch==2.10", "training", datetime.date(2026, 11, 30), "2027-01-21"),
+        ("pytorch==2.10", "training", datetime.date(2026, 6, 1), None),
+        ("pytorch", "inference", datetime.date(2026, 11, 30), "2026-06-30"),
+        ("tensorflow", "training", datetime.date(2026, 11, 30), None),
+    ],
+)
+def test_v2_plans_tell_until_when_aws_mends_an_image(
+    framework: str, scope: Any, today: datetime.date, told: str | None
+) -> None:
+    found = images.notes(framework, scope, today)
+    assert [told in note for note in found] == ([True] if told else [])
+
+
+def test_v2_the_note_is_in_the_plan(client: Client, model: str) -> None:
+    plan = client.endpoints.plan(spec(model))
+    assert any("2026-06-30" in note for note in plan.notes)

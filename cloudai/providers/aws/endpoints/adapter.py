@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from datetime import date
 from typing import Any, Final
 
 import msgspec
@@ -22,7 +23,7 @@ from cloudai.errors import (
     NotFound,
 )
 from cloudai.protocols import Call, Place
-from cloudai.providers.aws import catalog, common, s3, tags
+from cloudai.providers.aws import catalog, common, images, s3, tags
 from cloudai.providers.aws import logs as _logs
 from cloudai.providers.aws.endpoints import model_upload, scaling_wire, wire
 from cloudai.providers.aws.endpoints.invoke import Asker, Mode
@@ -94,6 +95,9 @@ class AwsEndpoints:
             requests=tuple(requests),
             violations=draft.violations,
             dropped=tuple(draft.dropped),
+            notes=()
+            if draft.violations or spec.image is not None
+            else images.notes(spec.framework, "inference", date.today()),
             uploads=travels or (),
             cost=cost,
         )

@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,6 +85,9 @@ class AwsTraining:
             requests=tuple(requests),
             violations=draft.violations,
             dropped=tuple(draft.dropped),
+            notes=()
+            if body is None or spec.image is not None
+            else images.notes(spec.framework, "training", date.today()),
             uploads=travels or (),
             cost=cost,
         )
