@@ -56,6 +56,7 @@ class Server:
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         self.asked: list[Asked] = []
         self.open: set[socket.socket] = set()
+        self.accepted = 0
         self._closed = threading.Event()
 
     def __enter__(self) -> Server:
@@ -82,6 +83,7 @@ class Server:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            self.accepted += 1
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:

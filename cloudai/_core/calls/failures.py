@@ -91,7 +91,7 @@ def unreachable(
     refused = _certificate(error)
     if refused is not None:
         return CertificateRefused(
-            f"the TLS certificate of {where} is not trusted ({refused.verify_message})",
+            f"the TLS certificate of {where} is not trusted ({refused})",
             provider=provider,
             hint="For authorities of your own, name their bundle in REQUESTS_CA_BUNDLE",
         )
@@ -119,15 +119,19 @@ def too_large(provider: str, where: str, most: int) -> CloudAIError:
     )
 
 
-def _certificate(error: BaseException) -> ssl.SSLCertVerificationError | None:
-    """The refused certificate behind an error, however often it was wrapped."""
+def _certificate(error: BaseException) -> str | None:
+    """Why a certificate was refused, where that is behind an error, however often wrapped."""
     seen: set[int] = set()
     todo: list[object] = [error]
+    found = None
     while todo:
         one = todo.pop()
         if isinstance(one, ssl.SSLCertVerificationError):
-            return one
+            found = "it was not accepted"
+            told = getattr(one, "verify_message", "")  # aiohttp's own subclass has none
+            if told:
+                return str(told)
         if isinstance(one, BaseException) and id(one) not in seen:
             seen.add(id(one))
             todo += [*one.args, one.__cause__, one.__context__, getattr(one, "reason", None)]
-    return None
+    return found

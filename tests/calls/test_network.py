@@ -1,0 +1,253 @@
+"""Networks as companies have them: proxies, authorities, certificates; alike on each provider."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import ssl
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import loopback
+import pytest
+
+from cloudai._core.calls.network import bypassed, proxy
+from cloudai.errors import CertificateRefused, CloudAIError, ConfigError
+from cloudai.testing.emulators.azure import _tls
+
+NOWHERE = "https://localhost:9"
+"""Nothing answers here: only the proxy knows where to go."""
+
+
+@pytest.fixture(params=loopback.PROVIDERS)
+def provider(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+class Tunnel:
+    """A proxy with a user and a password that knows one host, and goes to ``port`` for it."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://user:proxy-password@127.0.0.1:{self._listener.getsockname()[1]}"
+        self.asked: list[str] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, ours: socket.socket) -> None:
+        with suppress(OSError), ours, socket.create_connection(("127.0.0.1", self._port)) as theirs:
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += ours.recv(1)
+            said = base64.b64encode(b"user:proxy-password")
+            allowed = b"Proxy-Authorization: Basic " + said in head
+            self.asked.append(head.split(b"\r\n", 1)[0].decode())
+            ours.sendall(b"HTTP/1.1 %s\r\n\r\n" % (b"200 OK" if allowed else b"407 No"))
+            if allowed:
+                back = threading.Thread(target=pump, args=(theirs, ours), daemon=True)
+                back.start()
+                pump(ours, theirs)
+                back.join(5)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+def pump(source: socket.socket, to: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            to.sendall(data)
+        to.shutdown(socket.SHUT_WR)
+
+
+class Place:
+    """A service behind TLS, its authority, and a proxy on the way to it."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.tls, self.authority = _tls.make(folder)
+        self.provider = ""
+        self.server = loopback.Server(self._respond, self.tls)
+        self.url = f"https://localhost:{self.server.port}"
+        self.tunnel = Tunnel(self.server.port)
+
+    def _respond(self, asked: loopback.Asked) -> bytes:
+        if loopback.is_token(asked):
+            return loopback.token()
+        return loopback.http(loopback.chat_body(self.provider))
+
+
+@pytest.fixture
+def place(provider: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    lower = ("no_proxy", "http_proxy", "https_proxy", "all_proxy")
+    for name in ("SSL_CERT_FILE", "AWS_CA_BUNDLE", *lower, *map(str.upper, lower)):
+        monkeypatch.delenv(name, raising=False)
+    made = Place(tmp_path / "tls")
+    made.provider = provider
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(made.authority))
+    with made.server:
+        yield made
+    made.tunnel.close()
+
+
+async def test_e10_through_a_proxy(
+    provider: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", place.tunnel.url)
+    model = loopback.MODELS[provider]
+    with loopback.client(provider, NOWHERE, tmp_path, monkeypatch) as ours:
+        assert ours.chat.create("hi", model=model).text == "hello"
+    before = len(place.tunnel.asked)
+    async with loopback.async_client(provider, NOWHERE, tmp_path, monkeypatch) as ours:
+        assert (await ours.chat.create("hi", model=model)).text == "hello"
+    assert before >= 1
+    assert len(place.tunnel.asked) > before
+    assert all(line.startswith("CONNECT localhost:9 HTTP/1.") for line in place.tunnel.asked)
+
+
+async def test_e10_past_the_proxy(
+    provider: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", f"10.0.0.0/8,localhost:{place.server.port}")
+    model = loopback.MODELS[provider]
+    with loopback.client(provider, place.url, tmp_path, monkeypatch) as ours:
+        assert ours.chat.create("hi", model=model).text == "hello"
+    async with loopback.async_client(provider, place.url, tmp_path, monkeypatch) as ours:
+        assert (await ours.chat.create("hi", model=model)).text == "hello"
+
+
+async def test_c5_a_certificate_is_told_at_once(
+    provider: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import certifi
+
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
+    model = loopback.MODELS[provider]
+    with (
+        loopback.client(provider, place.url, tmp_path, monkeypatch) as ours,
+        pytest.raises(CertificateRefused, match="REQUESTS_CA_BUNDLE") as caught,
+    ):
+        ours.chat.create("hi", model=model)
+    assert not caught.value.retryable
+    assert place.server.accepted == 1
+    async with loopback.async_client(provider, place.url, tmp_path, monkeypatch) as ours:
+        with pytest.raises(CertificateRefused):
+            await ours.chat.create("hi", model=model)
+    assert place.server.accepted == 2
+
+
+async def test_a_client_certificate_is_shown(
+    provider: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.tls.load_verify_locations(place.authority)
+    place.tls.verify_mode = ssl.CERT_REQUIRED
+    shown = {
+        "client_certificate": str(place.authority),
+        "client_key": str(place.folder / "key.pem"),
+    }
+    model = loopback.MODELS[provider]
+    with loopback.client(provider, place.url, tmp_path, monkeypatch, **shown) as ours:
+        assert ours.chat.create("hi", model=model).text == "hello"
+    async with loopback.async_client(provider, place.url, tmp_path, monkeypatch, **shown) as ours:
+        assert (await ours.chat.create("hi", model=model)).text == "hello"
+    shown["client_key"] = str(place.folder / "nothing.pem")
+    with (
+        loopback.client(provider, place.url, tmp_path, monkeypatch, **shown) as ours,
+        pytest.raises(ConfigError, match="client_certificate"),
+    ):
+        ours.chat.create("hi", model=model)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "listed", "past"),
+    [
+        ("api.example.com", 443, "example.com", True),
+        ("api.example.com", 443, ".example.com", True),
+        ("example.com", 443, ".example.com", True),
+        ("notexample.com", 443, "example.com", False),
+        ("api.example.com", 443, "other.com, api.example.com", True),
+        ("api.example.com", 443, "example.com:8443", False),
+        ("api.example.com", 8443, "example.com:8443", True),
+        ("10.1.2.3", 443, "10.0.0.0/8", True),
+        ("11.1.2.3", 443, "10.0.0.0/8", False),
+        ("10.1.2.3", 443, "10.1.2.3:443", True),
+        ("fd00::1", 443, "fd00::/8", True),
+        ("fd00::1", 443, "[fd00::1]:443", True),
+        ("API.Example.com.", 443, "example.COM", True),
+        ("anything", 1, "*", True),
+        ("anything", 1, "", False),
+    ],
+)
+def test_e10_no_proxy(host: str, port: int, listed: str, past: bool) -> None:
+    assert bypassed(host, port, listed) is past
+
+
+def test_a_proxy_that_cannot_be_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://user:proxy-password@127.0.0.1:1080")
+    with pytest.raises(ConfigError, match="SOCKS") as caught:
+        proxy("https://example.com")
+    assert "proxy-password" not in str(caught.value)
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:proxy-password@127.0.0.1:1080")
+    found = proxy("https://example.com")
+    assert found is not None
+    assert "proxy-password" not in repr(found)
+    assert "user" not in repr(found.headers).lower()
+
+
+async def test_k17_no_secret_in_the_frames_of_a_traceback(
+    provider: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "aws-session-token")
+    hidden = ("azure-secret-key", "aws-secret-key", "aws-session-token", "ya29.secret-token")
+    answers = [loopback.http(b"nothing"), loopback.refusal(provider, 503), b"HTTP/1.1 200"]
+    given: list[bytes] = []
+
+    def respond(asked: loopback.Asked) -> Iterator[bytes] | bytes:
+        if loopback.is_token(asked):
+            return loopback.token()
+        return given[-1]
+
+    with loopback.Server(respond) as server:
+        for answer in answers:
+            given.append(answer)
+            failures: list[CloudAIError] = []
+            with loopback.client(
+                provider, server.url, tmp_path, monkeypatch, retries=0, timeout=1
+            ) as ours:
+                try:
+                    ours.chat.create("hi", model=loopback.MODELS[provider])
+                except CloudAIError as error:
+                    failures.append(error)
+            async with loopback.async_client(
+                provider, server.url, tmp_path, monkeypatch, retries=0, timeout=1
+            ) as ours:
+                try:
+                    await ours.chat.create("hi", model=loopback.MODELS[provider])
+                except CloudAIError as error:
+                    failures.append(error)
+            assert len(failures) == 2
+            for error in failures:
+                seen = 0
+                for frame, _ in traceback.walk_tb(error.__traceback__):
+                    if "/cloudai/" not in frame.f_code.co_filename.replace("\\", "/"):
+                        continue
+                    seen += 1
+                    for name, value in frame.f_locals.items():
+                        told = repr(value)
+                        assert not [one for one in hidden if one in told], (frame, name)
+                assert seen > 3
