@@ -101,11 +101,21 @@ def _size(shape: Any, size: int, path: str, what: str) -> Iterator[Problem]:
         yield Problem(path, f"has {size} {what}, more than {high}")
 
 
+_JAVA = {
+    r"\p{L}": r"\w",
+    r"\p{N}": r"\d",
+    r"\p{Z}": r" \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000",
+}
+
+
 @lru_cache(maxsize=512)
 def _pattern(text: str) -> re.Pattern[str] | None:
-    r"""The pattern, where Python can read it: some use Java's ``\p{L}``."""
-    if not text or text == ".*" or "\\p{" in text:
+    r"""The pattern, where Python can read it. Java's ``\p{L}`` and its like are read as what comes
+    nearest and refuses no more."""
+    if not text or text == ".*":
         return None
+    for java, ours in _JAVA.items():
+        text = text.replace(java, ours)
     try:
         return re.compile(text, re.DOTALL)
     except re.error:

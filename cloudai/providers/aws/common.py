@@ -137,6 +137,18 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"Did you mean {' or '.join(near)}?" if near else "See SageMaker's list of them."
 
 
+_TAG_VALUE: Final = re.compile(r"[\w .:/=+\-@]{1,256}\Z")
+
+
+def check_key(key: str | None) -> None:
+    """Refuses an idempotency key that no tag can hold: it is found again by its tag."""
+    if key is not None and not _TAG_VALUE.match(key):
+        raise invalid(
+            "idempotency_key", key, "is nothing that a tag of AWS holds",
+            "Use at most 256 letters, digits, spaces and . : / = + - @ _",
+        )  # fmt: skip
+
+
 def tags(own: Mapping[str, str], key: str | None, name: str, kind: str) -> list[dict[str, str]]:
     """The user's tags and cloudai's, which find the resource again."""
     made = {**own, KIND_TAG: kind, NAME_TAG: name}

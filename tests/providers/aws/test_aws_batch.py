@@ -241,3 +241,46 @@ def test_an_output_in_s3_that_is_there(
     spec = BatchTransform(model=model, input=lines(tmp_path, 3), output=f"s3://{BUCKET}/o.jsonl")
     with pytest.raises(Conflict, match="overwrite"):
         client.batch.submit(spec)
+
+
+def test_m2_requests_of_a_transform_job_are_sized_in_lines(
+    aws: AwsEmulator, client: Client, model: str, tmp_path: Path
+) -> None:
+    spec = BatchTransform(
+        model=model, input=lines(tmp_path, 100), output=str(tmp_path / "out.jsonl"), name="slow",
+        batch_size=2, native={"aws": {"lines_per_request": 30}},
+    )  # fmt: skip
+    client.batch.submit(spec)
+    (job,) = aws.sent("CreateTransformJob")
+    sent = json.loads(job.body)
+    assert sent["TransformInput"]["SplitType"] == "None"  # a file is a request
+    assert "BatchStrategy" not in sent
+    assert sent["ModelClientConfig"]["InvocationsTimeoutInSeconds"] == 3600
+    (made,) = aws.sent("CreateModel")
+    environment = json.loads(made.body)["PrimaryContainer"]["Environment"]
+    for name in (
+        "TS_DEFAULT_RESPONSE_TIMEOUT", "MMS_DEFAULT_RESPONSE_TIMEOUT",
+        "SAGEMAKER_MODEL_SERVER_TIMEOUT",
+    ):  # fmt: skip
+        assert environment[name] == "3600"
+    s3 = boto3.client("s3", endpoint_url=aws.url)
+    bodies = [
+        s3.get_object(Bucket=BUCKET, Key=row["Key"])["Body"].read()
+        for row in s3.list_objects_v2(Bucket=BUCKET, Prefix="cloudai/slow/in/")["Contents"]
+    ]
+    assert [body.count(b"\n") for body in bodies] == [30, 30, 30, 10]
+
+
+def test_m9_a_key_or_a_tag_that_aws_cannot_hold(client: Client, model: str, tmp_path: Path) -> None:
+    about: dict[str, Any] = {
+        "model": model, "input": lines(tmp_path, 3), "output": str(tmp_path / "o.jsonl"),
+    }  # fmt: skip
+    for more, field in (
+        ({"idempotency_key": "a, b"}, "idempotency_key"),
+        ({"tags": {"team": "a#b"}}, "tags"),
+        ({"tags": {"te(am": "a"}}, "tags"),
+    ):
+        plan = client.batch.plan(BatchTransform(name="t", **about, **more))
+        assert field in {violation.field.partition("[")[0] for violation in plan.violations}
+    fine = {"team": "Größe 1.0: a/b=c+d-e@f_g"}
+    assert client.batch.plan(BatchTransform(name="t", **about, tags=fine)).ok

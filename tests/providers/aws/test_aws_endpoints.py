@@ -184,10 +184,12 @@ def test_serverless(aws: AwsEmulator, client: Client, model: str) -> None:
     assert nothing_left(aws)
 
 
-def test_asynchronous(aws: AwsEmulator, client: Client, model: str) -> None:
+def test_m10_asynchronous(aws: AwsEmulator, client: Client, model: str) -> None:
     endpoint = client.endpoints.deploy(spec(model, mode="async"))
     assert endpoint.predict([{"a": 1}, 2]) == [{"a": 1}, 2]
     (sent,) = aws.sent("/async-invocations")
+    # M10: as long as the container itself may take.
+    assert sent.headers["x-amzn-sagemaker-invocationtimeoutseconds"] == "3600"
     assert sent.headers["x-amzn-sagemaker-inputlocation"].startswith(f"s3://{BUCKET}/")
     aws.cloud_state.executor = ScriptedExecutor(invoke=lambda body, kind: (500, b"it broke"))
     endpoint.delete()
@@ -431,3 +433,22 @@ def test_bad_input_is_refused_before_anything_is_made(
     assert word in str(caught.value)
     assert nothing_left(aws)
     assert client.resources() == []
+
+
+def test_m7_a_machine_with_disks_of_its_own_takes_no_other(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "handler.py").write_text("def load(d): return 1\ndef predict(m, i): return i\n")
+
+    def plan(machine: str) -> Any:
+        resources = Resources(instance_type=machine, disk=200)
+        variant = Variant(model=str(tmp_path), resources=resources)
+        return client.endpoints.plan([variant], name="disk")
+
+    for machine in ("ml.g4dn.xlarge", "ml.g5.xlarge", "ml.p4d.24xlarge"):
+        found = plan(machine)
+        assert any("disks of its own" in dropped for dropped in found.dropped), machine
+        (config,) = [r for r in found.requests if r.operation.endswith("CreateEndpointConfig")]
+        assert "VolumeSizeInGB" not in config.body["ProductionVariants"][0]
+    (config,) = [
+        r for r in plan("ml.m5.large").requests if r.operation.endswith("CreateEndpointConfig")
+    ]
+    assert config.body["ProductionVariants"][0]["VolumeSizeInGB"] == 200

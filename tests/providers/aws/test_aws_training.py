@@ -410,3 +410,11 @@ def test_m5_tensorflow_starts_as_itself(client: Client, tmp_path: Path) -> None:
     assert env == {"CLOUDAI_FRAMEWORK": "tensorflow"}
     plan = client.training.plan(TrainingJob(**about, resources=Resources(nproc=4)))
     assert [one.field for one in plan.violations] == ["resources.nproc"]
+
+
+def test_m11_no_restart_for_want_of_machines(keys: Any, source: str) -> None:
+    with Client(**keys) as client:
+        plan = client.training.plan(
+            TrainingJob(source=source, entry="train.py", retry=Retry(max=2, on=("capacity",)))
+        )
+    assert [violation.field for violation in plan.violations] == ["retry.on"]

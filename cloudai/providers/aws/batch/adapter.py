@@ -105,7 +105,7 @@ class AwsBatch:
             if made.service == "client":
                 return self._client.submit(spec)
             prepared = staging.prepare(
-                spec, path, folder, _line_of(spec, made.service), _parts(spec, made.service)
+                spec, path, folder, _line_of(spec, made.service), _size(spec, made.service, lines)
             )
             with multi_step_create():
                 self._upload(spec, made, prepared, call)
@@ -297,8 +297,11 @@ def _absolute(spec: BatchTransform) -> BatchTransform:
     return msgspec.structs.replace(spec, **changes)
 
 
-def _parts(spec: BatchTransform, service: Service) -> int:
-    return spec.shards if service == "transform" else 1
+def _size(spec: BatchTransform, service: Service, lines: int) -> int:
+    """The lines of one file: SageMaker shares out files among its machines."""
+    if service != "transform":
+        return 0
+    return max(1, min(wire.lines_of(spec), -(-lines // spec.shards)))
 
 
 def _line_of(spec: BatchTransform, service: Service) -> Any:

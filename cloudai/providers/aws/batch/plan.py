@@ -68,6 +68,8 @@ class Planner:
         draft.attempt(lambda: _check_input(spec))
         draft.attempt(lambda: _check_output(spec))
         draft.attempt(lambda: wire.check_params(spec))
+        draft.attempt(lambda: wire.lines_of(spec))
+        draft.attempt(lambda: common.check_key(spec.idempotency_key))
         service: Service | None = draft.attempt(lambda: self._service(spec, lines))
         if service is None:
             return None
@@ -143,7 +145,9 @@ class Planner:
             tags=spec.tags,
             native={"aws": {"CreateModel": native}},
         )
-        model = endpoint_wire.model(as_endpoint, served, place, code=source.code is not None)
+        model = endpoint_wire.model(
+            as_endpoint, served, place, code=source.code is not None, slow=True
+        )
         kms_key = draft.attempt(self._session.kms_key)
         if kms_key is not None:
             draft.dropped += common.own_disks([machine])

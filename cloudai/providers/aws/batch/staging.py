@@ -63,9 +63,10 @@ def fetch(store: s3.Store, spec: BatchTransform, folder: Path, call: Call) -> Pa
 
 
 def prepare(
-    spec: BatchTransform, path: Path, folder: Path, made: Callable[[int, Any], Any], parts: int = 1
+    spec: BatchTransform, path: Path, folder: Path, made: Callable[[int, Any], Any], size: int = 0
 ) -> Prepared:
-    """Writes what the job gets: ``made`` gives the line for a record and its number.
+    """Writes what the job gets: ``made`` gives the line for a record and its number; files of
+    ``size`` lines at most, 0 puts all into one.
 
     Raises InvalidRequest for the first bad line, where ``on_error`` is ``fail``.
     """
@@ -87,20 +88,26 @@ def prepare(
                 continue
             out.write(line + b"\n")
             good += 1
-    return Prepared(input=path, parts=_split(whole, folder, good, parts), lines=good, bad=bad)
+    return Prepared(
+        input=path, parts=_split(whole, folder, size, spec.max_payload), lines=good, bad=bad
+    )
 
 
-def _split(whole: Path, folder: Path, lines: int, parts: int) -> list[Path]:
-    """The lines in so many files: SageMaker shares out files among its machines."""
-    parts = max(1, min(parts, lines))
-    size = -(-lines // parts) if lines else 0
+def _split(whole: Path, folder: Path, size: int, most: int) -> list[Path]:
+    """The lines in files of ``size`` lines and ``most`` bytes, each the body of one request."""
+    if not size:
+        return [whole.rename(folder / "part-0000000.jsonl")]
     made: list[Path] = []
     with whole.open("rb") as source:
-        for index in range(parts):
-            part = folder / f"part-{index:05d}.jsonl"
+        line = source.readline()
+        while line or not made:
+            part = folder / f"part-{len(made):07d}.jsonl"
             with part.open("wb") as out:
-                for _ in range(size):
-                    out.write(source.readline())
+                count = used = 0
+                while line and count < size and (not count or used + len(line) <= most):
+                    out.write(line)
+                    count, used = count + 1, used + len(line)
+                    line = source.readline()
             made.append(part)
     return made
 

@@ -14,8 +14,10 @@ from cloudai.formats.native import merge
 from cloudai.providers.aws import common, s3
 from cloudai.providers.aws.chat import converse
 from cloudai.providers.aws.embeddings import wire
+from cloudai.providers.aws.endpoints import wire as endpoint_wire
 from cloudai.providers.aws.endpoints.wire import named
 from cloudai.types import BatchTransform, State
+from cloudai.types._base import invalid
 
 MIB: Final = 1024 * 1024
 MAX_PAYLOAD: Final = 100
@@ -24,6 +26,10 @@ MAX_PAYLOAD: Final = 100
 MIN_RECORDS: Final = 100
 MAX_RECORDS: Final = 50_000
 """Records in one model invocation job (Bedrock quotas, read 2026-11)."""
+
+LINES: Final = "lines_per_request"
+BATCHES: Final = 16
+"""``predict`` calls in one request of a transform job, unless ``native`` says how many lines."""
 
 SETTINGS: Final = "CLOUDAI_BATCH"
 """The variable that tells the container's script of a batch."""
@@ -81,17 +87,16 @@ def transform(
         "ModelName": model,
         "MaxConcurrentTransforms": max(1, min(spec.concurrency, MAX_PAYLOAD // payload)),
         "MaxPayloadInMB": payload,
-        "BatchStrategy": "SingleRecord" if spec.batch_size == 1 else "MultiRecord",
         "Environment": env,
         "TransformInput": {
             "DataSource": {"S3DataSource": source},
             "ContentType": "application/jsonlines",
-            "SplitType": "Line",
+            "SplitType": "None",
         },
         "TransformOutput": {
             "S3OutputPath": f"{base}/out",
             "Accept": "application/jsonlines",
-            "AssembleWith": "Line",
+            "AssembleWith": "None",
         },
         "TransformResources": {"InstanceType": machine, "InstanceCount": spec.shards},
     }
@@ -100,10 +105,20 @@ def transform(
     volumes = common.volume_key(kms_key, [machine])
     if volumes is not None:
         body["TransformResources"]["VolumeKmsKeyId"] = volumes
+    body["ModelClientConfig"] = {"InvocationsTimeoutInSeconds": endpoint_wire.SLOWEST}
     if spec.retry.max:
-        body["ModelClientConfig"] = {"InvocationsMaxRetries": min(spec.retry.max, 3)}
+        body["ModelClientConfig"]["InvocationsMaxRetries"] = min(spec.retry.max, 3)
     body["Tags"] = common.tags(spec.tags, spec.idempotency_key, spec.name or "", "batch")
     return merge(body, spec.native.get("aws", {}).get("CreateTransformJob", {}))
+
+
+def lines_of(spec: BatchTransform) -> int:
+    """The lines of one request. SageMaker packs requests by bytes alone, which a slow model cannot
+    answer in time; so each request is a file of so many lines."""
+    told = spec.native.get("aws", {}).get(LINES, BATCHES * spec.batch_size)
+    if not isinstance(told, int) or isinstance(told, bool) or told < 1:
+        raise invalid(f"native.aws.{LINES}", told, "is no number of lines", "Use 1 or more.")
+    return told
 
 
 def invocation(
@@ -125,7 +140,7 @@ def invocation(
         "inputDataConfig": {
             "s3InputDataConfig": {
                 "s3InputFormat": "JSONL",
-                "s3Uri": f"{base}/in/part-00000.jsonl",
+                "s3Uri": f"{base}/in/part-0000000.jsonl",
             }
         },
         "outputDataConfig": {"s3OutputDataConfig": {"s3Uri": f"{base}/out/"}},

@@ -11,6 +11,7 @@ from cloudai.errors import HandlerError, WaitTimeout
 from cloudai.protocols import Call
 from cloudai.providers.aws import s3
 from cloudai.providers.aws.endpoints import predict_wire
+from cloudai.providers.aws.endpoints.wire import SLOWEST
 from cloudai.providers.aws.session import AwsSession
 from cloudai.types import Prediction
 
@@ -31,6 +32,8 @@ def later(
             "X-Amzn-SageMaker-InputLocation": source,
             "X-Amzn-SageMaker-Content-Type": "application/json",
             "X-Amzn-SageMaker-Accept": "application/json",
+            # As long as the container itself gives an answer; else 900.
+            "X-Amzn-SageMaker-InvocationTimeoutSeconds": str(SLOWEST),
         },
         call,
     )

@@ -8,7 +8,7 @@ import msgspec
 
 from cloudai._core.handlers import container
 from cloudai.formats.native import unread
-from cloudai.providers.aws import common, s3
+from cloudai.providers.aws import catalog, common, s3
 from cloudai.providers.aws.endpoints import model_upload, wire
 from cloudai.providers.aws.session import AwsSession
 from cloudai.types import Deployment
@@ -38,6 +38,7 @@ class Planner:
         types = service.shape_for("ProductionVariantInstanceType")
         role = draft.attempt(self._session.role)
         base = draft.attempt(lambda: self._base(spec))
+        draft.attempt(lambda: common.check_key(spec.idempotency_key))
         vpc = draft.attempt(self._session.vpc)
         kms_key = draft.attempt(self._session.kms_key)
         wire.check(spec, draft, vpc=vpc is not None)
@@ -77,6 +78,10 @@ class Planner:
             )
             if source is None or image is None or (machine is None and spec.mode != "serverless"):
                 continue
+            if variant.resources.disk is not None and machine and catalog.own_disk(machine):
+                draft.dropped.append(
+                    f"{where}.resources.disk: {machine} has disks of its own, and takes no other"
+                )
             digest = s3.digest(source.digest, image.digest, wire.digest(spec, _told(spec)))
             served.append(
                 wire.Served(

@@ -12,7 +12,7 @@ import msgspec
 from cloudai._core.handlers import container, portable
 from cloudai.errors import UnsupportedByProvider
 from cloudai.formats.native import merge
-from cloudai.providers.aws import common, s3
+from cloudai.providers.aws import catalog, common, s3
 from cloudai.providers.aws.endpoints import scaling_wire
 from cloudai.types import (
     Deployment,
@@ -38,6 +38,10 @@ _SERVER_BYTES: Final = str(100 * 1024 * 1024)
 
 _SLOW: Final = 900.0
 """Seconds, above which a deployment's timeout is told to SageMaker; a Deployment's default."""
+
+SLOWEST: Final = 3600
+"""Seconds that a request of a transform job or an asynchronous endpoint may take at most
+(ModelClientConfig, InvokeEndpointAsync, API reference, read 2026-11)."""
 
 ASYNC_CONCURRENCY: Final = 4
 """Invocations at once on an instance of an asynchronous endpoint."""
@@ -81,14 +85,17 @@ def tags(spec: Deployment) -> list[dict[str, str]]:
     return made
 
 
-def model(spec: Deployment, served: Served, place: Place, *, code: bool) -> dict[str, Any]:
-    """The arguments of CreateModel. ``code``: the archive has ``code/inference.py``."""
+def model(
+    spec: Deployment, served: Served, place: Place, *, code: bool, slow: bool = False
+) -> dict[str, Any]:
+    """The arguments of CreateModel. ``code``: the archive has ``code/inference.py``; ``slow``: an
+    answer may take up to ``SLOWEST``, as those of asynchronous endpoints."""
     env = dict(spec.env)
     if spec.image is not None:
         handler = f"code/{portable.FOLDER}/{portable.ENTRY}" if code else None
         env = {**served.environment, **container.environment(spec, handler)}
     if code:
-        env = {**_server(spec), **env}
+        env = {**_server(slow=slow or spec.mode == "async"), **env}
         env |= {
             "SAGEMAKER_PROGRAM": "inference.py",
             "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
@@ -114,14 +121,16 @@ def model(spec: Deployment, served: Served, place: Place, *, code: bool) -> dict
     return merge(body, spec.native.get("aws", {}).get("CreateModel", {}))
 
 
-def _server(spec: Deployment) -> dict[str, str]:
+def _server(*, slow: bool) -> dict[str, str]:
     """The model servers of the framework images (TorchServe, MMS) end at 6.5 MB and a minute by
     themselves, before SageMaker's own limits (their configuration pages, read 2026-11)."""
     made: dict[str, str] = {}
     for server in ("TS", "MMS"):
         made |= {f"{server}_MAX_{what}_SIZE": _SERVER_BYTES for what in ("REQUEST", "RESPONSE")}
-        if spec.mode == "async":
-            made[f"{server}_DEFAULT_RESPONSE_TIMEOUT"] = "3600"
+        if slow:
+            made[f"{server}_DEFAULT_RESPONSE_TIMEOUT"] = str(SLOWEST)
+    if slow:  # what the toolkits themselves set both servers to
+        made["SAGEMAKER_MODEL_SERVER_TIMEOUT"] = str(SLOWEST)
     return made
 
 
@@ -169,7 +178,7 @@ def _production(spec: Deployment, served: Served) -> dict[str, Any]:
         most = min(math.ceil(spec.timeout), 3600)
         made["ModelDataDownloadTimeoutInSeconds"] = most
         made["ContainerStartupHealthCheckTimeoutInSeconds"] = most
-    if variant.resources.disk is not None:
+    if variant.resources.disk is not None and not catalog.own_disk(str(served.machine)):
         made["VolumeSizeInGB"] = math.ceil(variant.resources.disk)
     return made
 

@@ -117,6 +117,8 @@ class AwsTraining:
         image = draft.attempt(lambda: self._image(spec, machines or [common.DEFAULT_MACHINE]))
         draft.attempt(lambda: self._check_secrets(spec))
         draft.attempt(lambda: wire.check_spot(spec))
+        draft.attempt(lambda: wire.check_retry(spec))
+        draft.attempt(lambda: common.check_key(spec.idempotency_key))
         draft.found(frameworks.check(spec))
         for name in spec.inputs:
             draft.attempt(lambda name=name: _check_input(spec, name))

@@ -11,6 +11,7 @@ import msgspec
 
 from cloudai import bootstrap
 from cloudai._core.numerals import numeral
+from cloudai.errors import UnsupportedByProvider
 from cloudai.formats.native import merge
 from cloudai.providers.aws import catalog, common, s3
 from cloudai.types import JobStatus, MetricPoint, State, TrainingJob
@@ -342,6 +343,18 @@ def _cost(described: Mapping[str, Any]) -> float | None:
         return None
     count = about.get("SelectedInstanceCount") or about.get("InstanceCount", 1)
     return round(billed / 3600 * machine.price * count, 6)
+
+
+def check_retry(spec: TrainingJob) -> None:
+    """Refuses to start anew for want of machines: RetryStrategy is for internal errors of the
+    service (CreateTrainingJob, API reference, read 2026-11)."""
+    if spec.retry.max and "capacity" in spec.retry.on:
+        raise UnsupportedByProvider(
+            "retry.on='capacity'",
+            provider="aws",
+            alternative="Submit again after JobCapacityError, or name more in resources.any_of",
+            field="retry.on",
+        )
 
 
 def check_spot(spec: TrainingJob) -> None:
