@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo parity quick test check lint types contracts matrix options clean
+.PHONY: help setup demo parity quick test witnesses check lint types contracts matrix options clean
 
 help:
 	@echo "make demo       the main job on this machine and on an emulated cloud:"
@@ -56,6 +56,14 @@ test: $(VENV)/.all
 quick: $(VENV)/.all
 	$(BIN)/python -m pytest --quiet --numprocesses 2 -m "not slow" tests/unit tests/schemas \
 		tests/test_house.py tests/test_parity.py $(wildcard tests/providers/*/test_*wire*.py)
+
+# Programs that are not ours, in environments of their own (gigabytes, once), with a Java of the
+# system's: AWS's inference toolkits serve what `deploy` hands to SageMaker; Azure ML's server and
+# the kserve client stand beside our server.
+WITNESSES ?= /tmp/cloudai-witnesses
+witnesses: $(VENV)/.all
+	$(BIN)/python tests/witnesses/sagemaker_toolkits.py --environments $(WITNESSES)
+	$(BIN)/python tests/server/interop/run.py --environments $(WITNESSES)
 
 lint: $(VENV)/.all
 	$(BIN)/ruff format --check .

@@ -22,7 +22,6 @@ PACKAGES: Final[dict[str, tuple[str, ...]]] = {
         "huggingface_hub==0.23.5", "torch==2.13.0",
         "setuptools<81",
     ),
-    "azureml": ("azureml-inference-server-http",),
 }  # fmt: skip
 _PINNED: Final = {"pytorch"}
 """Those whose packages are of the versions that the tests use."""

@@ -26,7 +26,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from running_server import launch, model  # noqa: E402
 
-PACKAGES = {"kserve": "kserve", "azureml": "azureml-inference-server-http"}
+PACKAGES = {"kserve": "kserve", "azureml": "azureml-inference-server-http numpy"}
 
 # A handler that the adapters and the server take alike.
 HANDLER = """
@@ -62,7 +62,9 @@ def python_of(environments: Path, name: str) -> Path:
     if not python.exists():
         print(f"making {environments / name} with {PACKAGES[name]}")
         subprocess.run([sys.executable, "-m", "venv", str(environments / name)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", PACKAGES[name]], check=True)
+        subprocess.run(
+            [str(python), "-m", "pip", "install", "--quiet", *PACKAGES[name].split()], check=True
+        )
     return python
 
 
@@ -107,9 +109,9 @@ def azureml(environments: Path, source: str, name: str) -> int:
         code.mkdir()
         script = Path(model_assets.__file__).with_name("score.py")
         shutil.copy(script, code / model_assets.SCRIPT)
-        for name, path in travelling(served / "handler.py").items():
-            (code / name).parent.mkdir(exist_ok=True)
-            shutil.copy(path, code / name)
+        for inner, path in travelling(served / "handler.py").items():
+            (code / inner).parent.mkdir(exist_ok=True)
+            shutil.copy(path, code / inner)
         port, health = free_port(), free_port()
         with (folder / "azureml.log").open("wb") as log:
             theirs = subprocess.Popen(
