@@ -49,6 +49,15 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     trust: Literal["ordinary", "address", "word"] = "ordinary"
 
 
+NETWORK_KEYS: Final[tuple[Key, ...]] = (
+    Key(
+        name="client_certificate",
+        doc="a PEM file with the certificate that this client shows, and its key",
+        kind="path",
+    ),
+    Key(name="client_key", doc="the key of client_certificate, where it is a file", kind="path"),
+)
+
 COMMON_KEYS: Final[tuple[Key, ...]] = (
     Key(
         name="home",
@@ -67,12 +76,7 @@ COMMON_KEYS: Final[tuple[Key, ...]] = (
         kind="table",
     ),
     Key(name="capabilities", doc="capabilities that live in another profile", kind="table"),
-    Key(
-        name="client_certificate",
-        doc="a PEM file with the certificate that this client shows, and its key",
-        kind="path",
-    ),
-    Key(name="client_key", doc="the key of client_certificate, where it is a file", kind="path"),
+    *NETWORK_KEYS,
 )
 
 

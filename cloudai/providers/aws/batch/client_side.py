@@ -20,6 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai._core.profiles.config import Profile
+from cloudai._core.profiles.registry import NETWORK_KEYS
 from cloudai._core.state import detach, lock
 from cloudai._core.state.disk import write_whole
 from cloudai._core.state.home import ensure
@@ -72,7 +73,7 @@ class ClientBatches:
         (folder / "spec.json").write_bytes(msgspec.json.encode(spec))
         settings = {
             key.name: self._profile.get(key.name)
-            for key in self._profile.spec.keys
+            for key in (*self._profile.spec.keys, *NETWORK_KEYS)
             if self._profile.get(key.name) is not None
         }
         about = [self._profile.name, settings, self._profile.retries, self._profile.timeout]

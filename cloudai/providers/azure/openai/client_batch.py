@@ -21,6 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai._core.profiles.config import Profile
+from cloudai._core.profiles.registry import NETWORK_KEYS
 from cloudai._core.profiles.secrets import Secret
 from cloudai._core.state import detach, lock
 from cloudai._core.state.disk import write_whole
@@ -173,7 +174,7 @@ def write(folder: Path, progress: Progress) -> None:
 def split(profile: Profile) -> tuple[dict[str, Any], dict[str, str]]:
     """What the worker needs to have the profile again: plain values, and secret ones."""
     plain: dict[str, Any] = {"home": str(profile.home), "name": profile.name}
-    for key in profile.spec.keys:
+    for key in (*profile.spec.keys, *NETWORK_KEYS):
         if key.kind != "secret" and profile.get(key.name) is not None:
             plain[key.name] = profile.get(key.name)
     secret: dict[str, str] = {}
