@@ -77,7 +77,7 @@ openai.OpenAI().models.list()
     "vertex": """
 from google import genai
 with genai.Client() as client:
-    client.models.count_tokens(model="gemini-2.5-flash", contents="a")
+    client.models.count_tokens(model="gemini-3.5-flash", contents="a")
 """,
 }
 

@@ -81,7 +81,7 @@ def test_openai(tmp_path: Path) -> None:
         assert f"{client} embeddings: [1536, 1536]" in said
     assert "tool: weather ['city']" in said
     assert "batch: ['line-0', 'line-1', 'line-2']" in said
-    assert "tuned: gpt-4o-mini-2024-07-18" in said
+    assert "tuned: gpt-4.1-nano-2025-04-14" in said
 
 
 def test_genai(tmp_path: Path) -> None:

@@ -239,10 +239,25 @@ def test_s2_s6_e16_the_emulated_bedrock_refuses(
             {
                 "generationConfig": {
                     "responseMimeType": "application/json",
-                    "responseJsonSchema": {"const": "a"},
+                    "responseJsonSchema": {
+                        "type": "object",
+                        "properties": {"a": {"$ref": "#/$defs/A"}},
+                        "required": ["a"],
+                        "$defs": {"A": {"type": "array", "items": {"$ref": "#/$defs/A"}}},
+                    },
                 }
             },
-            'Unknown name "const"',
+            "only allowed in non-required properties",
+        ),
+        (
+            "gemini-3.5-flash",
+            {
+                "generationConfig": {
+                    "responseMimeType": "application/json",
+                    "responseSchema": {"type": "STRING", "const": "a"},
+                }
+            },
+            "const",
         ),
     ],
 )

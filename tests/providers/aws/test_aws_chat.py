@@ -14,7 +14,7 @@ from cloudai.testing.emulators.aws import AwsEmulator
 from cloudai.types import CachePoint, Document, Image, Message, Text, Tool, ToolResult
 
 CLAUDE = "eu.anthropic.claude-sonnet-4-5-20250929-v1:0"
-OLD = "anthropic.claude-3-haiku-20240307-v1:0"
+OLD = "anthropic.claude-opus-4-1-20250805-v1:0"
 TOOL = Tool(
     name="weather",
     description="Tells it.",

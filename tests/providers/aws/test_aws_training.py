@@ -327,7 +327,7 @@ def test_network_and_encryption_of_endpoints_and_batches(keys: Any, tmp_path: Pa
     transform = client.batch.plan(BatchTransform(**about, model=model)).requests[-1].body
     assert transform["TransformOutput"]["KmsKeyId"] == "k"
     assert transform["TransformResources"]["VolumeKmsKeyId"] == "k"
-    chat = BatchTransform(**about, chat="anthropic.claude-3-haiku-20240307-v1:0")
+    chat = BatchTransform(**about, chat="anthropic.claude-opus-4-1-20250805-v1:0")
     invocation = client.batch.plan(chat).requests[-1].body
     assert invocation["outputDataConfig"]["s3OutputDataConfig"]["s3EncryptionKeyId"] == "k"
     assert invocation["vpcConfig"] == {"subnetIds": ["subnet-1"], "securityGroupIds": ["sg-1"]}

@@ -33,7 +33,7 @@ from cloudai.types import (
 
 GOLDEN = Path(__file__).parent / "golden"
 CLAUDE = "eu.anthropic.claude-sonnet-4-5-20250929-v1:0"
-OLD = "anthropic.claude-3-haiku-20240307-v1:0"
+OLD = "anthropic.claude-opus-4-1-20250805-v1:0"
 TOOL = Tool(name="weather", description="Tells it.", parameters={"type": "object"}, strict=True)
 SCHEMA = ResponseSchema(schema={"type": "object", "properties": {"a": {"type": "integer"}}})
 HI = (Message("user", "Hi"),)
@@ -246,7 +246,7 @@ def test_headers_of_other_kinds_are_passed_over() -> None:
         ("amazon.titan-embed-text-v2:0", {"dimensions": 300}),
         ("amazon.titan-embed-text-v1", {"dimensions": 256}),
         ("amazon.titan-embed-text-v2:0", {"truncate": True}),
-        ("anthropic.claude-3-haiku-20240307-v1:0", {}),
+        ("anthropic.claude-opus-4-1-20250805-v1:0", {}),
     ],
 )
 def test_embeddings_that_a_model_cannot_make(model: str, about: dict[str, Any]) -> None:

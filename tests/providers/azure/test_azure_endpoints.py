@@ -52,7 +52,7 @@ def test_embeddings_deployment(azure: AzureEmulator, client: cloudai.Client) -> 
 def test_what_plan_shows_is_what_is_sent(azure: AzureEmulator, client: cloudai.Client) -> None:
     spec = Deployment(
         name="mine",
-        variants=(Variant(model="gpt-5.1", name="a", weight=3), Variant(model="gpt-4.1", name="b")),
+        variants=(Variant(model="gpt-5.1", name="a", weight=3), Variant(model="gpt-5.2", name="b")),
         idempotency_key="k",
         native={"azure": {"version": "2024-08-06", "capacity": 20}},
     )
@@ -67,12 +67,12 @@ def test_what_plan_shows_is_what_is_sent(azure: AzureEmulator, client: cloudai.C
 
 def test_traffic_by_weight(azure: AzureEmulator, client: cloudai.Client) -> None:
     endpoint = client.endpoints.deploy(
-        [Variant(model="gpt-5.1", name="a", weight=3), Variant(model="gpt-4.1", name="b")],
+        [Variant(model="gpt-5.1", name="a", weight=3), Variant(model="gpt-5.2", name="b")],
         name="mine",
     )
     asked = [endpoint.invoke(["x"]).variant for _ in range(80)]
     assert 40 <= asked.count("a") < 80
-    assert endpoint.invoke(["x"], variant="b").version == "gpt-4.1"
+    assert endpoint.invoke(["x"], variant="b").version == "gpt-5.2"
     with pytest.raises(InvalidRequest, match="variant"):
         endpoint.invoke(["x"], variant="c")
     shares = {v.name: v.share for v in endpoint.status.variants}
@@ -87,7 +87,7 @@ def test_an_update_that_fails_keeps_what_serves(
     endpoint = client.endpoints.deploy([Variant(model="gpt-5.1", name="a")], name="mine")
     azure.fate("deployments", "Failed")
     with pytest.raises(EndpointError, match="Failed"):
-        endpoint.update([Variant(model="gpt-4.1", name="b")])
+        endpoint.update([Variant(model="gpt-5.2", name="b")])
     assert azure.cloud_state.deployments["mine--a"].fate == "Succeeded"
 
 

@@ -37,7 +37,7 @@ _SKUS: Final = {
 _MODELS: Final = {
     "gpt-5.1",
     "gpt-5.4-mini",
-    "gpt-4.1",
+    "gpt-5.2",
     "gpt-5",
     "o4-mini",
     "text-embedding-3-small",
