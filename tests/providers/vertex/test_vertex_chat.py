@@ -119,6 +119,7 @@ def test_golden(name: str) -> None:
 @pytest.mark.parametrize("name", REQUESTS)
 def test_the_service_takes_what_is_sent(name: str, client: Client, cloud: VertexEmulator) -> None:
     adapter = client._runtime.binding("chat").adapter
+    cloud.gemini.signatures |= {"c2ln", "c2lnMQ=="}
     reply = adapter.create(REQUESTS[name], Call())
     assert reply.finish_reason in {"stop", "tool_calls"}
     assert sent(cloud, ":generateContent") == [wire.encode(REQUESTS[name])]
@@ -251,7 +252,7 @@ def test_signature_of_a_text_is_kept(client: Client, cloud: VertexEmulator) -> N
         }
     )
     reply = client.chat.create("Sure?", model=FLASH)
-    assert reply.reasoning == (Reasoning("Hm.", "YWJj"),)
+    assert reply.reasoning == (Reasoning("Hm.", "YWJj", None, "vertex", "gemini"),)
     assert reply.usage.output_tokens == 6
     assert reply.usage.reasoning_tokens == 5
     assert reply.usage.cached_input_tokens == 2

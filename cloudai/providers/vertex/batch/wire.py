@@ -233,7 +233,7 @@ class Outcomes:
 
 
 def _chat(told: dict[str, Any], model: str) -> dict[str, Any]:
-    from cloudai.providers.vertex.chat.adapter import reply
+    from cloudai.providers.vertex.chat.gemini_reply import reply
 
     try:
         answer = reply(msgspec.json.encode(told["response"]), model, None)

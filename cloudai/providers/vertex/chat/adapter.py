@@ -6,7 +6,6 @@ A model's name says which: ``openai:ENDPOINT`` is an endpoint of this project by
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
@@ -14,21 +13,17 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from cloudai._core.profiles.config import Profile
-from cloudai.errors import ProviderError, UnsupportedByProvider
+from cloudai.errors import UnsupportedByProvider
 from cloudai.protocols import Call
-from cloudai.providers.vertex.chat import wire
+from cloudai.providers.vertex.chat import gemini_reply, wire
 from cloudai.providers.vertex.errors import PROVIDER
-from cloudai.providers.vertex.models import TABLE
 from cloudai.providers.vertex.session import API, VertexSession
 from cloudai.types import (
     ChatChunk,
     ChatReply,
     ChatRequest,
     Message,
-    Reasoning,
     Tool,
-    ToolCall,
-    ToolCallDelta,
 )
 
 if TYPE_CHECKING:
@@ -54,7 +49,7 @@ class VertexChat:
         data, request_id = self._session.http.raw(
             "POST", base, path + ":generateContent", body, call
         )
-        return reply(data, request.model, request_id)
+        return gemini_reply.reply(data, request.model, request_id)
 
     async def acreate(self, request: ChatRequest, call: Call) -> ChatReply:
         """The async twin of ``create``."""
@@ -65,7 +60,7 @@ class VertexChat:
         data, request_id = await self._session.aio.raw(
             "POST", base, path + ":generateContent", body, call
         )
-        return reply(data, request.model, request_id)
+        return gemini_reply.reply(data, request.model, request_id)
 
     def stream(self, request: ChatRequest, call: Call) -> Iterator[ChatChunk]:
         """The last chunk has the finish reason and the usage."""
@@ -73,12 +68,12 @@ class VertexChat:
             yield from self._openai.stream(request, call)
             return
         base, path = self._place(request.model)
-        body = msgspec.json.encode(wire.encode(request))
-        pieces = Pieces(request.model)
+        body = msgspec.json.encode(wire.encode(request, stream=True))
+        pieces = gemini_reply.Pieces(request.model)
         path += ":streamGenerateContent?alt=sse"
         with closing(self._session.http.events(base, path, body, call)) as events:
             for data in events:
-                yield pieces.chunk(data)
+                yield from pieces.chunks(data)
 
     async def astream(self, request: ChatRequest, call: Call) -> AsyncIterator[ChatChunk]:
         """The async twin of ``stream``."""
@@ -87,13 +82,14 @@ class VertexChat:
                 yield chunk
             return
         base, path = self._place(request.model)
-        body = msgspec.json.encode(wire.encode(request))
-        pieces = Pieces(request.model)
+        body = msgspec.json.encode(wire.encode(request, stream=True))
+        pieces = gemini_reply.Pieces(request.model)
         path += ":streamGenerateContent?alt=sse"
         events = self._session.aio.events(base, path, body, call)
         try:
             async for data in events:
-                yield pieces.chunk(data)
+                for chunk in pieces.chunks(data):
+                    yield chunk
         finally:
             await events.aclose()  # a stream that is left early frees its connection here
 
@@ -167,108 +163,3 @@ def count_tokens(
         lambda call: bound.adapter.count_tokens(request, call),
         bound.caller.call(timeout),
     )
-
-
-_counter = itertools.count(1)
-
-
-def reply(data: bytes, model: str, request_id: str | None) -> ChatReply:
-    """The neutral reply to a GenerateContentResponse."""
-    answer = wire.decode(data)
-    if not answer.candidates:
-        raise ProviderError(
-            "the answer holds no candidate", provider=PROVIDER, request_id=request_id
-        )
-    candidate = answer.candidates[0]
-    texts: list[str] = []
-    thoughts: list[str] = []
-    calls: list[ToolCall] = []
-    signature: str | None = None
-    for part in candidate.content.parts if candidate.content is not None else ():
-        if part.functionCall is not None:
-            calls.append(
-                ToolCall(
-                    _call_id(answer.responseId, len(calls)),
-                    part.functionCall.name,
-                    bytes(part.functionCall.args).decode(),
-                    part.thoughtSignature,
-                )
-            )
-            continue
-        signature = part.thoughtSignature or signature
-        if part.text:
-            (thoughts if part.thought else texts).append(part.text)
-    used = wire.usage(answer.usageMetadata)
-    return ChatReply(
-        text="".join(texts),
-        finish_reason=wire.finish(candidate.finishReason or "OTHER", bool(calls)),
-        usage=used,
-        model=answer.modelVersion or model,
-        provider=PROVIDER,
-        tool_calls=tuple(calls),
-        reasoning=(Reasoning("".join(thoughts), signature),) if thoughts or signature else (),
-        cost=TABLE.cost(model, used),
-        id=answer.responseId,
-        request_id=request_id or answer.responseId,
-        body=data,
-    )
-
-
-def _call_id(response: str | None, index: int) -> str:
-    """Vertex AI's API (v1) has no ids of calls; ours are unique in a conversation."""
-    return f"call_{response or next(_counter)}_{index}"
-
-
-class Pieces:
-    """Turns the answers of one stream into chunks."""
-
-    def __init__(self, model: str) -> None:
-        self._model = model
-        self._calls = 0
-        self._id: str | None = None
-
-    def chunk(self, data: bytes) -> ChatChunk:
-        """One piece. Tool calls come whole, each in one piece."""
-        answer = wire.decode(data)
-        self._id = answer.responseId or self._id
-        candidate = answer.candidates[0] if answer.candidates else None
-        text = reasoning = ""
-        signature: str | None = None
-        calls: list[ToolCallDelta] = []
-        if candidate is not None and candidate.content is not None:
-            for part in candidate.content.parts:
-                if part.functionCall is not None:
-                    calls.append(self._call(part))
-                    continue
-                signature = part.thoughtSignature or signature
-                if part.text:
-                    if part.thought:
-                        reasoning += part.text
-                    else:
-                        text += part.text
-        ended = candidate.finishReason if candidate is not None else None
-        used = wire.usage(answer.usageMetadata) if ended else None
-        return ChatChunk(
-            text=text,
-            reasoning=reasoning,
-            reasoning_signature=signature,
-            tool_calls=tuple(calls),
-            finish_reason=wire.finish(ended, self._calls > 0) if ended else None,
-            usage=used,
-            cost=TABLE.cost(self._model, used) if used is not None else None,
-            model=answer.modelVersion or self._model,
-            id=self._id,
-            request_id=self._id,
-        )
-
-    def _call(self, part: wire.Part) -> ToolCallDelta:
-        index = self._calls
-        self._calls += 1
-        call = part.functionCall or wire.Call()
-        return ToolCallDelta(
-            index=index,
-            id=_call_id(self._id, index),
-            name=call.name,
-            arguments=bytes(call.args).decode(),
-            signature=part.thoughtSignature,
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any, Final
 
 import msgspec
@@ -12,28 +11,13 @@ from cloudai.formats.native import merge
 from cloudai.formats.schemas import rewrite
 from cloudai.formats.schemas.dialects import GEMINI
 from cloudai.providers.vertex import families
+from cloudai.providers.vertex.chat.turns import contents
 from cloudai.providers.vertex.errors import PROVIDER
-from cloudai.types import (
-    CachePoint,
-    ChatRequest,
-    Document,
-    FinishReason,
-    Image,
-    Message,
-    Reasoning,
-    Text,
-    ToolCall,
-    ToolResult,
-    Usage,
-)
+from cloudai.types import ChatRequest, FinishReason, Usage
 from cloudai.types._base import invalid
 
 MAX_STOPS: Final = 5
 """Stop sequences a request may have (GenerationConfig's reference, read 2026-11)."""
-
-# What takes a turn's place where its thought signature was lost, as in a conversation that began
-# at another provider ("Thought signatures", Gemini API docs, read 2026-11). Bytes in base64.
-NO_SIGNATURE: Final = "skip_thought_signature_validator"
 
 FINISH: Final[dict[str, FinishReason]] = {
     "STOP": "stop",
@@ -57,10 +41,14 @@ FINISH: Final[dict[str, FinishReason]] = {
 }
 
 
-def encode(request: ChatRequest) -> dict[str, Any]:
+def encode(request: ChatRequest, *, stream: bool = False) -> dict[str, Any]:
     """The body of ``generateContent`` and ``streamGenerateContent``. Raises InvalidRequest."""
-    body: dict[str, Any] = {"contents": _contents(request)}
-    system = [{"text": message.text} for message in request.messages if message.role == "system"]
+    body: dict[str, Any] = {"contents": contents(request)}
+    system = [
+        {"text": message.text}
+        for message in request.messages
+        if message.role == "system" and message.text.strip()
+    ]
     if system:
         body["systemInstruction"] = {"parts": system}
     config = _config(request)
@@ -81,9 +69,20 @@ def encode(request: ChatRequest) -> dict[str, Any]:
                 ]
             }
         ]
-    if request.tool_choice is not None:
+    if request.tool_choice is not None and (request.tools or "tools" in request.native):
         body["toolConfig"] = {"functionCallingConfig": _choice(request.tool_choice)}
-    return merge(body, request.native) if request.native else body
+    if not request.native:
+        return body
+    merge(body, request.native)
+    count = body.get("generationConfig", {}).get("candidateCount", 1)
+    if stream and count != 1:
+        raise invalid(
+            "native.generationConfig.candidateCount",
+            count,
+            "is more than one answer, which a stream would mix",
+            "Stream one answer, or use create, whose reply.raw has all.",
+        )
+    return body
 
 
 def _choice(choice: str) -> dict[str, Any]:
@@ -141,105 +140,14 @@ def _check_beside(request: ChatRequest) -> None:
         )
 
 
-def _contents(request: ChatRequest) -> list[dict[str, Any]]:
-    contents: list[dict[str, Any]] = []
-    names: dict[str, str] = {}
-    signs = request.model.rpartition("/")[2].startswith("gemini-3")
-    for index, message in enumerate(request.messages):
-        if message.role == "system":
-            continue
-        role = "model" if message.role == "assistant" else "user"
-        parts = _parts(message, f"messages[{index}]", names, signs)
-        # The answers to calls of one turn have to come in one turn.
-        if contents and contents[-1]["role"] == role:
-            contents[-1]["parts"].extend(parts)
-        else:
-            contents.append({"role": role, "parts": parts})
-    if not contents:
-        raise invalid("messages", [], "holds nothing but system messages", "Add a user message.")
-    return contents
-
-
-def _parts(
-    message: Message, where: str, names: dict[str, str], signs: bool
-) -> list[dict[str, Any]]:
-    if isinstance(message.content, str):
-        return [{"text": message.content}]
-    parts: list[dict[str, Any]] = []
-    signature: str | None = None  # of a text: it rides on the next one
-    called = False
-    for part in message.content:
-        if isinstance(part, Text):
-            one: dict[str, Any] = {"text": part.text}
-            if signature is not None:
-                one["thoughtSignature"], signature = signature, None
-            parts.append(one)
-        elif isinstance(part, Image | Document):
-            parts.append(_media(part, where))
-        elif isinstance(part, Reasoning):
-            if part.text:
-                parts.append({"text": part.text, "thought": True})
-            signature = part.signature or signature
-        elif isinstance(part, ToolCall):
-            names[part.id] = part.name
-            one = {"functionCall": {"name": part.name, "args": _arguments(part)}}
-            if part.signature is not None:
-                one["thoughtSignature"] = part.signature
-            elif signs and not called:
-                one["thoughtSignature"] = NO_SIGNATURE
-            called = True
-            parts.append(one)
-        elif isinstance(part, ToolResult):
-            parts.append(_result(part, where, names))
-        elif not isinstance(part, CachePoint):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise invalid(f"{where}.content", part, "is not a part of a message")
-    if signature is not None:
-        parts.append({"text": "", "thoughtSignature": signature})
-    if not parts:
-        raise invalid(f"{where}.content", message.content, "is empty", "Leave the message out.")
-    return parts
-
-
-def _arguments(part: ToolCall) -> dict[str, Any]:
-    value = part.input
-    if not isinstance(value, dict):
-        raise invalid(f"tool_calls[{part.name}].arguments", part.arguments, "is not a JSON object")
-    return value  # pyright: ignore[reportUnknownVariableType]
-
-
-def _result(part: ToolResult, where: str, names: dict[str, str]) -> dict[str, Any]:
-    name = names.get(part.id)
-    if name is None:
-        raise invalid(
-            f"{where}.content.id",
-            part.id,
-            "answers no tool call of this conversation",
-            "Keep the assistant's message with the call before it.",
-        )
-    if part.error:
-        content: Any = {"error": part.content}
-    elif isinstance(part.content, dict):
-        content = part.content
-    else:
-        content = {"result": part.content}
-    return {"functionResponse": {"name": name, "response": content}}
-
-
-def _media(part: Image | Document, where: str) -> dict[str, Any]:
-    if part.data is not None:
-        data = base64.b64encode(part.data).decode()
-        return {"inlineData": {"mimeType": part.media_type, "data": data}}
-    url = part.url or ""
-    if not url.startswith(("gs://", "https://", "http://")):
-        raise invalid(
-            f"{where}.url", url, "is not a gs:// or https:// URL", "Gemini reads no other store."
-        )
-    return {"fileData": {"mimeType": part.media_type, "fileUri": url}}
-
-
 class Call(msgspec.Struct):
     name: str = ""
     args: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class Blob(msgspec.Struct):
+    data: str = ""
+    mimeType: str = ""
 
 
 class Part(msgspec.Struct):
@@ -247,6 +155,10 @@ class Part(msgspec.Struct):
     thought: bool = False
     thoughtSignature: str | None = None
     functionCall: Call | None = None
+    inlineData: Blob | None = None
+    executableCode: dict[str, Any] | None = None
+    codeExecutionResult: dict[str, Any] | None = None
+    fileData: dict[str, Any] | None = None
 
 
 class Content(msgspec.Struct):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -25,8 +25,29 @@ def text_of(body: Any) -> str:
     return body if isinstance(body, str) else ""
 
 
-def check(model: str, body: dict[str, Any], config: dict[str, Any]) -> None:
-    """Rules of a generateContent request that its message does not carry. Raises Refused."""
+SIGNATURES: Final = frozenset({None, "c2lnbmVk", "skip_thought_signature_validator"})
+"""No signature, that of the rules' answers, and the placeholder that Google documents."""
+
+
+def signatures_of(value: Any) -> Iterator[str]:
+    """All signatures in an answer."""
+    if isinstance(value, dict):
+        if isinstance(value.get("thoughtSignature"), str):
+            yield value["thoughtSignature"]
+        value = list(value.values())
+    for one in value if isinstance(value, list) else ():
+        yield from signatures_of(one)
+
+
+def check(
+    model: str, body: dict[str, Any], config: dict[str, Any], signatures: Collection[str | None]
+) -> None:
+    """Rules of a generateContent request that its message does not carry. Raises Refused.
+
+    Parameters
+    ----------
+    signatures: those that are taken back.
+    """
     contents = body.get("contents", [])
     for index, content in enumerate(contents):
         if content.get("role") not in {"user", "model"}:
@@ -40,7 +61,24 @@ def check(model: str, body: dict[str, Any], config: dict[str, Any]) -> None:
             raise Refused(
                 400, "INVALID_ARGUMENT", "Unable to submit request because it must have parts."
             )
+        for part in content["parts"]:
+            if part.get("text") == "" and "thoughtSignature" not in part:
+                raise Refused(
+                    400,
+                    "INVALID_ARGUMENT",
+                    "Unable to submit request because it has an empty text parameter. Add a value "
+                    "to the parameter and try again.",
+                )
+            if part.get("thoughtSignature") not in signatures:
+                raise Refused(400, "INVALID_ARGUMENT", "Corrupted thought signature.")
         calls = [part for part in content["parts"] if "functionCall" in part]
+        if calls and not index:
+            raise Refused(
+                400,
+                "INVALID_ARGUMENT",
+                "Please ensure that function call turn comes immediately after a user turn or "
+                "after a function response turn.",
+            )
         if model.startswith("gemini-3") and calls and "thoughtSignature" not in calls[0]:
             raise Refused(
                 400,

@@ -17,7 +17,13 @@ from cloudai.errors import CloudAIError
 from cloudai.testing.emulators.common.answers import ScriptedError, vector
 from cloudai.testing.emulators.common.local_models import LocalModels
 from cloudai.testing.emulators.vertex import _local_models, _schema
-from cloudai.testing.emulators.vertex._answers import check, parts_of, text_of
+from cloudai.testing.emulators.vertex._answers import (
+    SIGNATURES,
+    check,
+    parts_of,
+    signatures_of,
+    text_of,
+)
 from cloudai.testing.emulators.vertex._http import STATUSES, Answer, Refused, Request, Router
 from cloudai.testing.emulators.vertex._state import VertexState
 
@@ -33,6 +39,7 @@ class Gemini:
     models: chat models that exist. embedding_models: name → longest vector.
     tuned: resource name of an endpoint → the model behind it, and what it answers to what.
     local: what answers instead of the rules; None: nothing.
+    signatures: of thoughts that it takes back: those that it gave.
     """
 
     def __init__(self, cloud_state: VertexState) -> None:
@@ -55,6 +62,7 @@ class Gemini:
         }
         self.tuned: dict[str, tuple[str, dict[str, str]]] = {}
         self._script: list[dict[str, Any]] = []
+        self.signatures: set[str | None] = set(SIGNATURES)
 
     def routes(self, router: Router) -> None:
         for version in ("v1", "v1beta1"):
@@ -82,6 +90,7 @@ class Gemini:
         """The next answers, each a GenerateContentResponse in JSON; a list under ``"stream"`` is
         one piece of a stream each."""
         self._script.extend(answers)
+        self.signatures.update(signatures_of(list(answers)))
 
     def _read(
         self, request: Request, project: str, location: str, model: str, message: str
@@ -177,7 +186,7 @@ class Gemini:
         config = body.get("generationConfig", {})
         asked = model
         model, learnt = self.tuned.get(model, (model, {}))
-        check(model, body, config)
+        check(model, body, config, self.signatures)
         spent = _spent(body)
         if spent > CONTEXT:
             raise Refused(
