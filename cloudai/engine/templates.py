@@ -43,7 +43,17 @@ def messages(request: ChatRequest, *, tools: bool) -> list[dict[str, Any]]:
     }
     told: list[dict[str, Any]] = []
     for at, message in enumerate(request.messages):
-        told.extend(_message(message, f"messages[{at}]", names, tools))
+        for turn in _message(message, f"messages[{at}]", names, tools):
+            # Some templates (Gemma's, Mistral's) want the roles in turn.
+            if (
+                told
+                and told[-1].keys() == turn.keys() == {"role", "content"}
+                and (told[-1]["role"] == turn["role"])
+            ):
+                both = (told[-1]["content"], turn["content"])
+                told[-1]["content"] = "\n\n".join(text for text in both if text)
+            else:
+                told.append(turn)
     return told
 
 
@@ -65,7 +75,16 @@ def _message(
         elif isinstance(part, ToolCall):
             calls.append({"name": part.name, "arguments": part.input})
         elif isinstance(part, ToolResult):
-            results.append({"name": names.get(part.id, part.id), "content": _plain(part.content)})
+            if part.images:
+                raise UnsupportedByProvider(
+                    f"{field}: an image in a tool's result",
+                    provider="local",
+                    alternative=_READS,
+                    field=field,
+                )
+            said = _plain(part.content) if part.parts is None else part.text
+            said = f"Error: {said}" if part.error else said
+            results.append({"name": names.get(part.id, part.id), "content": said})
         # Reasoning and cache points are for the vendors that made them.
     content = "".join(text)
     if results:

@@ -198,7 +198,10 @@ def _transform(spec: BatchTransform, feed: _Feed) -> Callable[[list[Any]], list[
 
         def create(request: ChatRequest, call: Call) -> ChatReply:
             body = msgspec.json.encode(feed.next())
-            return converse_reply.reply(body, model, None, converse_carrier(request))
+            try:
+                return converse_reply.reply(body, model, None, converse_carrier(request))
+            except ProviderError as error:  # of this line alone: the others have their answers
+                raise HandlerError(error.message, code="ModelError", provider="aws") from None
 
         return transforms.chat(create, model, spec.params)
     if spec.embeddings is not None:

@@ -161,7 +161,10 @@ def outcome(raw: bytes, model: str) -> dict[str, Any]:
         inner = msgspec.json.decode(response.body or b"{}")
         error = inner.get("error", inner) if isinstance(inner, dict) else {"message": str(inner)}
         raise _of_line(made(error, status=response.status_code, request_id=response.request_id))
-    reply = chat_reply.decode(bytes(response.body), {}, model)
+    try:
+        reply = chat_reply.decode(bytes(response.body), {}, model)
+    except CloudAIError as error:  # of this line alone: the others have their answers
+        raise _of_line(error) from None
     shown: dict[str, Any] = {
         "text": reply.text,
         "finish_reason": reply.finish_reason,
