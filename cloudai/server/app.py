@@ -23,12 +23,11 @@ from cloudai.errors import (
 from cloudai.server.config import Limits, ServerConfig
 from cloudai.server.gate import Gate
 from cloudai.server.http import asgi
+from cloudai.server.http.errors import Broken, Gone, HTTPError
+from cloudai.server.http.intake import Intake
 from cloudai.server.http.messages import (
     REQUEST_ID,
-    Broken,
-    Gone,
     Headers,
-    HTTPError,
     Reply,
     Request,
     Response,
@@ -97,12 +96,23 @@ class App:
         """What a request may take."""
         return self.inference.limits
 
+    @property
+    def intake(self) -> Intake:
+        """What all requests may take together."""
+        return self.inference.intake
+
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         """As an ASGI application."""
         await asgi.run(self, scope, receive, send)
 
     async def serve(self, request: Request, reply: Reply) -> None:
         """Answers one request."""
+        try:
+            await self._serve(request, reply)
+        finally:
+            request.release()
+
+    async def _serve(self, request: Request, reply: Reply) -> None:
         begun = time.perf_counter()  # the loop's own clock ticks in milliseconds
         route = "other"
         try:

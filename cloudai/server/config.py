@@ -96,6 +96,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     batch: items of one ``predict`` call; None: 64, for a handler up to 256 while so many take
         less than 25 ms, or what the predictor takes best (1024 texts for embeddings on a GPU).
         batch_bytes: bytes of one. queue: items that wait; beyond it 429.
+    queue_bytes: bytes of all requests under way, unpacked; beyond it 429. None: 128 MiB, or four
+        bodies where these are more.
+    pixels: of an image.
     drain: seconds for the requests under way when the server is told to stop.
     """
 
@@ -108,11 +111,22 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     batch: int | None = None
     batch_bytes: int = 8 << 20
     queue: int = 1024
+    queue_bytes: int | None = None
+    pixels: int = 25_000_000
     drain: float = 30.0
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             check_positive(f"limits.{name}", getattr(self, name))
+        if self.queue_bytes is not None and self.queue_bytes < self.body:
+            raise invalid(
+                "limits.queue_bytes", self.queue_bytes, f"is less than limits.body={self.body}"
+            )
+
+    @property
+    def held(self) -> int:
+        """``queue_bytes``, or what it is by itself."""
+        return self.queue_bytes or max(128 << 20, 4 * self.body)
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from cloudai._core.numerals import numeral
 from cloudai.server.config import ServerConfig
-from cloudai.server.http.messages import Broken, HTTPError, Request, Response
+from cloudai.server.http.errors import Broken, HTTPError
+from cloudai.server.http.messages import Request, Response
 from cloudai.server.inference import Inference
 from cloudai.server.log import log
 from cloudai.server.routing import Route, Table

@@ -11,7 +11,9 @@ from typing import Any, Final
 
 from cloudai.errors import CloudAIError
 from cloudai.server.config import Limits, ServerConfig
-from cloudai.server.http.messages import Gone, Request
+from cloudai.server.http.errors import Gone
+from cloudai.server.http.intake import Intake
+from cloudai.server.http.messages import Request
 from cloudai.server.log import log
 from cloudai.server.metrics import Metrics
 from cloudai.server.models import Models, ServedModel, Variant
@@ -41,7 +43,8 @@ class Inference:
 
     Attributes
     ----------
-    models: what is loaded. metrics: what is counted. started: when, in seconds since 1970.
+    models: what is loaded. metrics: what is counted. intake: what all bodies may take together.
+    started: when, in seconds since 1970.
     stopping: True while the last requests are answered.
     """
 
@@ -57,6 +60,7 @@ class Inference:
             lambda: self.models.gauge(lambda group: group.ready),
             lambda: self.models.gauge(lambda group: group.restarts),
         )
+        self.intake = Intake(config.limits.held)
         self.tracing = tracing
         self.started = time.time()
         self.stopping = False

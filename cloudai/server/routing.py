@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
 
-from cloudai.server.http.messages import HTTPError, Request, Response
+from cloudai.server.http.errors import HTTPError
+from cloudai.server.http.messages import Request, Response
 from cloudai.server.inference import Inference
 
 Route: TypeAlias = Callable[[Inference, Request], Awaitable[Response]]

@@ -178,6 +178,7 @@ class Server:
                 log("reload_failed", level="error", error=str(error))
                 self._write_status("RUNNING")
                 return {"ok": False, "error": str(error)}
+            self.inference.intake.most = wanted.config.limits.held
             self._reload_error = None
             log("reloaded", generation=self.inference.models.generation)
             self._write_status("RUNNING")

@@ -9,7 +9,8 @@ from typing import Final
 
 import msgspec
 
-from cloudai.server.http.messages import Broken, Headers, HTTPError, Request, Response, header_value
+from cloudai.server.http.errors import Broken, HTTPError
+from cloudai.server.http.messages import Headers, Request, Response, header_value
 from cloudai.server.inference import Inference
 from cloudai.server.models import ServedModel
 from cloudai.server.tracing import Mark

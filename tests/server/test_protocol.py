@@ -20,7 +20,9 @@ import pytest
 
 from cloudai.server.config import Limits
 from cloudai.server.http import asgi, listener, protocol
-from cloudai.server.http.messages import HTTPError, Reply, Request, Response
+from cloudai.server.http.errors import HTTPError
+from cloudai.server.http.intake import Intake
+from cloudai.server.http.messages import Reply, Request, Response
 from cloudai.server.http.protocol import Connection
 
 LARGE = 64 << 20  # more than the kernel's buffers of a connection hold
@@ -32,6 +34,7 @@ class Parrot:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.intake = Intake(limits.held)
         self.go = asyncio.Event()
         self.closed = asyncio.Event()
         self.asked: list[str] = []
@@ -327,7 +330,9 @@ def test_extensions_of_chunks_and_trailers_are_bounded(before: bytes) -> None:
 
 def test_a_body_in_tiny_pieces_takes_little_more_than_its_size() -> None:
     async def test(here: Place) -> None:
-        request = Request("POST", "/", {}, Connection(here.server), here.parrot.limits, 0.0)
+        parrot = here.parrot
+        link = Connection(here.server)
+        request = Request("POST", "/", {}, link, parrot.limits, parrot.intake, 0.0)
         tracemalloc.start()
         for number in range(200_000):
             request.feed(b"%06d" % number)

@@ -21,7 +21,9 @@ from cloudai.server import __main__ as command
 from cloudai.server.app import table
 from cloudai.server.config import Limits, ModelConfig, ServerConfig, VariantConfig, made, port_from
 from cloudai.server.gate import Gate, TargetLimit
-from cloudai.server.http.messages import Broken, HTTPError, Request, Response
+from cloudai.server.http.errors import Broken, HTTPError
+from cloudai.server.http.intake import Intake
+from cloudai.server.http.messages import Request, Response
 from cloudai.server.targets import NAMES, TARGETS, TargetName, scoped
 from cloudai.server.workers.pool import DeadlinePassed
 
@@ -217,8 +219,8 @@ def guarded(gate: Gate, config: ServerConfig, route: Any, ago: float) -> Respons
     async def ask() -> Response:
         loop = asyncio.get_running_loop()
         link = SimpleNamespace(want_body=lambda: None, break_off=lambda: None)
-        came = loop.time() - ago
-        request = Request("POST", gate.paths[-1], {}, link, config.limits, came)
+        came, intake = loop.time() - ago, Intake(config.limits.held)
+        request = Request("POST", gate.paths[-1], {}, link, config.limits, intake, came)
         gate.table.add("POST", gate.paths[-1], gate.target.posts[-1], route)
         _, found = gate.find(request)
         answer = await found(SimpleNamespace(limits=config.limits), request)

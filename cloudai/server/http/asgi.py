@@ -7,7 +7,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
-from cloudai.server.http.messages import Gone, Headers, Request, Response, Service
+from cloudai.server.http.errors import Gone
+from cloudai.server.http.messages import Headers, Request, Response, Service
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -27,6 +28,7 @@ async def run(app: Service, scope: Scope, receive: Receive, send: Send) -> None:
         {name.lower(): value for name, value in scope["headers"]},
         link,
         app.limits,
+        app.intake,
         asyncio.get_running_loop().time(),
         scope.get("scheme", "http"),
     )

@@ -7,15 +7,17 @@ import asyncio
 import itertools
 import os
 import re
-import zlib
-from collections.abc import AsyncGenerator
-from typing import Any, Final, Protocol, TypeAlias
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
 from cloudai._core.numerals import numeral
-from cloudai.errors import CloudAIError
 from cloudai.server.config import Limits
+from cloudai.server.http.errors import Gone, HTTPError
+from cloudai.server.http.intake import QUICK, Intake
+
+T = TypeVar("T")
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -35,21 +37,6 @@ _UNSAFE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 def header_value(text: str) -> bytes:
     """A text as the value of a header; what cannot stand in one becomes a question mark."""
     return _UNSAFE.sub(b"?", text.encode("latin-1", "replace"))
-
-
-class HTTPError(CloudAIError):
-    """An answer other than 200, by its HTTP status."""
-
-    def __init__(self, status: int, message: str, **about: Any) -> None:
-        super().__init__(message, status=status, **about)
-
-
-class Gone(Exception):
-    """The client has left; nobody reads an answer."""
-
-
-class Broken(Exception):
-    """A streamed answer failed on its way: its connection is broken off."""
 
 
 class Response:
@@ -101,14 +88,14 @@ class Request:
     Parameters
     ----------
     method, path: as text, the path without its escapes. headers: names in lower case.
-    link: the connection. limits: what a request may take. started: in the loop's time.
-    scheme: ``http`` or ``https``.
+    link: the connection. limits: what a request may take; intake: what all of them may.
+    started: in the loop's time. scheme: ``http`` or ``https``.
     """
 
     __slots__ = (
-        "_body", "_limits", "_link", "_pieces", "_spoiled", "_waiter", "ended", "gone", "headers",
-        "id", "items", "method", "model", "path", "scheme", "size", "span", "started", "variant",
-        "version",
+        "_asked", "_held", "_intake", "_limits", "_link", "_pieces", "_spoiled", "_waiter", "ended",
+        "gone", "headers", "id", "items", "method", "model", "path", "scheme", "size", "span",
+        "started", "variant", "version",
     )  # fmt: skip
 
     def __init__(
@@ -118,6 +105,7 @@ class Request:
         headers: dict[bytes, bytes],
         link: Link,
         limits: Limits,
+        intake: Intake,
         started: float,
         scheme: str = "http",
     ) -> None:
@@ -137,10 +125,12 @@ class Request:
         self.size = 0
         self.ended = False
         self._limits = limits
+        self._intake = intake
         self._link = link
         self._pieces: list[bytes | bytearray] = []
-        self._spoiled = ""
-        self._body: bytes | None = None
+        self._spoiled: HTTPError | None = None
+        self._asked = False
+        self._held = 0
         self._waiter: asyncio.Future[None] | None = None
         given = headers.get(b"x-request-id")
         self.id: str = (
@@ -151,6 +141,13 @@ class Request:
 
     def feed(self, data: bytes) -> None:
         """A piece of the body has come."""
+        if self._asked:
+            try:
+                self._hold(len(data))
+            except HTTPError as error:
+                self._pieces, self._spoiled = [], error
+                self._wake()
+                return
         pieces = self._pieces
         if not pieces or len(data) >= SMALL:
             pieces.append(data)
@@ -168,7 +165,7 @@ class Request:
 
     def spoil(self, text: str) -> None:
         """The rest of the body cannot be read."""
-        self._spoiled = text
+        self._spoiled = HTTPError(400, text)
         self._wake()
 
     def lost(self) -> None:
@@ -190,11 +187,14 @@ class Request:
 
     @property
     def content_type(self) -> str:
-        """The media type without its parameters; JSON when none is said."""
-        said = self.headers.get(b"content-type", JSON_TYPE)
+        """The media type without its parameters. A body of which none is said is no JSON (RFC
+        9110, 8.3, allows to take it as application/octet-stream): a page of another origin may
+        send one without a question asked."""
+        said = self.headers.get(b"content-type", b"")
         if said == JSON_TYPE:
             return "application/json"
-        return said.decode("latin-1").partition(";")[0].strip().lower() or "application/json"
+        plain = said.decode("latin-1").partition(";")[0].strip().lower()
+        return plain or "application/octet-stream"
 
     @property
     def accept(self) -> str:
@@ -230,25 +230,60 @@ class Request:
         return self.started + seconds
 
     async def body(self) -> bytes:
-        """The whole body, unpacked if it came as gzip.
+        """The whole body, unpacked if it came as gzip. It is given once, and not kept.
 
-        Raises HTTPError: 413 past the limit, 408 when it takes too long, 415 for another coding.
+        Raises HTTPError: 413 past the limit, 408 when it takes too long, 415 for another coding,
+        429 when too much is held already.
         """
-        if self._body is None:
-            limit = self._limits.body
-            length = self.headers.get(b"content-length", b"")
-            if length.isdigit() and (len(length) > 18 or int(length) > limit):
-                raise self._too_large()
-            if not self.ended:  # most bodies come with their heads: that path takes no timer
-                await self._rest()
-            if self.size > limit:
-                raise self._too_large()
-            pieces = self._pieces
-            body = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
-            self._pieces = []
-            coding = self.headers.get(b"content-encoding", b"").strip().lower()
-            self._body = body if coding in (b"", b"identity") else self._unpack(body, coding)
-        return self._body
+        limit = self._limits.body
+        length = self.headers.get(b"content-length", b"")
+        if length.isdigit() and (len(length) > 18 or int(length) > limit):
+            raise self._too_large()
+        self._asked = True
+        self._hold(self.size)
+        if not self.ended:  # most bodies come with their heads: that path takes no timer
+            await self._rest()
+        if self._spoiled is not None:
+            raise self._spoiled
+        if self.size > limit:
+            raise self._too_large()
+        pieces, self._pieces = self._pieces, []
+        body = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+        coding = self.headers.get(b"content-encoding", b"").strip().lower()
+        if coding in (b"", b"identity"):
+            return body
+        if coding not in (b"gzip", b"x-gzip"):  # the same (RFC 9110, 8.4.1.3)
+            raise HTTPError(
+                415, f"the content encoding {coding.decode('latin-1')!r} is not gzip or identity"
+            )
+        whole = await self._intake.unpack(body, limit)
+        self._held += len(whole)
+        return whole
+
+    async def read(self, parse: Callable[..., T], *arguments: Any) -> T:
+        """What ``parse`` makes of the body and ``arguments``; a large one is read off the event
+        loop. Raises HTTPError as ``body`` and ``parse`` do."""
+        body = await self.body()
+        if len(body) <= QUICK:
+            return parse(body, *arguments)
+        return await self._intake.apart(parse, body, *arguments)
+
+    async def apart(self, size: int, function: Callable[..., T], *arguments: Any) -> T:
+        """Runs a function over ``size`` bytes, off the event loop where they are many."""
+        if size <= QUICK:
+            return function(*arguments)
+        return await self._intake.apart(function, *arguments)
+
+    def release(self) -> None:
+        """The request is answered: what was held for it is not any more."""
+        self._asked = False
+        self._pieces = []
+        self._intake.give(self._held)
+        self._held = 0
+
+    def _hold(self, count: int) -> None:
+        self._intake.take(count)
+        self._held += count
 
     async def _rest(self) -> None:
         loop = asyncio.get_running_loop()
@@ -258,8 +293,8 @@ class Request:
                 while not self.ended:
                     if self.gone:
                         raise Gone
-                    if self._spoiled:
-                        raise HTTPError(400, self._spoiled)
+                    if self._spoiled is not None:
+                        raise self._spoiled
                     if self.size > self._limits.body:
                         raise self._too_large()
                     self._waiter = loop.create_future()
@@ -268,22 +303,6 @@ class Request:
             raise self._too_slow() from None
         finally:
             self._waiter = None
-
-    def _unpack(self, body: bytes, coding: bytes) -> bytes:
-        if coding != b"gzip":
-            raise HTTPError(
-                415, f"the content encoding {coding.decode('latin-1')!r} is not gzip or identity"
-            )
-        unpacker = zlib.decompressobj(wbits=31)
-        try:
-            data = unpacker.decompress(body, self._limits.body + 1)
-        except zlib.error as error:
-            raise HTTPError(400, f"the body is not gzip ({error})") from None
-        if len(data) > self._limits.body:
-            raise self._too_large()
-        if not unpacker.eof:
-            raise HTTPError(400, "the body is not gzip (it ends too early)")
-        return data
 
     def _too_large(self) -> HTTPError:
         return HTTPError(413, f"the body has more than {self._limits.body} bytes")
@@ -298,6 +317,8 @@ class Service(Protocol):
 
     @property
     def limits(self) -> Limits: ...
+    @property
+    def intake(self) -> Intake: ...
 
     async def serve(self, request: Request, reply: Reply) -> None:
         """Answers one request. Raises CancelledError alone."""

@@ -20,7 +20,8 @@ from urllib.parse import unquote
 
 import httptools
 
-from cloudai.server.http.messages import Gone, Headers, Request, Response, Service
+from cloudai.server.http.errors import Gone
+from cloudai.server.http.messages import Headers, Request, Response, Service
 
 MAX_HEAD: Final = 64 << 10
 """Bytes of a request's line and headers; of what stands between two pieces of a body, and after
@@ -271,8 +272,8 @@ class Connection(asyncio.Protocol):
             path = unquote(path)
         method = parser.get_method().decode("ascii")
         request = Request(
-            method, path, headers, self, self._server.app.limits, self._loop.time(),
-            self._scheme,
+            method, path, headers, self, self._server.app.limits, self._server.app.intake,
+            self._loop.time(),            self._scheme,
         )  # fmt: skip
         old = parser.get_http_version() != "1.1"
         keep = not old and parser.should_keep_alive()

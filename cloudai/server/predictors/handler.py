@@ -1,10 +1,10 @@
-"""Runs the user's handler."""
+"""Runs the user's handler, with no more decoded inputs in memory than one call takes."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -12,8 +12,21 @@ from cloudai._core.handlers.handler import Handler
 from cloudai._core.handlers.jsonable import jsonable
 from cloudai.errors import CloudAIError, HandlerError, InvalidRequest
 from cloudai.server.predictors.base import failure, is_long, to_npy
-from cloudai.server.predictors.inputs import decode_inputs, decode_params
+from cloudai.server.predictors.inputs import decode_inputs, decode_params, weight
 from cloudai.server.workers.wire import Item, Options, Result
+
+UNPACKED: Final = 64 << 20
+"""Bytes of decoded inputs in one call of ``predict``, about; an image is much larger than its
+file."""
+
+
+class _Part:
+    """Requests with equal params, decoded, that become one call of ``predict``."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        self.params = params
+        self.members: list[tuple[int, list[Any]]] = []
+        self.count = 0
 
 
 class HandlerPredictor:
@@ -24,6 +37,7 @@ class HandlerPredictor:
         self._handler = handler
         self._max_batch = options.max_batch
         self._long = options.long_input
+        self._pixels = options.pixels
         self._encode = msgspec.json.Encoder().encode
 
     def info(self) -> dict[str, Any]:
@@ -63,27 +77,40 @@ class HandlerPredictor:
 
     def run(self, items: Sequence[Item]) -> list[Result]:
         results: list[Result | None] = [None] * len(items)
-        groups: dict[bytes, list[tuple[int, list[Any]]]] = {}
+        parts: dict[bytes, _Part] = {}
+        held = 0
         for index, item in enumerate(items):
             try:
                 if item.kind == "raw":
                     results[index] = self._raw(item)
-                else:
-                    groups.setdefault(item.params, []).append((index, decode_inputs(item)))
+                    continue
+                size = weight(item)
+                if held + size > UNPACKED:
+                    self._flush(parts, items, results)
+                    held = 0
+                part = parts.get(item.params) or _Part(decode_params(item.params))
+                inputs = decode_inputs(item, self._pixels)
             except CloudAIError as error:
                 results[index] = failure(error)
-        for params, members in groups.items():
-            try:
-                decoded = decode_params(params)
-            except InvalidRequest as error:
-                for index, _ in members:
-                    results[index] = failure(error)
                 continue
-            for part in self._parts(members):
-                self._predict(part, decoded, items, results)
+            if part.members and part.count + len(inputs) > self._max_batch:
+                self._predict(part.members, part.params, items, results)
+                part = _Part(part.params)
+            parts[item.params] = part
+            part.members.append((index, inputs))
+            part.count += len(inputs)
+            held += size
+        self._flush(parts, items, results)
         return [
             result or Result(500, error="no result", error_type="ServerError") for result in results
         ]
+
+    def _flush(
+        self, parts: dict[bytes, _Part], items: Sequence[Item], results: list[Result | None]
+    ) -> None:
+        for part in parts.values():
+            self._predict(part.members, part.params, items, results)
+        parts.clear()
 
     def stream(self, item: Item, emit: Callable[[bytes], bool]) -> Result:
         """Sends the handler's pieces: a body's as they are, an input's as JSON; ends early when
@@ -102,23 +129,11 @@ class HandlerPredictor:
         if item.kind == "raw":
             yield from handler.stream_body(item.inputs, item.content_type, item.accept)
             return
-        (value,) = decode_inputs(item)
+        (value,) = decode_inputs(item, self._pixels)
         result.long = int(is_long(value, self._long))
         with contextlib.closing(handler.stream(value, decode_params(item.params))) as pieces:
             for piece in pieces:
                 yield self._encode(piece)
-
-    def _parts(self, members: list[tuple[int, list[Any]]]) -> list[list[tuple[int, list[Any]]]]:
-        """The requests in calls of ``max_batch`` inputs at most."""
-        parts: list[list[tuple[int, list[Any]]]] = []
-        room = 0
-        for member in members:
-            if not parts or len(member[1]) > room:
-                parts.append([])
-                room = self._max_batch
-            parts[-1].append(member)
-            room -= len(member[1])
-        return parts
 
     def _predict(
         self,
@@ -129,7 +144,10 @@ class HandlerPredictor:
     ) -> None:
         inputs = [value for _, values in part for value in values]
         try:
-            outputs = self._handler.predict(inputs, params)
+            outputs: list[Any] = []  # one request may have more inputs than a call takes
+            for start in range(0, len(inputs), self._max_batch):
+                some = inputs[start : start + self._max_batch]
+                outputs += self._handler.predict(some, params)
         except CloudAIError as error:
             if len(part) == 1:
                 results[part[0][0]] = failure(error)

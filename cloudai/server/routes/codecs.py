@@ -4,17 +4,20 @@ and leaves the decoding of inputs to the workers."""
 from __future__ import annotations
 
 import ast
+import contextlib
 import csv
 import io
 import re
 import struct
 from collections.abc import Sequence
+from itertools import accumulate, compress
 from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.handlers.portable import MARK
 from cloudai.server.config import DEFAULT_BATCH, Limits
-from cloudai.server.http.messages import HTTPError
+from cloudai.server.http.errors import HTTPError
 from cloudai.server.workers.wire import Item, ItemKind
 
 UNSET = msgspec.UNSET
@@ -36,10 +39,16 @@ KINDS: Final[dict[str, ItemKind]] = {
 }
 """What is read, by media type; anything else is answered with 415."""
 
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_PLAIN_STRINGS = re.compile(rb'"[^"]*"')
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_NO_BRACKETS_OR_QUOTES = bytes(set(range(256)) - set(b'[]{}"'))
+CONTAINERS: Final = 1 << 20
+"""Lists and objects of one body. Each takes some 60 bytes once it is decoded, of the two or three
+that it is written with."""
+
+FEW: Final = 1 << 18
+"""Values whose number need not be known before they are cut apart."""
+
+_CHUNK: Final = 64 << 10
+_MARKS: Final = bytes(set(range(256)) - set(b'[]{}",'))
+_STEPS: Final = tuple((byte in b"[{") - (byte in b"]}") for byte in range(256))
 
 
 class Body(msgspec.Struct):
@@ -69,8 +78,8 @@ class Lists(Body):
 class Table(msgspec.Struct):
     """MLflow's and Azure ML's table: rows under named columns."""
 
-    columns: list[str]
-    data: list[list[Raw]]
+    columns: Raw
+    data: Raw
     index: Raw | msgspec.UnsetType = UNSET
 
 
@@ -82,7 +91,8 @@ class Parsed(msgspec.Struct):
     values: each input's JSON. params: a JSON object.
     key: under which the outputs are answered; None: they are the answer by themselves.
     single: True answers the one output, not a list of one.
-    stream: the answer is wanted in pieces.
+    stream: the answer is wanted in pieces. ours: our own client asks, for a stream too where the
+        model has none.
     """
 
     values: list[Any]
@@ -90,13 +100,14 @@ class Parsed(msgspec.Struct):
     key: str | None = "outputs"
     single: bool = False
     stream: bool = False
+    ours: bool = False
 
 
 _body = msgspec.json.Decoder(Body)
 _lists = msgspec.json.Decoder(Lists)
 _list = msgspec.json.Decoder(list[Raw])
 _table = msgspec.json.Decoder(Table)
-_object = msgspec.json.Decoder(dict[str, Raw])
+_text = msgspec.json.Decoder(str)
 
 _ANSWERS: Final = {"inputs": "outputs", "instances": "predictions", "texts": "predictions"}
 
@@ -110,19 +121,52 @@ def decode(decoder: msgspec.json.Decoder[Any], data: bytes | msgspec.Raw) -> Any
 
 
 def check_depth(body: bytes, limit: int) -> None:
-    """Refuses JSON that is nested deeper than ``limit``, at the speed of C: texts are taken out,
-    then each round takes the innermost pairs of brackets away."""
-    if body.count(b"[") + body.count(b"{") <= limit:
-        return
-    if b"\\" in body:
-        left = _STRINGS.sub(b"", body).translate(None, _NO_BRACKETS)
-    else:
-        left = _PLAIN_STRINGS.sub(b"", body.translate(None, _NO_BRACKETS_OR_QUOTES))
-    for _ in range(limit):
-        left = left.replace(b"[]", b"").replace(b"{}", b"")
-        if not left:
-            return
-    raise HTTPError(400, f"the body is nested deeper than {limit} levels, or its brackets differ")
+    """Refuses JSON that is nested deeper than ``limit``, or has too many lists and objects."""
+    if body.count(b"[") + body.count(b"{") > limit:
+        _scan(body, limit)
+
+
+def elements(data: bytes | msgspec.Raw, most: int, what: str) -> list[Any]:
+    """The elements of a JSON list, each as it is written. Raises HTTPError 400 for no list, and for
+    more than ``most`` elements, which are counted before there is an object for each."""
+    text = bytes(data)
+    count = text.count(b",")
+    if count > FEW:
+        count = _scan(text, len(text)) + 1
+    elif count:
+        count = 0  # counted as they are cut apart
+    if count <= most:
+        found = decode(_list, data)
+        count = len(found)
+        if count <= most:
+            return found
+    raise HTTPError(400, f"{count} {what} are more than {most}")
+
+
+def _scan(body: bytes, limit: int) -> int:
+    """One pass over JSON, chunk by chunk at the speed of C: the commas of its outermost list or
+    object are counted. Raises HTTPError 400 as ``check_depth`` says. Wrong JSON is whoever decodes
+    it to refuse: no bracket counts that stands behind what makes it wrong."""
+    depth = start = containers = commas = 0
+    within = False  # a text
+    while start < len(body):
+        chunk = body[start : start + _CHUNK]
+        if (len(chunk) - len(chunk.rstrip(b"\\"))) % 2:  # its last letter belongs to the next
+            chunk += body[start + _CHUNK : start + _CHUNK + 1]
+        start += len(chunk)
+        chunk = chunk.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _MARKS)
+        texts = chunk.split(b'"')
+        left = b"".join(texts[within::2])
+        within ^= len(texts) % 2 == 0
+        containers += left.count(b"[") + left.count(b"{")
+        if containers > CONTAINERS:
+            raise HTTPError(400, f"the body has more than {CONTAINERS} lists and objects")
+        depths = list(accumulate(map(_STEPS.__getitem__, left), initial=depth))
+        depth = depths[-1]
+        if max(depths) > limit:
+            raise HTTPError(400, f"the body is nested deeper than {limit} levels")
+        commas += bytes(compress(left, map((1).__eq__, depths))).count(b",")
+    return commas
 
 
 def parse_object(body: bytes, limits: Limits, keys: Sequence[str], single: bool = False) -> Parsed:
@@ -133,10 +177,11 @@ def parse_object(body: bytes, limits: Limits, keys: Sequence[str], single: bool 
     single: takes one input that is no list too, as Hugging Face's containers do.
     """
     check_depth(body, limits.depth)
-    found: Body
-    try:
-        found = _lists.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    found: Any = None
+    if body.count(b",") <= FEW:
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            found = _lists.decode(body)
+    if found is None:
         found = decode(_body, body)
     for key in keys:
         raw = getattr(found, key)
@@ -152,7 +197,8 @@ def parse_object(body: bytes, limits: Limits, keys: Sequence[str], single: bool 
         if type(raw) is list:
             values = raw
         else:
-            values = _table_rows(raw) if key == "input_data" else _values(raw, key, single)
+            rows = _table_rows if key == "input_data" else _values
+            values = rows(raw, limits.items, key, single)
         if len(values) > limits.items:
             raise _too_many(len(values), limits)
         return Parsed(values, checked, _ANSWERS.get(key), stream=streams)
@@ -176,13 +222,21 @@ def parse_any(body: bytes, limits: Limits) -> Parsed:
         return Parsed([body], key=None, single=True)
     check_depth(body, limits.depth)
     if start == b"[":
-        values = decode(_list, body)
-        if len(values) > limits.items:
-            raise _too_many(len(values), limits)
-        return Parsed(values, key=None)
+        return Parsed(elements(body, limits.items, "inputs"), key=None)
     if not start:
         raise HTTPError(400, "the body is empty")
     return Parsed([body], key=None, single=True)
+
+
+def read(
+    body: bytes, limits: Limits, keys: Sequence[str] | None, accept: str
+) -> tuple[Parsed, list[Item]]:
+    """A JSON body as items; ``keys`` None takes any JSON, else an object with one of them. Their
+    values are in the items alone."""
+    parsed = parse_any(body, limits) if keys is None else parse_object(body, limits, keys)
+    items = items_of(parsed, accept, limits)
+    parsed.values, parsed.ours = [], body.startswith(MARK)
+    return parsed, items
 
 
 def items_of(parsed: Parsed, accept: str, limits: Limits) -> list[Item]:
@@ -201,17 +255,21 @@ def items_of(parsed: Parsed, accept: str, limits: Limits) -> list[Item]:
 
 
 def binary_item(
-    kind: ItemKind, body: bytes, content_type: str, accept: str, limits: Limits
+    body: bytes, kind: ItemKind, content_type: str, accept: str, limits: Limits
 ) -> Item:
     """An item of CSV, JSON Lines, NumPy's format or an image, counted."""
+    if not body:
+        raise HTTPError(400, "the body is empty")
     if kind == "npy":
         count = npy_rows(body)
     elif kind == "image":
         count = 1
     else:
-        count = sum(1 for line in body.split(b"\n") if line.strip())
+        count = body.count(b"\n")
+        if count <= 16 * limits.items:  # empty lines are none
+            count = sum(1 for line in body.split(b"\n") if line.strip())
         if kind == "lines":
-            check_depth(max(body.split(b"\n"), key=len, default=b""), limits.depth)
+            check_depth(body, limits.depth)
     if count > limits.items:
         raise _too_many(count, limits)
     return Item(kind, body, count=max(1, count), content_type=content_type, accept=accept)
@@ -262,28 +320,29 @@ def to_csv(outputs: Sequence[bytes]) -> bytes:
     return text.getvalue().encode()
 
 
-def _values(raw: Any, key: str, single: bool) -> list[Any]:
+def _values(raw: Any, most: int, key: str, single: bool) -> list[Any]:
     data = bytes(raw)
     if data[:1] == b"[":
-        return decode(_list, data)
+        return elements(data, most, "inputs")
     if not single or data == b"null":
         raise HTTPError(400, f"{key} is not a list")
     return [raw]
 
 
-def _table_rows(raw: Any) -> list[Any]:
+def _table_rows(raw: Any, most: int, key: str, single: bool) -> list[Any]:
     data = bytes(raw)
     if data[:1] != b"{":
-        return _values(raw, "input_data", single=True)
+        return _values(raw, most, key, single=True)
     table: Table = decode(_table, data)
+    columns = [decode(_text, name) for name in elements(table.columns, most, "columns")]
     rows: list[Any] = []
-    for number, row in enumerate(table.data):
-        if len(row) != len(table.columns):
+    for number, row in enumerate(elements(table.data, most, "inputs")):
+        cells = elements(row, len(columns), f"values of input_data.data[{number}]")
+        if len(cells) != len(columns):
             raise HTTPError(
-                400,
-                f"input_data.data[{number}] has {len(row)} values for {len(table.columns)} columns",
+                400, f"input_data.data[{number}] has {len(cells)} values for {len(columns)} columns"
             )
-        rows.append(msgspec.json.encode(dict(zip(table.columns, row, strict=True))))
+        rows.append(msgspec.json.encode(dict(zip(columns, cells, strict=True))))
     return rows
 
 

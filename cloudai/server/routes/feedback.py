@@ -6,14 +6,19 @@ replica may be told.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from cloudai.server.http.messages import HTTPError, Request, Response
+from cloudai.server.config import Limits
+from cloudai.server.http.errors import HTTPError
+from cloudai.server.http.messages import Request, Response
 from cloudai.server.inference import Inference
 from cloudai.server.routes.codecs import check_depth, decode
 from cloudai.server.routing import Table
+
+MOST_BYTES: Final = 1 << 20
+"""Of a body: unlike others it is decoded whole in the front."""
 
 
 class Feedback(msgspec.Struct, forbid_unknown_fields=True):
@@ -43,12 +48,7 @@ async def feedback(inference: Inference, request: Request) -> Response:
     right. All are counted, or none where one names what there is not."""
     if request.content_type != "application/json":
         raise HTTPError(415, f"the content type {request.content_type!r} is not JSON")
-    body = await request.body()
-    limits = inference.limits
-    check_depth(body, limits.depth)
-    asked: Many = decode(_many, body)
-    if len(asked.feedback) > limits.items:
-        raise HTTPError(400, f"{len(asked.feedback)} are more than {limits.items}")
+    asked = await request.read(_read, inference.limits)
     told: list[tuple[tuple[str, str, str], bool]] = []
     for one in asked.feedback:
         model = inference.models.get(None if one.model is msgspec.UNSET else one.model)
@@ -59,6 +59,16 @@ async def feedback(inference: Inference, request: Request) -> Response:
         inference.metrics.accuracy.add(right, 1, *who)
     counts = {"counted": len(told), "correct": sum(right for _, right in told)}
     return Response(msgspec.json.encode(counts))
+
+
+def _read(body: bytes, limits: Limits) -> Many:
+    if len(body) > MOST_BYTES:
+        raise HTTPError(413, f"the body has more than {MOST_BYTES} bytes")
+    check_depth(body, limits.depth)
+    asked: Many = decode(_many, body)
+    if len(asked.feedback) > limits.items:
+        raise HTTPError(400, f"{len(asked.feedback)} are more than {limits.items}")
+    return asked
 
 
 def _right(one: Feedback) -> bool:

@@ -1,58 +1,76 @@
 """KServe's v2, the Open Inference Protocol: tensors by name, in JSON or as binary data after it.
 
 One input tensor: each of its rows is an input. Several: each row becomes an object of the
-tensors' names. The specification is open_inference_rest.yaml of kserve/open-inference-protocol
-with the binary tensor data extension, read 2026-11.
+tensors' names. The front counts rows and cuts the body; the worker decodes
+(``predictors.tensors``). The specification is open_inference_rest.yaml of
+kserve/open-inference-protocol with the binary tensor data extension, read 2026-11.
 """
 
 from __future__ import annotations
 
-import math
-import struct
-from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
 from cloudai import _version
-from cloudai.server.http.messages import JSON_TYPE, HTTPError, Request, Response
+from cloudai.server.config import Limits
+from cloudai.server.http.errors import HTTPError
+from cloudai.server.http.messages import JSON_TYPE, Request, Response
 from cloudai.server.inference import Inference
-from cloudai.server.routes.codecs import Parsed, check_depth, decode, items_of
+from cloudai.server.predictors.tensors import TYPES, Tensor, Wanted
+from cloudai.server.routes.codecs import check_depth, decode, elements
 from cloudai.server.routing import Methods, Table
-
-# Format characters of ``struct``; BYTES has lengths of its own.
-TYPES: Final = {
-    "BOOL": "?", "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b",
-    "INT16": "h", "INT32": "i", "INT64": "q", "FP16": "e", "FP32": "f", "FP64": "d",
-}  # fmt: skip
+from cloudai.server.workers.wire import Item
 
 BINARY_HEADER: Final = b"inference-header-content-length"
+_BINARY: Final = "application/octet-stream"
 
 
-class Tensor(msgspec.Struct):
-    """An input tensor. ``data`` is flat or nested; absent when it comes as binary data."""
+class HeadParameters(msgspec.Struct, frozen=True):
+    binary_data_size: int | msgspec.UnsetType = msgspec.UNSET
+    binary_data: bool = False
+
+
+class TensorHead(msgspec.Struct):
+    """An input tensor as far as the front reads it. ``data`` is flat or nested; absent when it
+    comes as binary data."""
 
     name: str
-    shape: list[int]
+    shape: msgspec.Raw
     datatype: str
-    data: list[Any] | msgspec.UnsetType = msgspec.UNSET
-    parameters: dict[str, Any] = {}
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    parameters: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class WantedOutput(msgspec.Struct):
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: HeadParameters = HeadParameters()
 
 
 class InferRequest(msgspec.Struct):
-    inputs: list[Tensor]
+    inputs: msgspec.Raw
     id: str | msgspec.UnsetType = msgspec.UNSET
-    parameters: dict[str, Any] = {}
-    outputs: list[WantedOutput] = []
+    parameters: msgspec.Raw = msgspec.Raw(b"{}")
+    outputs: msgspec.Raw = msgspec.Raw(b"[]")
 
 
-_decoder = msgspec.json.Decoder(InferRequest)
-_flat_types = (bool, int, float, str)
+class Asked(msgspec.Struct):
+    """A request, read: its inputs as one item, and its own name."""
+
+    item: Item
+    id: str | msgspec.UnsetType
+
+
+MOST_TENSORS: Final = 1000
+MOST_ABOUT: Final = 64 << 10
+"""Bytes of what is said about tensors beside their data."""
+
+_request = msgspec.json.Decoder(InferRequest)
+_head = msgspec.json.Decoder(TensorHead)
+_head_parameters = msgspec.json.Decoder(HeadParameters)
+_shape = msgspec.json.Decoder(list[int])
+_outputs = msgspec.json.Decoder(list[WantedOutput])
+_parameters = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 async def server(inference: Inference, request: Request) -> Response:
@@ -124,209 +142,95 @@ async def model_ready(
 
 async def infer(inference: Inference, request: Request, name: str, version: str | None) -> Response:
     """Tensors in, tensors out."""
-    if request.content_type not in ("application/json", "application/octet-stream"):
+    length = request.headers.get(BINARY_HEADER)
+    kinds = ("application/json",) if length is None else ("application/json", _BINARY)
+    if request.content_type not in kinds:
         raise HTTPError(415, f"the content type {request.content_type!r} is not read here")
-    limits = inference.limits
-    asked = _parse(await request.body(), request, limits.depth)
+    asked = await request.read(_read, length, inference.limits)
     model = inference.models.get(name)
     _check_version(inference, name, version)
-    rows = _rows(asked.inputs, limits.items)
-    params = {k: v for k, v in asked.parameters.items() if not k.startswith("binary_data")}
-    parsed = Parsed([msgspec.json.encode(row) for row in rows], msgspec.json.encode(params))
-    outputs: list[Any] = []
-    if rows:
-        results = await inference.infer(request, model, items_of(parsed, "", limits))
-        outputs = [msgspec.json.decode(out) for result in results for out in result.outputs]
-    head: dict[str, Any] = {"model_name": model.name, "model_version": request.version}
+    (result,) = await inference.infer(request, model, [asked.item])
+    kind = result.content_type.encode()
+    about: dict[str, Any] = {"model_name": model.name, "model_version": request.version}
     if asked.id is not msgspec.UNSET:
-        head["id"] = asked.id
-    tensors = _tensors(outputs)
-    wanted = {output.name for output in asked.outputs}
-    if wanted:
-        missing = wanted - {tensor["name"] for tensor in tensors}
-        if missing:
-            raise HTTPError(400, f"there is no output {', '.join(sorted(missing))}")
-        tensors = [tensor for tensor in tensors if tensor["name"] in wanted]
-    return _respond(head, tensors, _binary_wanted(asked))
+        about["id"] = asked.id
+    before = msgspec.json.encode(about)[:-1] + b","
+    told = [] if kind == JSON_TYPE else [(BINARY_HEADER, b"%d" % (len(before) + result.head - 1))]
+    return Response(b"%b%b" % (before, result.body[1:]), content_type=kind, headers=told)
 
 
-def _respond(head: dict[str, Any], tensors: list[dict[str, Any]], binary: set[str]) -> Response:
-    blobs: list[bytes] = []
-    for tensor in tensors:
-        if tensor["name"] in binary or "*" in binary:
-            blob = _pack(tensor["datatype"], tensor.pop("data"))
-            tensor["parameters"] = {"binary_data_size": len(blob)}
-            blobs.append(blob)
-    body = msgspec.json.encode({**head, "outputs": tensors})
-    if not blobs:
-        return Response(body, content_type=JSON_TYPE)
-    return Response(
-        b"".join([body, *blobs]),
-        content_type=b"application/octet-stream",
-        headers=[(BINARY_HEADER, b"%d" % len(body))],
-    )
-
-
-def _parse(body: bytes, request: Request, depth: int) -> InferRequest:
-    length = request.headers.get(BINARY_HEADER)
-    blobs = b""
+def _read(body: bytes, length: bytes | None, limits: Limits) -> Asked:
+    """Counts and cuts; the worker decodes the tensors."""
+    blobs = memoryview(b"")
     if length is not None:
         if not length.isdigit() or len(length) > 12 or int(length) > len(body):
             raise HTTPError(400, "Inference-Header-Content-Length is not within the body")
-        body, blobs = body[: int(length)], body[int(length) :]
-    check_depth(body, depth)
-    asked: InferRequest = decode(_decoder, body)
-    if not asked.inputs:
-        raise HTTPError(400, "inputs is empty")
+        body, blobs = body[: int(length)], memoryview(body)[int(length) :]
+    check_depth(body, limits.depth)
+    asked: InferRequest = decode(_request, body)
+    tensors: list[Tensor] = []
     start = 0
-    for tensor in asked.inputs:
-        if not 1 <= len(tensor.shape) <= 16 or any(size < 0 for size in tensor.shape):
-            raise HTTPError(400, f"the shape {tensor.shape} of {tensor.name!r} is not one")
-        size = tensor.parameters.get("binary_data_size")
-        if size is None:
-            if tensor.data is msgspec.UNSET:
-                raise HTTPError(400, f"the tensor {tensor.name!r} has no data")
+    for raw in elements(asked.inputs, MOST_TENSORS, "tensors"):
+        head: TensorHead = decode(_head, raw)
+        size = _about(_head_parameters, head.parameters).binary_data_size
+        shape: list[int] = _about(_shape, head.shape)
+        if not 1 <= len(shape) <= 16 or any(size < 0 for size in shape):
+            raise HTTPError(400, f"the shape {shape[:20]} of {head.name!r} is not one")
+        if head.datatype != "BYTES" and head.datatype not in TYPES:
+            raise HTTPError(400, f"the datatype {head.datatype!r} is not one")
+        if size is msgspec.UNSET:
+            if head.data is msgspec.UNSET:
+                raise HTTPError(400, f"the tensor {head.name!r} has no data")
+            data = bytes(head.data)
+            if data[:1] != b"[":
+                raise HTTPError(400, f"the data of the tensor {head.name!r} is no list")
+            tensors.append(Tensor(head.name, head.datatype, shape, data))
             continue
-        if type(size) is not int or size < 0 or start + size > len(blobs):
-            raise HTTPError(400, f"binary_data_size of {tensor.name!r} is not within the body")
-        tensor.data = _unpack(tensor, blobs[start : start + size])
+        if size < 0 or start + size > len(blobs):
+            raise HTTPError(400, f"binary_data_size of {head.name!r} is not within the body")
+        data = bytes(blobs[start : start + size])
+        tensors.append(Tensor(head.name, head.datatype, shape, data, binary=True))
         start += size
     if start != len(blobs):
         raise HTTPError(400, f"{len(blobs) - start} bytes of binary data belong to no tensor")
-    return asked
+    return Asked(_item(tensors, asked, limits), asked.id)
 
 
-def _rows(tensors: Sequence[Tensor], limit: int) -> list[Any]:
-    """The inputs: one a row of the first dimension."""
-    columns: dict[str, list[Any]] = {}
-    for tensor in tensors:
-        if tensor.name in columns:
-            raise HTTPError(400, f"the tensor {tensor.name!r} comes twice")
-        if tensor.datatype != "BYTES" and tensor.datatype not in TYPES:
-            raise HTTPError(400, f"the datatype {tensor.datatype!r} is not one")
-        shape = tensor.shape
-        flat = _flatten(tensor.data or [])
-        count = math.prod(shape)
-        if len(flat) != count:
-            raise HTTPError(
-                400, f"the tensor {tensor.name!r} has {len(flat)} values for shape {shape}"
-            )
-        if shape[0] > limit:
-            raise HTTPError(400, f"{shape[0]} inputs are more than {limit}")
-        columns[tensor.name] = _nest(flat, shape)
-    rows = {len(column) for column in columns.values()}
+def _item(tensors: list[Tensor], asked: InferRequest, limits: Limits) -> Item:
+    if not tensors:
+        raise HTTPError(400, "inputs is empty")
+    names = [tensor.name for tensor in tensors]
+    for name in names:
+        if names.count(name) > 1:
+            raise HTTPError(400, f"the tensor {name!r} comes twice")
+    rows = {tensor.shape[0] for tensor in tensors}
     if len(rows) != 1:
         raise HTTPError(400, f"the tensors have different numbers of rows: {sorted(rows)}")
-    if len(columns) == 1:
-        return next(iter(columns.values()))
-    return [
-        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
-    ]
+    (count,) = rows
+    if count > limits.items:
+        raise HTTPError(400, f"{count} inputs are more than {limits.items}")
+    outputs: list[WantedOutput] = _about(_outputs, asked.outputs)
+    told: dict[str, msgspec.Raw] = _about(_parameters, asked.parameters)
+    wanted = Wanted(
+        [output.name for output in outputs] or None,
+        [output.name for output in outputs if output.parameters.binary_data],
+    )
+    if bytes(told.get("binary_data_output", b"")) == b"true":
+        wanted.binary.append("*")
+    params = {key: value for key, value in told.items() if not key.startswith("binary_data")}
+    return Item(
+        "tensors",
+        msgspec.msgpack.encode(tensors),
+        msgspec.json.encode(params),
+        max(1, count),
+        accept=msgspec.json.encode(wanted).decode(),
+    )
 
 
-def _flatten(data: list[Any]) -> list[Any]:
-    flat: list[Any] = []
-    for value in data:
-        if isinstance(value, list):
-            flat.extend(_flatten(value))
-        elif isinstance(value, _flat_types):
-            flat.append(value)
-        else:
-            raise HTTPError(400, "a tensor's data holds numbers, texts and booleans only")
-    return flat
-
-
-def _nest(flat: list[Any], shape: Sequence[int]) -> list[Any]:
-    for size in reversed(shape[1:]):
-        if size == 0:
-            return [[] for _ in range(shape[0])]
-        flat = [flat[start : start + size] for start in range(0, len(flat), size)]
-    return flat
-
-
-def _tensors(outputs: list[Any]) -> list[dict[str, Any]]:
-    """The outputs as tensors: one for each key where all are objects of the same plain keys,
-    else one; what is no regular array of numbers goes as BYTES, JSON texts."""
-    if outputs and all(isinstance(output, dict) for output in outputs):
-        keys = list(outputs[0])
-        if keys and all(list(output) == keys for output in outputs):
-            return [_tensor(key, [output[key] for output in outputs]) for key in keys]
-    return [_tensor("output", outputs)]
-
-
-def _tensor(name: str, column: list[Any]) -> dict[str, Any]:
-    shape = _shape(column)
-    if shape is not None:
-        flat = _flatten(column)
-        kinds = {type(value) for value in flat}
-        for kind, datatype in ((bool, "BOOL"), (int, _integers(flat)), (str, "BYTES")):
-            if kinds == {kind} and datatype:
-                return {"name": name, "datatype": datatype, "shape": shape, "data": flat}
-        if kinds <= {int, float}:
-            flat = [float(value) for value in flat]
-            return {"name": name, "datatype": "FP64", "shape": shape, "data": flat}
-    texts = [value if isinstance(value, str) else msgspec.json.encode(value).decode()
-             for value in column]  # fmt: skip
-    return {"name": name, "datatype": "BYTES", "shape": [len(column)], "data": texts}
-
-
-def _integers(flat: list[Any]) -> str:
-    """The type that holds all these integers; "" for none."""
-    if any(type(value) is not int for value in flat):
-        return ""
-    if all(-(2**63) <= value < 2**63 for value in flat):
-        return "INT64"
-    return "UINT64" if all(0 <= value < 2**64 for value in flat) else ""
-
-
-def _shape(value: Any) -> list[int] | None:
-    """The shape of a regular nested list; None where it is not regular or not plain."""
-    if not isinstance(value, list):
-        return [] if isinstance(value, _flat_types) else None
-    inner = [_shape(item) for item in value]
-    if any(shape is None or shape != inner[0] for shape in inner):
-        return None
-    return [len(value), *(inner[0] or [])] if inner else [0]
-
-
-def _binary_wanted(asked: InferRequest) -> set[str]:
-    wanted = {output.name for output in asked.outputs if output.parameters.get("binary_data")}
-    if asked.parameters.get("binary_data_output") is True:
-        wanted.add("*")
-    return wanted
-
-
-def _unpack(tensor: Tensor, data: bytes) -> list[Any]:
-    if tensor.datatype == "BYTES":
-        texts: list[Any] = []
-        start = 0
-        while start + 4 <= len(data):
-            (size,) = struct.unpack_from("<I", data, start)
-            end = start + 4 + size
-            if end > len(data):
-                break
-            try:
-                texts.append(data[start + 4 : end].decode())
-            except UnicodeDecodeError:
-                raise HTTPError(400, f"{tensor.name!r} holds bytes that are not UTF-8") from None
-            start = end
-        if start != len(data):
-            raise HTTPError(400, f"the binary data of {tensor.name!r} is cut short")
-        return texts
-    kind = TYPES.get(tensor.datatype)
-    if kind is None or len(data) % struct.calcsize(kind):
-        raise HTTPError(400, f"the binary data of {tensor.name!r} is not {tensor.datatype}")
-    values = list(struct.unpack(f"<{len(data) // struct.calcsize(kind)}{kind}", data))
-    if kind in "efd" and not all(map(math.isfinite, values)):
-        raise HTTPError(400, f"the tensor {tensor.name!r} holds NaN or infinity")
-    return values
-
-
-def _pack(datatype: str, flat: list[Any]) -> bytes:
-    if datatype == "BYTES":
-        texts = [text.encode() for text in flat]
-        return b"".join(struct.pack("<I", len(text)) + text for text in texts)
-    return struct.pack(f"<{len(flat)}{TYPES[datatype]}", *flat)
+def _about(decoder: msgspec.json.Decoder[Any], raw: msgspec.Raw) -> Any:
+    if len(bytes(raw)) > MOST_ABOUT:
+        raise HTTPError(400, f"what is said about the tensors has more than {MOST_ABOUT} bytes")
+    return decode(decoder, raw)
 
 
 def _check_version(inference: Inference, name: str, version: str | None) -> None:

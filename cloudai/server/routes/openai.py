@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from cloudai.server import streams
-from cloudai.server.http.messages import HTTPError, Request, Response
+from cloudai.server.config import Limits
+from cloudai.server.http.errors import HTTPError
+from cloudai.server.http.messages import Request, Response
 from cloudai.server.inference import Inference
 from cloudai.server.models import ServedModel
-from cloudai.server.routes.codecs import Parsed, check_depth, decode, items_of
+from cloudai.server.routes.codecs import Parsed, check_depth, decode, elements, items_of
 from cloudai.server.routing import Table
 from cloudai.server.workers.wire import BASE64, Item
 
 
-class EmbeddingsRequest(msgspec.Struct):
+class EmbeddingsHead(msgspec.Struct):
     """The fields of OpenAI's CreateEmbeddingRequest that mean something here."""
 
-    input: str | list[str]
+    input: msgspec.Raw
     model: str
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
@@ -28,13 +30,39 @@ class ChatHead(msgspec.Struct):
     """What the front reads of a chat request; the worker reads the rest."""
 
     model: str
-    messages: list[msgspec.Raw]
+    messages: msgspec.Raw
     stream: bool | None = None
 
 
-_embeddings = msgspec.json.Decoder(EmbeddingsRequest)
+class Embeddings(msgspec.Struct):
+    """A request for embeddings, read."""
+
+    model: str
+    items: list[Item]
+
+
+class Chat(msgspec.Struct):
+    """A request for a chat's answer, read as far as the front does."""
+
+    model: str
+    body: bytes
+    stream: bool
+
+
+class Known(msgspec.Struct):
+    """What tells OpenAI's bodies from others."""
+
+    model: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    messages: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_embeddings = msgspec.json.Decoder(EmbeddingsHead)
 _chat = msgspec.json.Decoder(ChatHead)
-_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_known = msgspec.json.Decoder(Known)
+
+BODIES: Final = {"chat": "messages", "embeddings": "input"}
+"""By predictor, the field that makes a body OpenAI's."""
 
 
 def _about(inference: Inference, name: str) -> dict[str, Any]:
@@ -62,24 +90,58 @@ async def model(inference: Inference, request: Request, name: str) -> Response:
 
 async def embeddings(inference: Inference, request: Request) -> Response:
     """OpenAI's embeddings, as lists of numbers or as base64 of little-endian float32."""
-    return await _embeddings_answer(inference, request, await _body(inference, request))
+    _check_type(request)
+    return await answered(
+        inference, request, await request.read(_read_embeddings, inference.limits)
+    )
 
 
-async def _embeddings_answer(inference: Inference, request: Request, body: bytes) -> Response:
-    limits = inference.limits
-    asked: EmbeddingsRequest = decode(_embeddings, body)
-    model = _with_predictor(inference, asked.model, "embeddings")
-    texts = [asked.input] if isinstance(asked.input, str) else asked.input
+async def chat(inference: Inference, request: Request) -> Response:
+    """OpenAI's chat completions, whole or as server-sent events."""
+    _check_type(request)
+    return await answered(inference, request, await request.read(_read_chat, inference.limits))
+
+
+def _read_embeddings(body: bytes, limits: Limits) -> Embeddings:
+    check_depth(body, limits.depth)
+    asked: EmbeddingsHead = decode(_embeddings, body)
+    one = bytes(asked.input)[:1] == b'"'
+    texts = [asked.input] if one else elements(asked.input, limits.items, "texts")
     if not texts:
-        raise HTTPError(400, "input is empty")
-    if len(texts) > limits.items:
-        raise HTTPError(400, f"{len(texts)} texts are more than {limits.items}")
+        raise HTTPError(400, "input is empty", field="input")
+    for at, text in enumerate(texts):
+        if bytes(text)[:1] != b'"':
+            raise HTTPError(400, f"input[{at}] is not a text", field="input")
     params = b"{}"
     if asked.dimensions is not None:
         params = msgspec.json.encode({"dimensions": asked.dimensions})
-    parsed = Parsed([msgspec.json.encode(text) for text in texts], params)
     accept = BASE64 if asked.encoding_format == "base64" else ""
-    results = await inference.infer(request, model, items_of(parsed, accept, limits))
+    return Embeddings(asked.model, items_of(Parsed(texts, params), accept, limits))
+
+
+def _read_chat(body: bytes, limits: Limits) -> Chat:
+    check_depth(body, limits.depth)
+    asked: ChatHead = decode(_chat, body)
+    if bytes(asked.messages)[:1] != b"[" or bytes(asked.messages)[1:].strip() == b"]":
+        raise HTTPError(400, "messages is empty", field="messages")
+    return Chat(asked.model, body, bool(asked.stream))
+
+
+async def answered(inference: Inference, request: Request, asked: Embeddings | Chat) -> Response:
+    """The answer in OpenAI's form."""
+    if isinstance(asked, Embeddings):
+        return await _embedded(inference, request, asked)
+    model = _with_predictor(inference, asked.model, "chat")
+    if not asked.stream:
+        (result,) = await inference.infer(request, model, [Item("chat", asked.body)])
+        return Response(result.body)
+    item = Item("chat", asked.body, stream=True)
+    return await streams.respond(inference, request, model, item, streams.CHAT)
+
+
+async def _embedded(inference: Inference, request: Request, asked: Embeddings) -> Response:
+    model = _with_predictor(inference, asked.model, "embeddings")
+    results = await inference.infer(request, model, asked.items)
     tokens = sum(result.tokens for result in results)
     outputs = [output for result in results for output in result.outputs]
     data = b",".join(
@@ -92,51 +154,25 @@ async def _embeddings_answer(inference: Inference, request: Request, body: bytes
     )
 
 
-async def chat(inference: Inference, request: Request) -> Response:
-    """OpenAI's chat completions, whole or as server-sent events."""
-    body = await _body(inference, request)
-    asked: ChatHead = decode(_chat, body)
-    return await _chat_answer(inference, request, asked, body)
-
-
-async def _chat_answer(
-    inference: Inference, request: Request, asked: ChatHead, body: bytes
-) -> Response:
-    if not asked.messages:
-        raise HTTPError(400, "messages is empty")
-    model = _with_predictor(inference, asked.model, "chat")
-    if not asked.stream:
-        (result,) = await inference.infer(request, model, [Item("chat", body)])
-        return Response(result.body)
-    return await streams.respond(
-        inference, request, model, Item("chat", body, stream=True), streams.CHAT
-    )
-
-
-async def invoked(inference: Inference, request: Request, predictor: str) -> Response | None:
-    """The answer where the body of /invocations is OpenAI's: a chat's for chat models, as
-    SageMaker's own containers for language models take it, an embeddings' for theirs; None for
-    any other body. ``model`` may be left out."""
-    body = await _body(inference, request)
-    if body.lstrip()[:1] != b"{":
+def named(body: bytes, predictor: str, model: str, limits: Limits) -> Embeddings | Chat | None:
+    """The body of /invocations where it is OpenAI's: a chat's for chat models, as SageMaker's own
+    containers for language models take it, an embeddings' for theirs; None for any other body.
+    ``model`` may be left out of it."""
+    own = body.lstrip()
+    if own[:1] != b"{":
         return None
-    found: dict[str, msgspec.Raw] = decode(_object, body)
-    if ("messages" if predictor == "chat" else "input") not in found:
+    check_depth(body, limits.depth)
+    found: Known = decode(_known, body)
+    if getattr(found, BODIES[predictor]) is msgspec.UNSET:
         return None
-    if "model" not in found:
-        found["model"] = msgspec.Raw(msgspec.json.encode(inference.models.get(None).name))
-        body = msgspec.json.encode(found)
-    if predictor == "chat":
-        return await _chat_answer(inference, request, decode(_chat, body), body)
-    return await _embeddings_answer(inference, request, body)
+    if found.model is msgspec.UNSET:
+        body = b'{"model":%b,%b' % (msgspec.json.encode(model), own[1:])
+    return _read_chat(body, limits) if predictor == "chat" else _read_embeddings(body, limits)
 
 
-async def _body(inference: Inference, request: Request) -> bytes:
+def _check_type(request: Request) -> None:
     if request.content_type != "application/json":
         raise HTTPError(415, f"the content type {request.content_type!r} is not JSON")
-    body = await request.body()
-    check_depth(body, inference.limits.depth)
-    return body
 
 
 def _with_predictor(inference: Inference, name: str, predictor: str) -> ServedModel:

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from cloudai import _version
 from cloudai.server.models import Models
+from cloudai.server.predictors.tensors import TYPES
 from cloudai.server.routes.codecs import KINDS
-from cloudai.server.routes.open_inference import TYPES
 
 _ERRORS: Final = {
     "400": "The request cannot be read.",

@@ -7,19 +7,12 @@ from collections.abc import Mapping
 from cloudai._core.handlers.portable import MARK
 from cloudai.server import streams
 from cloudai.server.config import DEFAULT_BATCH
-from cloudai.server.http.messages import JSON_TYPE, HTTPError, Request, Response, header_value
+from cloudai.server.http.errors import HTTPError
+from cloudai.server.http.messages import JSON_TYPE, Request, Response, header_value
 from cloudai.server.inference import Inference
 from cloudai.server.models import ServedModel
 from cloudai.server.routes import openai
-from cloudai.server.routes.codecs import (
-    KINDS,
-    Parsed,
-    binary_item,
-    items_of,
-    parse_any,
-    parse_object,
-    to_csv,
-)
+from cloudai.server.routes.codecs import KINDS, Parsed, binary_item, read, to_csv
 from cloudai.server.routing import Methods, Table
 from cloudai.server.workers.wire import Item
 
@@ -52,20 +45,27 @@ async def invocations(inference: Inference, request: Request) -> Response:
     each; OpenAI's for models of chat and embeddings; SageMaker's handler functions get the body
     as it is."""
     info = inference.models.get(None).variants[0].group.info
-    predictor = info.get("predictor")
-    if predictor in ("chat", "embeddings") and request.content_type == "application/json":
-        found = await openai.invoked(inference, request, predictor)
-        if found is not None:
-            return found
+    limits, accepted = inference.limits, request.accept
+    if request.content_type == "application/json" and info.get("predictor") in openai.BODIES:
+        body = await request.body()
+        size, name = len(body), inference.models.get(None).name
+        asked = await request.apart(size, openai.named, body, info["predictor"], name, limits)
+        if asked is not None:
+            return await openai.answered(inference, request, asked)
+        parsed, items = await request.apart(size, read, body, limits, None, accepted)
+        del body
+        return await _predicted(inference, request, None, parsed, items)
     if not info.get("raw"):
         return await _typed(inference, request, None, None)
     body = await request.body()
     if body.startswith(MARK) and not info.get("whole"):  # the inputs alone are for the handler
-        return await _typed(inference, request, None, None)
+        parsed, items = await request.apart(len(body), read, body, limits, None, accepted)
+        del body
+        return await _predicted(inference, request, None, parsed, items)
     model = inference.models.get(None)
     accept = request.header(b"accept") or "application/json"
     item = Item(
-        "raw", body, content_type=request.header(b"content-type") or "application/json",
+        "raw", body, content_type=request.header(b"content-type") or request.content_type,
         accept="application/json" if accept == "*/*" else accept, stream=bool(info.get("streams")),
     )  # fmt: skip
     if item.stream:
@@ -90,32 +90,15 @@ async def _typed(
             f"the content type {request.content_type!r} is not read here",
             hint=f"Send one of {', '.join(KINDS)}",
         )
-    limits = inference.limits
-    body = await request.body()
-    # Looked up after the wait: an update may have replaced it meanwhile.
-    model = inference.models.get(name)
-    accept = request.accept
+    limits, accept = inference.limits, request.accept
     if kind == "json":
-        parsed = parse_any(body, limits) if keys is None else parse_object(body, limits, keys)
+        parsed, items = await request.read(read, limits, keys, accept)
         if answer is not None:
             parsed.key = answer
-        if parsed.stream and body.startswith(MARK):
-            info = model.variants[0].group.info
-            parsed.stream = bool(info.get("streams")) and len(parsed.values) == 1
-        if parsed.stream or accept == "text/event-stream":
-            return await _streamed(inference, request, model, parsed)
-        if not parsed.values:
-            return _answer(parsed, [], accept)
-        # NumPy's format is one array of all outputs, so such a request is not cut in parts.
-        items = items_of(parsed, accept, limits)
-        if accept == "application/x-npy" and len(items) > 1:
-            most = limits.batch or DEFAULT_BATCH
-            raise HTTPError(406, f"more than {most} outputs do not come as one array")
-        return await _json_answer(inference, request, model, items, parsed)
-    if not body and kind != "image":
-        raise HTTPError(400, "the body is empty")
-    item = binary_item(kind, body, request.header(b"content-type"), accept, limits)
-    (result,) = await inference.infer(request, model, [item])
+        return await _predicted(inference, request, name, parsed, items)
+    said = request.header(b"content-type")
+    item = await request.read(binary_item, kind, said, accept, limits)
+    (result,) = await inference.infer(request, inference.models.get(name), [item])
     if result.body:
         return Response(result.body, content_type=result.content_type.encode())
     if kind == "lines" and accept in ("", request.content_type, "application/jsonlines"):
@@ -123,14 +106,37 @@ async def _typed(
             b"".join(output + b"\n" for output in result.outputs),
             content_type=b"application/jsonlines",
         )
-    if accept == "text/csv" or (kind == "csv" and accept in ("", "text/csv")):
-        return Response(to_csv(result.outputs), content_type=b"text/csv")
     parsed = Parsed([], key=answer or ("outputs" if keys is not None else "predictions"))
-    return _answer(parsed, result.outputs, accept)
+    own = "text/csv" if kind == "csv" else ""
+    return await _answer(request, parsed, result.outputs, accept or own)
+
+
+async def _predicted(
+    inference: Inference, request: Request, name: str | None, parsed: Parsed, items: list[Item]
+) -> Response:
+    """The answer to a JSON body's items."""
+    # Looked up after the body has come: an update may have replaced it meanwhile.
+    model, accept = inference.models.get(name), request.accept
+    if parsed.stream and parsed.ours:
+        info = model.variants[0].group.info
+        parsed.stream = bool(info.get("streams")) and sum(item.count for item in items) == 1
+    if parsed.stream or accept == "text/event-stream":
+        return await _streamed(inference, request, model, parsed, items)
+    if not items:
+        return await _answer(request, parsed, [], accept)
+    # NumPy's format is one array of all outputs, so such a request is not cut in parts.
+    if accept == "application/x-npy" and len(items) > 1:
+        most = inference.limits.batch or DEFAULT_BATCH
+        raise HTTPError(406, f"more than {most} outputs do not come as one array")
+    results = await inference.infer(request, model, items)
+    if results[0].body:
+        return Response(results[0].body, content_type=results[0].content_type.encode())
+    outputs = [output for result in results for output in result.outputs]
+    return await _answer(request, parsed, outputs, accept)
 
 
 async def _streamed(
-    inference: Inference, request: Request, model: ServedModel, parsed: Parsed
+    inference: Inference, request: Request, model: ServedModel, parsed: Parsed, items: list[Item]
 ) -> Response:
     """One input's answer in pieces: server-sent events where the caller accepts them, else a
     line of JSON each."""
@@ -141,9 +147,10 @@ async def _streamed(
             "the model does not stream",
             hint="Leave stream out, or give the handler a function stream(model, input, params)",
         )
-    if len(parsed.values) != 1:
-        raise HTTPError(400, f"a stream answers one input, not {len(parsed.values)}")
-    (item,) = items_of(parsed, "", inference.limits)
+    count = sum(item.count for item in items)
+    if count != 1:
+        raise HTTPError(400, f"a stream answers one input, not {count}")
+    (item,) = items
     item.stream = True
     if info.get("raw"):
         item.kind, item.accept = "raw", "application/json"
@@ -153,22 +160,10 @@ async def _streamed(
     return await streams.respond(inference, request, model, item, form)
 
 
-async def _json_answer(
-    inference: Inference, request: Request, model: ServedModel, items: list[Item], parsed: Parsed
-) -> Response:
-    results = await inference.infer(request, model, items)
-    if results[0].body:
-        return Response(results[0].body, content_type=results[0].content_type.encode())
-    if len(results) == 1:
-        return _answer(parsed, results[0].outputs, request.accept)
-    return _answer(
-        parsed, [output for result in results for output in result.outputs], request.accept
-    )
-
-
-def _answer(parsed: Parsed, outputs: list[bytes], accept: str) -> Response:
+async def _answer(request: Request, parsed: Parsed, outputs: list[bytes], accept: str) -> Response:
     if accept == "text/csv":
-        return Response(to_csv(outputs), content_type=b"text/csv")
+        size = sum(map(len, outputs))
+        return Response(await request.apart(size, to_csv, outputs), content_type=b"text/csv")
     if accept in ("application/jsonlines", "application/x-ndjson"):
         return Response(
             b"".join(output + b"\n" for output in outputs), content_type=accept.encode()

@@ -121,7 +121,7 @@ class _Worker(asyncio.Protocol):
         self.ready = False
         self.group.lost(self)
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytearray) -> None:
         if self.transport is not None:
             self.transport.write(data)
 
@@ -136,7 +136,7 @@ class Group:
     Parameters
     ----------
     options: for the worker processes. count: how many.
-    env: of the worker processes. timeout, queue, batch, batch_bytes: see ``Limits``.
+    env: of the worker processes. timeout, queue, queue_bytes, batch, batch_bytes: see ``Limits``.
     on_batch: told of each batch: its items and its seconds.
     log: takes an event's name and its fields.
     """
@@ -149,6 +149,7 @@ class Group:
         env: dict[str, str],
         timeout: float,
         queue: int,
+        queue_bytes: int,
         batch: int | None,
         batch_bytes: int,
         devices: tuple[str, ...] = (),
@@ -161,6 +162,7 @@ class Group:
         self.env = env
         self.timeout = timeout
         self.limit = queue
+        self.limit_bytes = queue_bytes
         self.batch = batch or DEFAULT_BATCH
         self._batch_from_model = batch is None
         self.batch_bytes = batch_bytes
@@ -169,6 +171,7 @@ class Group:
         self.error: str | None = None
         self.restarts = 0
         self.waiting = 0
+        self.waiting_bytes = 0
         self.closing = False
         self._on_batch = on_batch
         self._log = log
@@ -215,15 +218,19 @@ class Group:
         if self.closing:
             raise ServiceUnavailable("the model is not loaded", retry_after=1.0)
         count = sum(item.count for item in items)
+        size = sum(len(item.inputs) for item in items)
         if self.waiting:
             wait = self._per_item * (self.waiting + count) / max(1, self.ready)
-            if self.waiting + count > self.limit or loop.time() + wait > deadline:
+            full = self.waiting + count > self.limit
+            full = full or self.waiting_bytes + size > self.limit_bytes
+            if full or loop.time() + wait > deadline:
                 raise RateLimited(
                     f"{self.waiting} inputs are waiting", retry_after=max(1.0, round(wait))
                 )
         jobs = [Job(item, loop.create_future(), deadline, gone, emit, marks) for item in items]
         self._queue.extend(jobs)
         self.waiting += count
+        self.waiting_bytes += size
         self._pump_soon()
         return [job.future for job in jobs]
 
@@ -288,27 +295,30 @@ class Group:
         while self._queue:
             job = self._queue[0]
             if job.future.done() or job.gone():
-                self._queue.popleft()
-                self.waiting -= job.item.count
+                self._leave(job)
                 job.future.cancel()
                 continue
             if job.deadline <= now:
-                self._queue.popleft()
-                self.waiting -= job.item.count
+                self._leave(job)
                 # It was not begun: the caller may safely ask again.
                 _fail(job, RateLimited("the queue was too long", retry_after=1.0))
                 continue
             full = job.item.count > room or size + len(job.item.inputs) > self.batch_bytes
             if batch and (full or job.alone):
                 break
-            self._queue.popleft()
-            self.waiting -= job.item.count
+            self._leave(job)
             batch.append(job)
             room -= job.item.count
             size += len(job.item.inputs)
             if job.alone or room <= 0:
                 break
         return batch
+
+    def _leave(self, job: Job) -> None:
+        """The queue's first job leaves it."""
+        self._queue.popleft()
+        self.waiting -= job.item.count
+        self.waiting_bytes -= len(job.item.inputs)
 
     def _send(self, worker: _Worker, batch: list[Job]) -> None:
         self._next_id += 1
@@ -396,6 +406,7 @@ class Group:
                 job.alone = True
                 self._queue.appendleft(job)
                 self.waiting += job.item.count
+                self.waiting_bytes += len(job.item.inputs)
         self._pump_soon()
         task = asyncio.ensure_future(self._replace(worker))
         self._tasks.add(task)

@@ -15,7 +15,7 @@ MAX_FRAME: Final = (1 << 32) - 1
 BASE64: Final = "base64"
 """What an ``Item`` accepts where vectors are wanted as base64 of little-endian float32."""
 
-ItemKind: TypeAlias = Literal["json", "lines", "csv", "npy", "image", "raw", "chat"]
+ItemKind: TypeAlias = Literal["json", "lines", "csv", "npy", "image", "tensors", "raw", "chat"]
 
 
 class Item(msgspec.Struct, array_like=True):
@@ -24,9 +24,10 @@ class Item(msgspec.Struct, array_like=True):
     Parameters
     ----------
     kind: how ``inputs`` is written: a JSON array, JSON Lines, CSV, NumPy's format, an image, a
-        whole body for SageMaker's functions, or an OpenAI chat request.
+        list of ``tensors``, a whole body for SageMaker's functions, or an OpenAI chat request.
     inputs: the bytes. params: a JSON object. count: how many inputs, as the front counted.
-    content_type, accept: of the request, for ``raw``, ``csv`` and NumPy's format.
+    content_type, accept: of the request, for ``raw``, ``csv`` and NumPy's format; for tensors
+        ``accept`` is which of them are wanted.
     stream: a chat's answer goes out piece by piece.
     """
 
@@ -45,7 +46,8 @@ class Result(msgspec.Struct, array_like=True):
     Parameters
     ----------
     status: 200, or the HTTP status of ``error``. outputs: one JSON value each.
-    body, content_type: the whole answer, where the worker encoded it.
+    body, content_type: the whole answer, where the worker encoded it. head: of an answer in
+        tensors, the bytes of JSON before the binary data.
     error, error_type: the message and the error's class name.
     confidences: of the outputs that have one. long: inputs with too many characters.
     tokens: counted in the inputs of a text model. generated: tokens that a chat model wrote.
@@ -61,6 +63,7 @@ class Result(msgspec.Struct, array_like=True):
     long: int = 0
     tokens: int = 0
     generated: int = 0
+    head: int = 0
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +77,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str = "auto"
     max_batch: int = 64
     long_input: int = 1000
+    pixels: int = 25_000_000
 
 
 class Work(msgspec.Struct, array_like=True, tag=True):
@@ -124,10 +128,12 @@ to_worker = msgspec.msgpack.Decoder(ToWorker)
 from_worker = msgspec.msgpack.Decoder(FromWorker)
 
 
-def frame(message: ToWorker | FromWorker) -> bytes:
+def frame(message: ToWorker | FromWorker) -> bytearray:
     """The message as it goes over the socket."""
-    body = _encoder.encode(message)
-    return HEADER.pack(len(body)) + body
+    whole = bytearray(HEADER.size)
+    _encoder.encode_into(message, whole, HEADER.size)
+    HEADER.pack_into(whole, 0, len(whole) - HEADER.size)
+    return whole
 
 
 class Buffer:

@@ -22,6 +22,7 @@ from collections import deque
 import msgspec
 
 from cloudai.errors import CloudAIError
+from cloudai.server.predictors import tensors
 from cloudai.server.predictors.base import Predictor
 from cloudai.server.predictors.loading import load_predictor
 from cloudai.server.workers.wire import (
@@ -80,7 +81,12 @@ class Worker:
             results = [self._stream(predictor, work)]
         else:
             try:
-                results = predictor.run(work.items)
+                results = [
+                    tensors.answer(result, item.accept)
+                    if item.kind == "tensors" and result.status == 200
+                    else result
+                    for item, result in zip(work.items, predictor.run(work.items), strict=True)
+                ]
             except Exception as error:  # noqa: BLE001 (the front tells it)
                 # A fault of ours or exhausted memory: this batch fails, the worker goes on.
                 traceback.print_exc()
