@@ -72,6 +72,10 @@ def serve(
     timeout: Annotated[
         float | None, typer.Option(help="Seconds until an answer.  [default: 60, or the target's]")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name by which a server on loopback is asked too; may be repeated."),
+    ] = None,
     tls_cert: Annotated[str | None, typer.Option(help="A PEM file.")] = None,
     tls_key: Annotated[str | None, typer.Option(help="A PEM file.")] = None,
 ) -> None:
@@ -86,7 +90,7 @@ def serve(
         )
     if target is not None and target not in NAMES:
         raise invalid("--target", target, "is no target", f"Use one of {', '.join(NAMES)}.")
-    arguments = [sys.executable, "-m", "cloudai.server"]
+    arguments = [sys.executable, "-P", "-m", "cloudai.server"]
     for text in model or []:
         name, _, given = text.rpartition("=")
         found, folder = _model(session, "model", given)
@@ -96,6 +100,7 @@ def serve(
     for option, value in (
         *(("--variant", _variant(session, "--variant", one)) for one in variant or []),
         *(("--shadow", _variant(session, "--shadow", one)) for one in shadow or []),
+        *(("--allow-host", name) for name in allow_host or []),
         ("--config", server_config),
         ("--handler", handler),
         ("--weight", weight),

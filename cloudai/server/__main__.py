@@ -66,6 +66,12 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--port", type=int, help="default: SAGEMAKER_BIND_TO_PORT, AIP_HTTP_PORT, 8080; 0: any"
     )
+    found.add_argument(
+        "--allow-host",
+        action="append",
+        metavar="NAME",
+        help="a name by which a server on loopback is asked too; may be repeated",
+    )
     found.add_argument("--workers", type=int, help="processes a model (default: one a core or GPU)")
     found.add_argument("--device", help="cpu, cuda, cuda:0 (default: a GPU if there is one)")
     found.add_argument("--dtype", choices=["auto", "float32", "bfloat16"])
@@ -124,6 +130,8 @@ def config_from(options: argparse.Namespace) -> ServerConfig:
     for name in ("host", "port", "workers", "device", "dtype", "target", "tls_cert", "tls_key"):
         if getattr(options, name) is not None:
             fields[name] = getattr(options, name)
+    if options.allow_host:
+        fields["hosts"] = options.allow_host
     if options.no_access_log:
         fields["access_log"] = False
     limits = {

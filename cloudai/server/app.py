@@ -24,6 +24,7 @@ from cloudai.server.config import Limits, ServerConfig
 from cloudai.server.gate import Gate
 from cloudai.server.http import asgi
 from cloudai.server.http.errors import Broken, Gone, HTTPError
+from cloudai.server.http.guard import Guard
 from cloudai.server.http.intake import Intake
 from cloudai.server.http.messages import (
     REQUEST_ID,
@@ -75,7 +76,8 @@ class App:
 
     Attributes
     ----------
-    inference: what the routes ask.
+    inference: what the routes ask. guard: looks at where requests come from; None: nobody does,
+        which is right for all but a server on loopback.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class App:
     ) -> None:
         self.inference = Inference(config, tracing, on_event)
         self._tracing = tracing
+        self.guard: Guard | None = None
         self._token = token.encode() if token is not None else None
         routes, gate = table(scoped(os.environ, config.target), config)
         self._find = routes.find if gate is None else gate.find
@@ -116,6 +119,8 @@ class App:
         begun = time.perf_counter()  # the loop's own clock ticks in milliseconds
         route = "other"
         try:
+            if self.guard is not None:
+                self.guard.check(request.headers)
             route, handler = self._find(request)
             if self._tracing is not None and route not in QUIET:
                 self._tracing.begin(request)

@@ -136,6 +136,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ----------
     models: at least one; the first answers where a route names none.
     host, port: where it listens; port 0 picks a free one.
+    hosts: names by which a server on loopback is asked too, such as that of a proxy before it.
     workers: processes for each variant; None: one a core on CPUs, one a GPU.
     device: ``cpu``, ``cuda``, ``cuda:0``; None: a GPU if there is one.
     dtype: ``float32``, ``bfloat16`` or ``auto``, for text models without a handler.
@@ -151,6 +152,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     models: tuple[ModelConfig, ...]
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
+    hosts: tuple[str, ...] = ()
     workers: int | None = None
     device: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

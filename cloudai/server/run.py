@@ -20,6 +20,7 @@ from cloudai.errors import CloudAIError, ConfigError
 from cloudai.server.app import App
 from cloudai.server.config import ServerConfig
 from cloudai.server.http import listener
+from cloudai.server.http.guard import guard_of
 from cloudai.server.log import log
 from cloudai.server.tracing import Tracing
 
@@ -57,6 +58,7 @@ class Server:
         self._tracing = tracing
         self.state = state
         self.sockets = sockets if sockets is not None else [bind(config.host, config.port)]
+        self.app.guard = guard_of(self.sockets, config.hosts)
         self._reloading = asyncio.Lock()
         self._reload_error: str | None = None
         self._failure: BaseException | None = None

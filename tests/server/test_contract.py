@@ -282,7 +282,7 @@ def test_tricks_with_paths(echo: Running) -> None:
     )  # fmt: skip
     for name in names:
         for method in ("GET", "POST"):
-            head = f"{method} {name} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            head = f"{method} {name} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
             answer = _raw(echo.port, head.encode() + b"Content-Length: 2\r\n\r\n{}")
             status = int(answer.split(b" ", 2)[1])
             # /? is the page's own place.
@@ -315,19 +315,19 @@ def _raw(port: int, data: bytes, seconds: float = 10.0) -> bytes:
 
 def test_broken_and_slow_clients(echo: Running) -> None:
     assert b" 400 " in _raw(echo.port, b"NOT HTTP AT ALL\r\n\r\n")
-    long = b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * (80 << 10)
+    long = b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"a" * (80 << 10)
     assert b" 431 " in _raw(echo.port, long)
     begun = time.monotonic()
     slow = _raw(
         echo.port,
-        b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         b"Content-Type: application/json\r\nContent-Length: 20\r\n\r\n{",
     )
     assert b" 408 " in slow  # fmt: skip
     assert time.monotonic() - begun < 30
     chunked = _raw(
         echo.port,
-        b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
         b'7\r\n{"input\r\n8\r\ns": [1]}\r\n0\r\n\r\n',
     )
@@ -335,7 +335,7 @@ def test_broken_and_slow_clients(echo: Running) -> None:
     endless = b"".join(b"4000\r\n" + b" " * 0x4000 + b"\r\n" for _ in range(8))
     large = _raw(
         echo.port,
-        b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n" + endless,
     )
     assert b" 413 " in large

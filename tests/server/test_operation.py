@@ -89,7 +89,7 @@ def test_clients_that_left_are_dropped(start: Start, tmp_path: Path) -> None:
     for gate in gates:
         gate.touch()
         body = json.dumps({"inputs": [1], "params": {"gate": str(gate)}})
-        head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         one = socket.create_connection(("127.0.0.1", server.port))
         one.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
         gone.append(one)

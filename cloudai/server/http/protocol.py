@@ -106,9 +106,11 @@ class Connection(asyncio.Protocol):
         self._ended = False  # the client has closed its side
         self._lingers = False
         self._lost = False
-        # Of the head that is being read, and how many bytes came that are not of a body.
+        # Of the head that is being read, how many bytes came that are not of a body, and how many
+        # of a head and its trailers.
         self._in_head = False
         self._head = 0
+        self._size = 0
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         # When to end a wait, in the loop's time, and the one for a client that does not read.
@@ -240,13 +242,16 @@ class Connection(asyncio.Protocol):
     # What the parser tells.
 
     def on_message_begin(self) -> None:
+        self._size = 0
         self._url = b""
         self._headers = {}  # what stood in it are trailers, which no request is told
 
     def on_url(self, url: bytes) -> None:
+        self._grow(len(url))
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._grow(len(name) + len(value) + 4)
         name = name.lower()
         headers = self._headers
         if name in headers:
@@ -257,10 +262,20 @@ class Connection(asyncio.Protocol):
                 raise _NotTakenError(431, b"A header that is repeated is too large.")
         headers[name] = value
 
+    def _grow(self, count: int) -> None:
+        self._size += count
+        if self._size > MAX_HEAD:
+            raise _NotTakenError(431, b"The request's head has more than %d bytes." % MAX_HEAD)
+
     def on_headers_complete(self) -> None:
         parser, url, headers = self._parser, self._url, self._headers
         if parser.should_upgrade() and parser.get_method() != b"CONNECT":
             return  # once more, by another parser
+        version = parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise _NotTakenError(505, b"The versions that are taken are HTTP/1.1 and HTTP/1.0.")
+        if version == "1.1" and b"host" not in headers:  # RFC 9112, 3.2
+            raise _NotTakenError(400, b"The request has no Host header.")
         coding = headers.get(b"transfer-encoding")
         if coding is not None and coding.strip().lower() != b"chunked":  # RFC 9112, 6.1
             raise _NotTakenError(501, b"The only transfer coding that is taken is chunked.")
@@ -275,7 +290,7 @@ class Connection(asyncio.Protocol):
             method, path, headers, self, self._server.app.limits, self._server.app.intake,
             self._loop.time(),            self._scheme,
         )  # fmt: skip
-        old = parser.get_http_version() != "1.1"
+        old = version != "1.1"
         keep = not old and parser.should_keep_alive()
         expects = not old and headers.get(b"expect", b"").lower() == b"100-continue"
         self._incoming = request
