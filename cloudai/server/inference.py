@@ -31,6 +31,7 @@ class ResultError(CloudAIError):
     def __init__(self, result: Result) -> None:
         super().__init__(result.error, status=result.status, code=None)
         self.type = result.error_type
+        self.field = result.field
 
 
 class Inference:

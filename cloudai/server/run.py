@@ -68,6 +68,9 @@ class Server:
     def run(self) -> int:
         """Serves until SIGTERM or SIGINT. Gives the exit code: 0, or 1 when a model cannot be
         loaded, whose error then stands in the log and in the status."""
+        # The thread that reads large bodies shares the interpreter with the loop: a probe waits for
+        # it a fifth as long as it would by itself.
+        sys.setswitchinterval(0.001)
         try:
             with asyncio.Runner(loop_factory=listener.new_loop) as runner:
                 runner.run(self._main())

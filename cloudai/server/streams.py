@@ -10,7 +10,13 @@ from typing import Final
 import msgspec
 
 from cloudai.server.http.errors import Broken, HTTPError
-from cloudai.server.http.messages import Headers, Request, Response, header_value
+from cloudai.server.http.messages import (
+    Headers,
+    Request,
+    Response,
+    error_about,
+    header_value,
+)
 from cloudai.server.inference import Inference
 from cloudai.server.models import ServedModel
 from cloudai.server.tracing import Mark
@@ -114,8 +120,9 @@ async def respond(
             # No terminator: the client must not take a broken stream for a whole one.
             error = inference.error_of(result, request)
             if form.after or form.error_before:
-                about = {"message": str(error), "type": error.type, "code": error.status}
-                body = msgspec.json.encode({"error": about})
+                body = msgspec.json.encode(
+                    {"error": error_about(request, error.status or 500, error)}
+                )
                 yield form.error_before + body + (form.after or b"\n\n")
             if form.broken:
                 raise Broken

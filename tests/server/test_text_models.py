@@ -156,11 +156,19 @@ def test_chat_whole_and_streamed(start: Start, tmp_path: Path) -> None:
     )
     assert joined == text
     assert pieces[-1]["usage"] == whole["usage"]
-    for bad in ({"messages": []}, {"n": 2}, {"temperature": "hot"}, {"max_tokens": 100000}):
-        refused = server.http.post("/v1/chat/completions", json={**body, **bad})
-        assert refused.status_code == 400, refused.text
-        refused = server.http.post("/v1/chat/completions", json={**body, **bad, "stream": True})
-        assert refused.status_code == 400, refused.text
+    for bad, param, code in (
+        ({"messages": []}, "messages", "invalid_value"),
+        ({"n": 2}, "n", "invalid_value"),
+        ({"logit_bias": {"1": 5}}, "logit_bias", "invalid_value"),
+        ({"temperature": "hot"}, "temperature", "invalid_value"),
+        ({"max_tokens": 100000}, "max_tokens", "context_length_exceeded"),
+    ):
+        for more in ({}, {"stream": True}):
+            refused = server.http.post("/v1/chat/completions", json={**body, **bad, **more})
+            assert refused.status_code == 400, refused.text
+            error = refused.json()["error"]
+            assert (error["type"], error["code"]) == ("invalid_request_error", code), error
+            assert error["param"] == param, error
     assert server.http.post("/predict", json={"inputs": ["the sky"]}).status_code == 200
     # SageMaker's and Azure ML's routes take the same bodies, without a model's name.
     nameless = {name: value for name, value in streamed.items() if name != "model"}

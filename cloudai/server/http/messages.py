@@ -324,19 +324,39 @@ class Service(Protocol):
         """Answers one request. Raises CancelledError alone."""
 
 
-def error_body(request: Request | None, status: int, error: BaseException) -> bytes:
-    """The answer that tells an error, in OpenAI's form; KServe's v2 has the text alone."""
-    message = str(error)
-    if request is not None and request.path.startswith("/v2"):
-        return msgspec.json.encode({"error": message})
-    about: dict[str, Any] = {
-        "message": message,
-        "type": getattr(error, "type", None) or type(error).__name__,
-        "code": status,
-    }
-    for name in ("field",):
-        if getattr(error, name, None):
-            about["param"] = getattr(error, name)
+_CODES: Final = {
+    401: "invalid_api_key", 403: "forbidden", 404: "not_found", 405: "method_not_allowed",
+    413: "request_too_large", 415: "unsupported_media_type", 422: "invalid_value",
+    429: "rate_limit_exceeded", 503: "service_unavailable", 504: "timeout",
+}  # fmt: skip
+"""By status, what clients of OpenAI tell errors by. Of 400 the field and the error's class say
+more."""
+
+_TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+def error_about(request: Request | None, status: int, error: BaseException) -> dict[str, Any]:
+    """An error in OpenAI's form (its description's Error, 2026-11): ``param`` and ``code`` are a
+    text or null. On OpenAI's own routes ``type`` is one of its words, on others the class."""
+    kind = getattr(error, "type", None) or type(error).__name__
+    field = getattr(error, "field", None) or None
+    code = _CODES.get(status)
+    if kind == "ContextOverflow":
+        code = "context_length_exceeded"
+    elif status == 404 and kind == "NotFound":
+        code = "model_not_found"
+    elif status == 400 and field:
+        code = "invalid_value"
+    if request is not None and request.path.startswith(("/v1/chat/", "/v1/embeddings")):
+        kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    about = {"message": str(error), "type": kind, "param": field, "code": code}
     if request is not None:
         about["request_id"] = request.id
-    return msgspec.json.encode({"error": about})
+    return about
+
+
+def error_body(request: Request | None, status: int, error: BaseException) -> bytes:
+    """The answer that tells an error, in OpenAI's form; KServe's v2 has the text alone."""
+    if request is not None and request.path.startswith("/v2"):
+        return msgspec.json.encode({"error": str(error)})
+    return msgspec.json.encode({"error": error_about(request, status, error)})

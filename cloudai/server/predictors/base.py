@@ -53,7 +53,8 @@ def failure(error: CloudAIError) -> Result:
     else:
         status = 500
     kind = "NotFinite" if error.code == "NotFinite" else type(error).__name__
-    return Result(status, error=str(error), error_type=kind)
+    field = getattr(error, "field", None) or ""
+    return Result(status, error=str(error), error_type=kind, field=field)
 
 
 def is_long(value: Any, limit: int) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import time
 import uuid
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
+from cloudai.server.workers.wire import wrong_field
 from cloudai.types import (
     ChatChunk,
     ChatReply,
@@ -94,9 +96,9 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool = False
 
 
-class Completion(msgspec.Struct):
-    """The fields of OpenAI's CreateChatCompletionRequest that mean something here (its
-    description of 2026-11)."""
+class Completion(msgspec.Struct, forbid_unknown_fields=True):
+    """OpenAI's CreateChatCompletionRequest (its description of 2026-11). What has no meaning here
+    is refused where it would change an answer (``_NEUTRAL``), and else passed over."""
 
     model: str
     messages: list[_Message]
@@ -114,6 +116,51 @@ class Completion(msgspec.Struct):
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
 
+    reasoning_effort: Any = None
+    frequency_penalty: Any = None
+    presence_penalty: Any = None
+    logit_bias: Any = None
+    top_logprobs: Any = None
+    functions: Any = None
+    function_call: Any = None
+    parallel_tool_calls: Any = None
+    modalities: Any = None
+    audio: Any = None
+    prediction: Any = None
+    web_search_options: Any = None
+    moderation: Any = None
+    verbosity: Any = None
+
+    # No answer depends on these.
+    metadata: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
+    safety_identifier: Any = None
+    service_tier: Any = None
+    store: Any = None
+    user: Any = None
+
+
+_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
+    "n": (1,),
+    "reasoning_effort": ("none",),
+    "logprobs": (False,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "top_logprobs": (0,),
+    "functions": ([],),
+    "function_call": (),
+    "parallel_tool_calls": (True,),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+    "moderation": (),
+    "verbosity": ("medium",),
+}
+"""What a model here has no switch for, and the values beside null that ask for nothing."""
 
 _decoder = msgspec.json.Decoder(Completion)
 _encode = msgspec.json.encode
@@ -121,10 +168,15 @@ _encode = msgspec.json.encode
 
 def request_of(asked: Completion, model: str, native: dict[str, Any]) -> ChatRequest:
     """The neutral request that OpenAI's body says. Raises InvalidRequest."""
-    if asked.n not in (None, 1):
-        raise invalid("n", asked.n, "is not 1", "Send one request for each answer.")
-    if asked.logprobs:
-        raise invalid("logprobs", True, "is not supported")
+    for name, neutral in _NEUTRAL.items():
+        value = getattr(asked, name)
+        if value is not None and value not in neutral:
+            raise _unsupported(name, value)
+    most = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
+    for name in ("max_tokens", "max_completion_tokens"):
+        value = getattr(asked, name)
+        if value is not None and value < 1:
+            raise invalid(name, value, "is below 1")
     choice = asked.tool_choice
     return ChatRequest(
         model=model,
@@ -132,7 +184,7 @@ def request_of(asked: Completion, model: str, native: dict[str, Any]) -> ChatReq
         temperature=asked.temperature,
         top_p=asked.top_p,
         seed=asked.seed,
-        max_tokens=asked.max_completion_tokens or asked.max_tokens,
+        max_tokens=most,
         stop=(asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()),
         tools=tuple(_tool(tool.function) for tool in asked.tools or ()),
         tool_choice=choice.function.name if isinstance(choice, _NamedTool) else choice,
@@ -142,11 +194,21 @@ def request_of(asked: Completion, model: str, native: dict[str, Any]) -> ChatReq
 
 
 def decode_completion(data: bytes) -> Completion:
-    """OpenAI's body. Raises InvalidRequest."""
+    """OpenAI's body. Raises InvalidRequest, with the field that is wrong."""
     try:
         return _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise invalid("body", None, f"cannot be read: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        unknown = _UNKNOWN.search(str(error))
+        if unknown is not None:
+            raise _unsupported(unknown[1], None, "is no parameter that is known") from None
+        raise invalid(wrong_field(error) or "body", None, f"cannot be read: {error}") from None
+
+
+def _unsupported(field: str, value: Any, why: str = "is not supported by the model here") -> Any:
+    return invalid(field, value, why, "Leave it out.")
+
+
+_UNKNOWN: Final = re.compile(r"unknown field `([^`]*)`$")
 
 
 def _message(message: _Message, at: int) -> Message:

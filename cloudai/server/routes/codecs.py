@@ -18,7 +18,7 @@ import msgspec
 from cloudai._core.handlers.portable import MARK
 from cloudai.server.config import DEFAULT_BATCH, Limits
 from cloudai.server.http.errors import HTTPError
-from cloudai.server.workers.wire import Item, ItemKind
+from cloudai.server.workers.wire import Item, ItemKind, wrong_field
 
 UNSET = msgspec.UNSET
 Raw = msgspec.Raw
@@ -46,7 +46,7 @@ that it is written with."""
 FEW: Final = 1 << 18
 """Values whose number need not be known before they are cut apart."""
 
-_CHUNK: Final = 64 << 10
+_CHUNK: Final = 16 << 10
 _MARKS: Final = bytes(set(range(256)) - set(b'[]{}",'))
 _STEPS: Final = tuple((byte in b"[{") - (byte in b"]}") for byte in range(256))
 
@@ -117,12 +117,13 @@ def decode(decoder: msgspec.json.Decoder[Any], data: bytes | msgspec.Raw) -> Any
     try:
         return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise HTTPError(400, f"the body cannot be read: {error}") from None
+        field = wrong_field(error)
+        raise HTTPError(400, f"the body cannot be read: {error}", field=field) from None
 
 
 def check_depth(body: bytes, limit: int) -> None:
     """Refuses JSON that is nested deeper than ``limit``, or has too many lists and objects."""
-    if body.count(b"[") + body.count(b"{") > limit:
+    if _more_than(limit, body, b"[", b"{"):
         _scan(body, limit)
 
 
@@ -130,11 +131,7 @@ def elements(data: bytes | msgspec.Raw, most: int, what: str) -> list[Any]:
     """The elements of a JSON list, each as it is written. Raises HTTPError 400 for no list, and for
     more than ``most`` elements, which are counted before there is an object for each."""
     text = bytes(data)
-    count = text.count(b",")
-    if count > FEW:
-        count = _scan(text, len(text)) + 1
-    elif count:
-        count = 0  # counted as they are cut apart
+    count = _scan(text, len(text)) + 1 if _more_than(FEW, text, b",") else 0
     if count <= most:
         found = decode(_list, data)
         count = len(found)
@@ -143,10 +140,23 @@ def elements(data: bytes | msgspec.Raw, most: int, what: str) -> list[Any]:
     raise HTTPError(400, f"{count} {what} are more than {most}")
 
 
-def _scan(body: bytes, limit: int) -> int:
-    """One pass over JSON, chunk by chunk at the speed of C: the commas of its outermost list or
-    object are counted. Raises HTTPError 400 as ``check_depth`` says. Wrong JSON is whoever decodes
-    it to refuse: no bracket counts that stands behind what makes it wrong."""
+def _more_than(most: int, body: bytes, *marks: bytes) -> bool:
+    """Whether so many of the marks stand in a body. Chunk by chunk: no step keeps other threads
+    waiting."""
+    count = 0
+    for start in range(0, len(body), _CHUNK):
+        chunk = body[start : start + _CHUNK]
+        count += sum(map(chunk.count, marks))
+        if count > most:
+            return True
+    return False
+
+
+def _scan(body: bytes, limit: int, level: int = 1) -> int:
+    """One pass over JSON, chunk by chunk at the speed of C: the commas at this level are counted,
+    1 for those of its outermost list or object. Raises HTTPError 400 as ``check_depth`` says.
+    Wrong JSON is whoever decodes it to refuse: no bracket counts that stands behind what makes it
+    wrong."""
     depth = start = containers = commas = 0
     within = False  # a text
     while start < len(body):
@@ -165,7 +175,7 @@ def _scan(body: bytes, limit: int) -> int:
         depth = depths[-1]
         if max(depths) > limit:
             raise HTTPError(400, f"the body is nested deeper than {limit} levels")
-        commas += bytes(compress(left, map((1).__eq__, depths))).count(b",")
+        commas += bytes(compress(left, map(level.__eq__, depths))).count(b",")
     return commas
 
 
@@ -178,7 +188,12 @@ def parse_object(body: bytes, limits: Limits, keys: Sequence[str], single: bool 
     """
     check_depth(body, limits.depth)
     found: Any = None
-    if body.count(b",") <= FEW:
+    if _more_than(FEW, body, b","):
+        # Before a decoder goes over all of it: the most that any list of inputs can have.
+        count = _scan(body, len(body), 2)
+        if count > 2 * limits.items:
+            raise _too_many(count + 1, limits)
+    else:
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             found = _lists.decode(body)
     if found is None:

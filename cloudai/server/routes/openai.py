@@ -17,13 +17,15 @@ from cloudai.server.routing import Table
 from cloudai.server.workers.wire import BASE64, Item
 
 
-class EmbeddingsHead(msgspec.Struct):
-    """The fields of OpenAI's CreateEmbeddingRequest that mean something here."""
+class EmbeddingsHead(msgspec.Struct, forbid_unknown_fields=True):
+    """OpenAI's CreateEmbeddingRequest (its description of 2026-11). No vector depends on
+    ``user``."""
 
     input: msgspec.Raw
     model: str
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
+    user: msgspec.Raw | None = None
 
 
 class ChatHead(msgspec.Struct):

@@ -4,6 +4,7 @@ front neither decodes inputs nor encodes outputs."""
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Any, Final, Literal, TypeAlias
 
@@ -48,7 +49,7 @@ class Result(msgspec.Struct, array_like=True):
     status: 200, or the HTTP status of ``error``. outputs: one JSON value each.
     body, content_type: the whole answer, where the worker encoded it. head: of an answer in
         tensors, the bytes of JSON before the binary data.
-    error, error_type: the message and the error's class name.
+    error, error_type, field: the message, the error's class name, and what of a body is wrong.
     confidences: of the outputs that have one. long: inputs with too many characters.
     tokens: counted in the inputs of a text model. generated: tokens that a chat model wrote.
     """
@@ -64,6 +65,7 @@ class Result(msgspec.Struct, array_like=True):
     tokens: int = 0
     generated: int = 0
     head: int = 0
+    field: str = ""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +136,15 @@ def frame(message: ToWorker | FromWorker) -> bytearray:
     _encoder.encode_into(message, whole, HEADER.size)
     HEADER.pack_into(whole, 0, len(whole) - HEADER.size)
     return whole
+
+
+def wrong_field(error: Exception) -> str | None:
+    """Which field msgspec's error over a JSON body is about: its path without the ``$.``."""
+    found = _PATH.search(str(error))
+    return None if found is None else found[1]
+
+
+_PATH: Final = re.compile(r" - at `\$\.([^`]+)`")
 
 
 class Buffer:
