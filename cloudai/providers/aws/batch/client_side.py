@@ -171,7 +171,7 @@ class ClientBatches:
 
 def detached(folder: Path) -> None:
     """Starts the worker of a batch as a process that outlives this one."""
-    worker = [sys.executable, "-m", "cloudai.providers.aws.batch.worker", str(folder)]
+    worker = [sys.executable, "-P", "-m", "cloudai.providers.aws.batch.worker", str(folder)]
     detach.start(worker, folder / "log")
 
 
