@@ -161,7 +161,7 @@ def test_chat_whole_and_streamed(start: Start, tmp_path: Path) -> None:
         ({"n": 2}, "n", "invalid_value"),
         ({"logit_bias": {"1": 5}}, "logit_bias", "invalid_value"),
         ({"temperature": "hot"}, "temperature", "invalid_value"),
-        ({"max_tokens": 100000}, "max_tokens", "context_length_exceeded"),
+        ({"max_tokens": 100000}, "messages", "context_length_exceeded"),
     ):
         for more in ({}, {"stream": True}):
             refused = server.http.post("/v1/chat/completions", json={**body, **bad, **more})
