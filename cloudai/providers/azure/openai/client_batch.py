@@ -80,7 +80,13 @@ class ClientBatches:
         (folder / "cancel").unlink(missing_ok=True)
         write(folder, Progress(created=time.time()))
         plain, secret = split(self._profile)
-        worker = [sys.executable, "-P", "-m", "cloudai.providers.azure.openai.batch_worker", str(folder)]
+        worker = [
+            sys.executable,
+            "-P",
+            "-m",
+            "cloudai.providers.azure.openai.batch_worker",
+            str(folder),
+        ]
         detach.start(worker, folder / "log", given=msgspec.json.encode([plain, secret]))
         return id
 
