@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from cloudai._core.files.unpack import lay_out, unpack
+from cloudai._core.files.unpack import unpack
 from cloudai._core.handlers.container import PORT
 from cloudai.errors import InvalidRequest
 from cloudai.testing.emulators.common.command import Command
@@ -53,20 +53,6 @@ class LocalExecutor:
             served.close()
         self._models.clear()
         self._folder.cleanup()
-
-    def _lay_out(self, uri: str, target: Path) -> Path:
-        """The objects below a URI, or the one it names, as files; the folder, or the file."""
-        storage = self._cloud.storage
-        alone = storage.get(uri.rstrip("/"))
-        if alone is not None:
-            target.mkdir(parents=True, exist_ok=True)
-            file = target / uri.rstrip("/").rpartition("/")[2]
-            file.write_bytes(alone)
-            return file
-        base = uri.rstrip("/") + "/"
-        found = {name[len(base) :]: storage.get(name) or b"" for name in storage.names(base)}
-        lay_out(target, found, uri)
-        return target
 
     def on_training_job(self, job: dict[str, Any]) -> Execution:
         """Runs all replicas of a job whose source came through the bucket, or that names its
@@ -151,10 +137,7 @@ class LocalExecutor:
 
     def starting(self, model: dict[str, Any]) -> bool:
         """See ``Executor.starting``."""
-        try:
-            served = self._serving(model)
-        except InvalidRequest:  # which ``on_deploy`` tells
-            return False
+        served = self._serving(model)
         if served is None or not served.starting():
             return False
         now = self._cloud.clock.now()
@@ -166,10 +149,7 @@ class LocalExecutor:
     def on_deploy(self, model: dict[str, Any]) -> str | None:
         """See ``Executor.on_deploy``. The real endpoint server takes the container's place; a
         model without files is left to the script."""
-        try:
-            served = self._serving(model)
-        except InvalidRequest as error:
-            return str(error)
+        served = self._serving(model)
         problem = None if served is None else served.problem()
         if problem is not None:
             self.on_delete(model)
