@@ -1,5 +1,6 @@
 """Long conversations between two emulated clouds, at random with a seed: tools, reasoning, images,
-streams, empty answers, and a vendor that changes in the middle, as fallbacks change it. None is refused.
+streams, empty answers, and a vendor that changes in the middle, as fallbacks change it. None is
+refused.
 
 ``CLOUDAI_CONVERSATIONS=500`` runs as many; the suite runs a few.
 """
