@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help setup demo parity quick test witnesses check lint types contracts matrix options clean
+.PHONY: help setup demo parity quick test attack check lint types contracts matrix options clean
 
 help:
 	@echo "make demo       the main job on this machine and on an emulated cloud:"
@@ -13,6 +14,7 @@ help:
 	@echo "make parity     one program here and on three emulated clouds, compared"
 	@echo "make quick      the tests of pure functions and wire formats, in half a minute"
 	@echo "make test       all tests, offline"
+	@echo "make attack     the attacks among them: archives, doors, recordings, what travels"
 	@echo "make check      lint, types and import contracts"
 	@echo "make clean      removes $(VENV)"
 
@@ -64,6 +66,9 @@ WITNESSES ?= /tmp/cloudai-witnesses
 witnesses: $(VENV)/.all
 	$(BIN)/python tests/witnesses/sagemaker_toolkits.py --environments $(WITNESSES)
 	$(BIN)/python tests/server/interop/run.py --environments $(WITNESSES)
+# Attacks on every door, archive and recording: bounded, and on loopback alone.
+attack: $(VENV)/.all
+	$(BIN)/python -m pytest -m attack
 
 lint: $(VENV)/.all
 	$(BIN)/ruff format --check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -22,9 +23,15 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 
+_ATTACK = re.compile(r"_k\d+(_|\Z)")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long tests begin first, so that at the end no worker is left alone with one."""
+    """Attacks are known by the row in their name. The long tests begin first, so that at the end no worker is left alone with one."""
+    for item in items:
+        if _ATTACK.search(item.name.partition("[")[0]) or "attack" in item.path.parts:
+            item.add_marker(pytest.mark.attack)
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

@@ -13,8 +13,6 @@ import pytest
 from cloudai._core.files.unpack import place, unpack
 from cloudai.errors import InvalidRequest
 
-pytestmark = pytest.mark.attack
-
 
 def tree(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))

@@ -16,7 +16,6 @@ from cloudai import Client
 from cloudai.errors import InvalidRequest
 from cloudai.types import TrainingJob
 
-pytestmark = pytest.mark.attack
 pytest.importorskip("moto")
 
 

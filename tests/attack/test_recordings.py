@@ -15,8 +15,6 @@ import pytest
 from cloudai.testing.cassette import Exchange, Response, load, save
 from cloudai.testing.scrub import Scrubber
 
-pytestmark = pytest.mark.attack
-
 SECRET = "Zq8xSECRETvalue0123456789abcdef/+A=="
 JSON = "application/json"
 
