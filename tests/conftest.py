@@ -28,7 +28,8 @@ _ATTACK = re.compile(r"_k\d+(_|\Z)")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Attacks are known by the row in their name. The long tests begin first, so that at the end no worker is left alone with one."""
+    """Attacks are known by the row in their name. The long tests begin first, so that at the end
+    no worker is left alone with one."""
     for item in items:
         if _ATTACK.search(item.name.partition("[")[0]) or "attack" in item.path.parts:
             item.add_marker(pytest.mark.attack)
