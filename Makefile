@@ -5,8 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo parity quick test witnesses check lint types contracts matrix options clean
-.PHONY: help setup demo parity quick test attack check lint types contracts matrix options clean
+.PHONY: help setup demo parity quick test witnesses attack check lint types contracts matrix options clean
 
 help:
 	@echo "make demo       the main job on this machine and on an emulated cloud:"
@@ -66,6 +65,7 @@ WITNESSES ?= /tmp/cloudai-witnesses
 witnesses: $(VENV)/.all
 	$(BIN)/python tests/witnesses/sagemaker_toolkits.py --environments $(WITNESSES)
 	$(BIN)/python tests/server/interop/run.py --environments $(WITNESSES)
+
 # Attacks on every door, archive and recording: bounded, and on loopback alone.
 attack: $(VENV)/.all
 	$(BIN)/python -m pytest -m attack
