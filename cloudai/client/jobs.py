@@ -2,6 +2,8 @@
 
 ``Job`` (training) and ``BatchJob`` hold no state but the last snapshot; all of it is at the
 provider. The async twins run the same flows in worker threads.
+
+Longer than other modules: each flow stands once, and the sync and async handles beside each other.
 """
 
 from __future__ import annotations

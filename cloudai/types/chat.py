@@ -1,4 +1,7 @@
-"""Chat: messages, tools, requests, replies. Frozen values, no I/O."""
+"""Chat: messages, tools, requests, replies. Frozen values, no I/O.
+
+Longer than other modules: the values of one conversation name each other.
+"""
 
 from __future__ import annotations
 

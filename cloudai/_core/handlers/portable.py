@@ -10,6 +10,8 @@ A handler is a file with ``load(model_dir)`` and ``predict(model, inputs, params
 default of SageMaker's PyTorch inference toolkit (2.0.25, read 2026-11).
 
 It is longer than other files, since it has to be one.
+
+Longer than other modules: it travels as one file.
 """
 
 from __future__ import annotations

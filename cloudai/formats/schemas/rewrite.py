@@ -1,4 +1,7 @@
-"""Writing a JSON Schema in a service's dialect."""
+"""Writing a JSON Schema in a service's dialect.
+
+Longer than other modules: one walk over a schema, whose rules ask one another.
+"""
 
 from __future__ import annotations
 

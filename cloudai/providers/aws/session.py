@@ -3,6 +3,8 @@
 botocore finds the credentials (environment, profiles, SSO, roles, containers, machines) and signs;
 its clients do the control plane. Chat and embeddings are signed here and sent straight over the
 pool, since a botocore client spends half a millisecond on each call. SDK retries are off.
+
+Longer than other modules: credentials, clients and signing share one lock and one life.
 """
 
 from __future__ import annotations

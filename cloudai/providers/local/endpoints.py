@@ -3,6 +3,8 @@
 State lies under ``<home>/endpoints/<name>/``: ``server.json`` (the configuration), ``status.json``
 (the server's own), ``log``, ``lock`` and a control socket. Secrets are in none of them: they go
 to the server through its environment and that socket.
+
+Longer than other modules: the adapter's methods are one Protocol's, over one store.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Endpoints on SageMaker: real-time, serverless and asynchronous."""
+"""Endpoints on SageMaker: real-time, serverless and asynchronous.
+
+Longer than other modules: the adapter's methods are one Protocol's, over one session.
+"""
 
 from __future__ import annotations
 

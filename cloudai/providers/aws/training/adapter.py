@@ -1,4 +1,7 @@
-"""Training jobs on SageMaker."""
+"""Training jobs on SageMaker.
+
+Longer than other modules: the adapter's methods are one Protocol's, over one session.
+"""
 
 from __future__ import annotations
 

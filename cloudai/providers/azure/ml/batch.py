@@ -4,6 +4,8 @@ The input travels in numbered parts, whose lines carry their numbers; the scorin
 each part's outputs under its name. So the output is put together in the input's order, with
 keys and joins, by whoever sees the end first. All that is needed for it is kept at the
 endpoint. Batch deployments run on a cluster: ``native={"azure": {"compute": NAME}}``.
+
+Longer than other modules: the adapter's methods are one Protocol's, over one workspace.
 """
 
 from __future__ import annotations

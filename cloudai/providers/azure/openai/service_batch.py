@@ -3,6 +3,8 @@
 The service's own records are the only state: each batch carries the spec in its metadata, so
 that any process with the input file can wait for it, go on with parts that had to wait for
 quota, and put the output together. Whoever sees the end first does that, under a lock.
+
+Longer than other modules: the steps of a batch share its records at the service.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What local training jobs and batch transforms share: rows, folders, supervisors."""
+"""What local training jobs and batch transforms share: rows, folders, supervisors.
+
+Longer than other modules: training and batch share all of it by one class.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 The job is Vertex AI's own and needs nobody to watch it. Its output comes in any order; the first
 look after its end puts it into the input's order, once, with the same code as the local provider,
 and leaves a marker beside the job's files. Until then the state is STOPPING.
+
+Longer than other modules: the adapter's methods are one Protocol's, over one session.
 """
 
 from __future__ import annotations

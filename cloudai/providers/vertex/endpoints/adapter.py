@@ -2,6 +2,8 @@
 
 An endpoint's id is its resource name. ``status`` takes the next step of a deployment or a rollout
 that is not at its end; see ``_rollout``.
+
+Longer than other modules: the adapter's methods are one Protocol's, over one session.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Training jobs in Vertex AI's words: CustomJob (aiplatform v1)."""
+"""Training jobs in Vertex AI's words: CustomJob (aiplatform v1).
+
+Longer than other modules: one request, of which each function writes a part.
+"""
 
 from __future__ import annotations
 
