@@ -21,6 +21,7 @@ from cloudai.types import (
     ReasoningEffort,
 )
 from cloudai.types._base import check_positive, invalid
+from cloudai.types.chat import check_tool_choice
 
 
 class Chat:
@@ -206,12 +207,7 @@ def _builder(given: dict[str, Any]) -> Callable[..., ChatRequest]:
         raise invalid("stop", stop, "holds an empty text")
     offered = tools(given["tools"]) if given["tools"] else ()
     choice = given["tool_choice"]
-    if choice is not None and choice not in {"auto", "none", "required"}:
-        names = [tool.name for tool in offered]
-        if choice not in names:
-            raise invalid("tool_choice", choice, f"is not auto, none, required or one of {names}")
-    if choice == "required" and not offered and not given["native"]:
-        raise invalid("tool_choice", choice, "asks for a tool, and tools is empty", "Give tools.")
+    check_tool_choice(choice, offered, native=bool(given["native"]))
     kind = given["response_type"]
     schema = response_schema(kind) if kind is not None else None
 

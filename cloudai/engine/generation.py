@@ -32,7 +32,7 @@ TEMPLATE_SECONDS: Final = 10.0
 """That a chat template may take at most; the usual ones take a millisecond."""
 _GREEDY: Final = 1e-5
 """Below this temperature the draw is the likeliest token, and float32 knows no smaller step
-(vLLM's ``_SAMPLING_EPS``, read 2026-11)."""
+(vLLM has the like, as remembered)."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):

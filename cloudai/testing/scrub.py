@@ -62,7 +62,7 @@ _IN_XML: Final = re.compile(r"<(AccessKeyId|SecretAccessKey|SessionToken|Passwor
 _LISTED: Final = re.compile(
     r"(?i)/(?:list|regenerate)\w*(?:keys?|secrets|credentials|sas|tokens?)\Z"
 )
-"""Operations of Azure whose answers are secrets (REST reference, read 2026-11)."""
+"""Operations of Azure whose answers are secrets (as remembered; not looked up)."""
 _ABOUT: Final = frozenset(
     {"creationtime", "expirytimeutc", "id", "keyname", "name", "permissions", "secretstype", "type"}
 )  # fmt: skip

@@ -280,6 +280,19 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
         return self.input_tokens + self.output_tokens
 
 
+def check_tool_choice(
+    choice: str | None, tools: Sequence[Tool], *, native: bool, field: str = "tool_choice"
+) -> None:
+    """Raises InvalidRequest for a choice that ``tools`` cannot meet; with ``native`` they may
+    stand there."""
+    if choice is not None and choice not in {"auto", "none", "required"}:
+        names = [tool.name for tool in tools]
+        if choice not in names:
+            raise invalid(field, choice, f"is not auto, none, required or one of {names}")
+    if choice == "required" and not tools and not native:
+        raise invalid(field, choice, "asks for a tool, and tools is empty", "Give tools.")
+
+
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One chat request, as an adapter gets it: the model is the vendor's own name, and every
     message is a ``Message``. Fields left None are not sent, so that the vendor's default holds.

@@ -578,3 +578,12 @@ def test_embedding_lines() -> None:
     for record in (" ", {"texts": "a"}, 5):
         with pytest.raises(InvalidRequest):
             made([record])
+
+
+@pytest.mark.parametrize("choice", ["required", "weather"])
+def test_s9_a_batch_is_refused_where_its_tool_is_missing(choice: str) -> None:
+    from cloudai._core.batches.transforms import chat_request
+
+    with pytest.raises(InvalidRequest, match=r"params\.tool_choice"):
+        chat_request("m", {"tool_choice": choice})
+    assert chat_request("m", {"tool_choice": "required", "native": {"tools": []}})

@@ -22,6 +22,7 @@ from cloudai.types import (
     PredictRequest,
 )
 from cloudai.types._base import invalid, shorten, unknown
+from cloudai.types.chat import check_tool_choice
 
 CHAT_PARAMS: Final = (
     "temperature",
@@ -46,8 +47,11 @@ class Predicts(Protocol):
 
 def chat_request(model: str, params: dict[str, JSON]) -> ChatRequest:
     """The request that each line fills in. Raises InvalidRequest for a parameter that is not
-    one of chat's, or of another type."""
-    return _request(ChatRequest, {"model": model, "messages": []}, params, CHAT_PARAMS)
+    one of chat's, or of another type, and for a tool that there is not."""
+    made = _request(ChatRequest, {"model": model, "messages": []}, params, CHAT_PARAMS)
+    native = bool(made.native)
+    check_tool_choice(made.tool_choice, made.tools, native=native, field="params.tool_choice")
+    return made
 
 
 def embedding_request(model: str, params: dict[str, JSON]) -> EmbeddingRequest:
