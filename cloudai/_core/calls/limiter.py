@@ -26,14 +26,14 @@ GROWTH: Final = 0.05
 """The rate grows by this part of itself each second without a 429."""
 FLOOR: Final = 0.5
 """Calls a second: no rate is lower, whatever was measured (the AWS SDKs' adaptive mode has the
-same floor: botocore's ``retries.throttling``, read 2026-11)."""
+same floor: botocore's, ``retries.bucket``, read 2026-11)."""
 EPISODE: Final = 1.0
 """Seconds within which 429s without a Retry-After are one event, and cut the rate once. A longer
 pause between two calls that nothing held back is the caller's own, and no measure of the
 service."""
 LONGEST: Final = 60.0
 """Seconds: for no longer is every call held back because one was told to wait. Then another one
-asks whether it still holds (the openai SDK, 3.x, heeds no longer Retry-After either)."""
+asks whether it still holds (a number of ours; the openai SDK 3.54 heeds none above 120 s)."""
 
 
 class _Cycle:
