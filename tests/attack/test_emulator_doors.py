@@ -60,8 +60,6 @@ def test_k3_code_runs_for_those_with_the_credentials_alone() -> None:
             assert key.encode() not in said.data
         known = answer(cloud.url, {**TRAIN, "Authorization": stamp.format(key)}, body=b"{}")
         assert known.status == 400  # it is asked, and finds the body wanting
-        with emulated("aws", execute=True) as other:
-            assert other.env["AWS_ACCESS_KEY_ID"] != key
 
 
 PROGRAMS = {

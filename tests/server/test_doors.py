@@ -34,7 +34,7 @@ def raw_ask(port: int, data: bytes) -> bytes:
 
 
 # What a browser sends for a page of another origin, or of a name that was rebound to loopback
-# (Fetch Standard; Fetch Metadata Request Headers; observed of Chromium and Firefox in 2026).
+# (the Fetch Standard and Fetch Metadata Request Headers; no browser was run).
 FOREIGN = {
     "rebound": "Host: rebound.example:{port}",
     "rebound, without a port": "Host: rebound.example",

@@ -335,7 +335,8 @@ def _openapi(method: str, path: str, kind: str, body: bytes) -> Iterator[Found]:
             )
             if kind == "text/event-stream" and ours:
                 for line in body.splitlines():
-                    if line.startswith(b"data: {"):
+                    # A stream that fails ends with its error, as services do after a 200.
+                    if line.startswith(b"data: {") and not line.startswith(b'data: {"error"'):
                         yield f"{operation} stream", json.loads(line[6:]), _valid(OPENAI, _CHUNK)
             elif kind in content and body:
                 yield operation, json.loads(body), _valid(file, content[kind]["schema"])

@@ -214,6 +214,8 @@ class Handler:
                 self._stream = _with_params(stream)
         name = "model_fn" if self.raw else "load"
         self.model: Any = self._guard(name, with_context(loader, 1), argument)
+        if self._transform is not None and hasattr(module, "stream_fn"):
+            self.streams = self._transform.streams = bool(self.model.streams)
 
     # What cloudai has errors and an encoder of its own for.
     _passing: tuple[Any, ...] = (Failed, Refused)
@@ -381,6 +383,9 @@ class Transform:
         self._predict = with_context(getattr(module, "predict_fn", default_predict_fn), 2)
         self._output = with_context(getattr(module, "output_fn", default_output_fn), 2)
         self._encode = encode
+        # Of our own script in SageMaker's containers alone: which handler it carries, and whether
+        # that streams, is known once it has loaded.
+        self._made = getattr(module, "stream_fn", None)
         maker = whole or getattr(module, "predict_fn", None)
         self.streams = inspect.isgeneratorfunction(maker)
 
@@ -390,7 +395,9 @@ class Transform:
         """The pieces that a generator ``transform_fn`` or ``predict_fn`` gives, as they go out:
         bytes and texts as they are, other values as a line of JSON each."""
         data, plain = _data(body, content_type)
-        if self._whole is not None:
+        if self._made is not None:
+            pieces = self._made(model, body, content_type, accept)
+        elif self._whole is not None:
             pieces = self._whole(model, data, plain, accept)
         else:
             pieces = self._predict(self._input(data, plain), model)
@@ -521,6 +528,7 @@ class Container:
     def __init__(self, script: str, model_dir: str) -> None:
         file = find(script, model_dir)
         self.handler = Handler(file, Path(model_dir), import_file(file, "cloudai_user_handler"))
+        self.streams = self.handler.streams
 
     def told(self, error: Exception) -> dict[str, Any]:
         """An error as the body tells it, since the containers hide what was raised."""

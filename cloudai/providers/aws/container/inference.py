@@ -37,6 +37,8 @@ def transform_fn(model: Any, body: Any, content_type: str, accept: str, context:
         return b"".join(handlers.dumps(_line(one)) + b"\n" for one in made)
     ours = data.startswith(handlers.MARK)
     if model.handler.raw and not ours:
+        if model.streams:
+            return _streamed(model.handler.stream_body(data, content_type, accept), context)
         answer, kind = model.handler.transform(data, content_type, accept)
         return answer if context is None else (answer, kind)
     try:
@@ -45,6 +47,18 @@ def transform_fn(model: Any, body: Any, content_type: str, accept: str, context:
         if not ours:
             raise
         return handlers.dumps({"cloudai_error": model.told(error)})
+
+
+def stream_fn(model: Any, body: Any, content_type: str, accept: str) -> Any:
+    """The pieces of an answer, for an endpoint server that stands in for the container."""
+    data = body.encode() if isinstance(body, str) else bytes(body)
+    if model.handler.raw and not data.startswith(handlers.MARK):
+        yield from model.handler.stream_body(data, content_type, accept)
+        return
+    asked = json.loads(data)
+    told = isinstance(asked, dict) and "instances" in asked
+    pieces = model.pieces(asked, asked["instances"]) if told else None
+    yield from [transform_fn(model, body, content_type, accept)] if pieces is None else pieces
 
 
 def _line(made: Any) -> Any:

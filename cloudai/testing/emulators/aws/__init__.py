@@ -88,6 +88,10 @@ class Recorded(msgspec.Struct, frozen=True):
         return json.loads(self.body)
 
 
+_KEY: Final = f"AKIA{secrets.token_hex(8).upper()}"
+"""The account's access key: one a process, since boto3's default session keeps the first it finds."""
+
+
 class AwsEmulator:
     """The emulated account behind a socket.
 
@@ -123,7 +127,6 @@ class AwsEmulator:
         self.cloud_state = STATE
         self.requests: list[Recorded] = []
         self._executor = executor
-        self._key = f"AKIA{secrets.token_hex(8).upper()}"
         self._app = Dispatcher(create_backend_app)
         self._server = EmulatorServer(self._record, error_body, port=port, seed=seed)
 
@@ -146,7 +149,7 @@ class AwsEmulator:
         """Environment variables that point any program at it."""
         return {
             "AWS_ENDPOINT_URL": self.url,
-            "AWS_ACCESS_KEY_ID": self._key,
+            "AWS_ACCESS_KEY_ID": _KEY,
             "AWS_SECRET_ACCESS_KEY": "emulated",
             "AWS_DEFAULT_REGION": self.region,
             "AWS_EC2_METADATA_DISABLED": "true",
@@ -190,7 +193,7 @@ class AwsEmulator:
             return _expired_answer(start)
         if path == "/federation/credentials":
             return _sso_answer(start)
-        if isinstance(STATE.executor, LocalExecutor) and key not in {self._key, *STATE.issued}:
+        if isinstance(STATE.executor, LocalExecutor) and key not in {_KEY, *STATE.issued}:
             return _unknown_answer(start)
         return self._app(environ, start)
 
