@@ -387,7 +387,7 @@ class Transform:
         # that streams, is known once it has loaded.
         self._made = getattr(module, "stream_fn", None)
         maker = whole or getattr(module, "predict_fn", None)
-        self.streams = inspect.isgeneratorfunction(maker)
+        self.streams: bool = inspect.isgeneratorfunction(maker)
 
     def stream(
         self, model: Any, body: bytes, content_type: str, accept: str

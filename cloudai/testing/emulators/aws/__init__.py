@@ -89,7 +89,7 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 _KEY: Final = f"AKIA{secrets.token_hex(8).upper()}"
-"""The account's access key: one a process, since boto3's default session keeps the first it finds."""
+"""The account's access key: one a process, as boto3's default session keeps the first."""
 
 
 class AwsEmulator:
