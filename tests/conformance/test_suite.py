@@ -114,8 +114,10 @@ FakeTraining.submit = again
     "endpoint-length": (
         "endpoints",
         """
-from cloudai._core.handlers.handler import Handler
-Handler._check = lambda self, outputs, count: outputs
+from cloudai._core.handlers import portable
+def predict(self, inputs, params=None):
+    return self._guard("predict", self._predict, self.model, inputs, params or {})
+portable.Handler.predict = predict
 """,
         "predict_of_wrong_length",
     ),

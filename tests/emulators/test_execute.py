@@ -89,6 +89,7 @@ def predict(model, inputs, params):
 held = storage.Client().bucket(bucket)
 for name, text in files.items():
     held.blob(base + name).upload_from_string(text)
+os.makedirs(os.path.dirname(os.environ["NOTE"]), exist_ok=True)  # as Cloud Storage FUSE wants
 with open(os.environ["NOTE"], "a") as file:
     file.write(json.loads(os.environ["CLUSTER_SPEC"])["task"]["type"])
 print("trained in", os.environ["CLOUD_ML_PROJECT_ID"])

@@ -69,5 +69,5 @@ def test_a_tuned_model_answers(
             model = "tuned"
         ask = {"temperature": 0, "max_tokens": 8}
         assert client.chat.create("sky?", model=model, **ask).text == "blue"
-        other = "gpt-4o" if provider == "azure" else BASE["vertex"]
+        other = "gpt-5.1" if provider == "azure" else "gemini-3.5-flash"
         assert client.chat.create("sky?", model=other, **ask).text != "blue"

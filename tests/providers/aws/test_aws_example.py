@@ -19,6 +19,6 @@ def test_the_program_runs_and_leaves_nothing(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "endpoint: [3, 6, 9]" in done.stdout
-    assert 'streamed: {"predictions": [12, 15]}' in done.stdout
+    assert 'streamed: {"predictions":[12,15]}' in done.stdout
     assert "batch: ['0', '3', '6', '9', '12']" in done.stdout
     assert "left: []" in done.stdout

@@ -277,6 +277,10 @@ class AzureMLEndpoints:
                 if piece.startswith(b'{"error"'):
                     whole = msgspec.json.decode(piece + b"".join(pieces))
                     raise _handler_error(whole["error"])
+                if piece.startswith(b'{"outputs"'):  # a handler without pieces: all of it
+                    whole = msgspec.json.decode(piece + b"".join(pieces))
+                    yield msgspec.json.encode({"predictions": whole["outputs"]})
+                    return
                 yield piece
 
     def _asked(self, id: str, request: PredictRequest, call: Call, *, stream: bool) -> Stream:
