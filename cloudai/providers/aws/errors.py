@@ -150,10 +150,12 @@ _STATE: Final = re.compile(
 )
 _TOO_LONG: Final = re.compile(
     r"too long|too many (input )?tokens|maximum context|context length|context window|"
-    r"exceeds? the (model'?s )?max(imum)?",
+    r"exceeds? the (model'?s )?max(imum)?|exceeds? context limit",
     re.IGNORECASE,
 )
 _NUMBERS: Final = re.compile(r"(\d{3,})\D+(\d{3,})")
+# "input length and `max_tokens` exceed context limit: 198000 + 8192 > 200000"
+_SUM: Final = re.compile(r"(\d+) \+ (\d+) > (\d+)")
 _FILTERED: Final = re.compile(r"content (filter|policy)|blocked by|guardrail", re.IGNORECASE)
 
 
@@ -181,11 +183,16 @@ def make(
     }
     if kind is InvalidRequest:
         if (_TOO_LONG.search(text) and "token" in text.lower()) or "Input is too long" in text:
-            numbers = _NUMBERS.search(text.replace(",", ""))
+            plain = text.replace(",", "")
+            tokens = limit = None
+            if parts := _SUM.search(plain):
+                tokens, limit = int(parts[1]) + int(parts[2]), int(parts[3])
+            elif numbers := _NUMBERS.search(plain):
+                tokens, limit = int(numbers[1]), int(numbers[2])
             return ContextOverflow(
                 text,
-                tokens=int(numbers[1]) if numbers else None,
-                limit=int(numbers[2]) if numbers else None,
+                tokens=tokens,
+                limit=limit,
                 hint="Shorten the conversation, or ask a model with a larger context",
                 **about,
             )

@@ -191,6 +191,10 @@ def made(
     deep = str(innermost.get("code") or "") if isinstance(innermost, dict) else ""
     message = _clean(str(inner.get("message") or "")) or f"HTTP status {status}"
     kind = CODES.get(deep.lower()) or CODES.get(code.lower()) or STATUSES.get(status or 0)
+    if kind is InvalidRequest and code.lower() == "invalid_request_error":
+        # A type, which OpenAI-like servers give every refusal: the status says more.
+        kind = STATUSES.get(status or 0, kind)
+        kind = ContextOverflow if kind is InvalidRequest and _OVERFLOW.search(message) else kind
     if status == 401 and not (kind and issubclass(kind, AuthenticationError)):
         kind = AuthenticationError
     if kind is None:

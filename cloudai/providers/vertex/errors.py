@@ -73,6 +73,10 @@ _OVERFLOW: Final = re.compile(
     r"(?:input )?tokens?(?: allowed| limit)?\D{0,4}(\d+)?",
     re.IGNORECASE,
 )
+# "The input token count is 1050000 but model only supports up to 1048576."
+_SUPPORTS: Final = re.compile(
+    r"token count is (\d+) but (?:the )?model only supports up to (\d+)", re.IGNORECASE
+)
 _CAPACITY: Final = re.compile(
     r"resources? (?:are )?insufficient|insufficient (?:capacity|resources)|stockout|"
     r"does not have enough resources|no capacity|out of capacity",
@@ -82,7 +86,11 @@ _QUOTA: Final = re.compile(
     r"quota metrics? exceed|quota (?:limits? )?exceeded|exceed(?:s|ed)? (?:the )?quota",
     re.IGNORECASE,
 )
-_BY_TIME: Final = re.compile(r"per[ _]?(?:minute|second|hour|day)|requests? per", re.IGNORECASE)
+# A rate, which passes: "online_prediction_requests_per_base_model" has no time in its name and
+# is counted by the minute ("Error code 429", Google Cloud documentation; gemini-cli#14831).
+_BY_TIME: Final = re.compile(
+    r"per[ _]?(?:minute|second|hour|day)|requests? per|per_base_model", re.IGNORECASE
+)
 _UNSAFE: Final = re.compile(r"(Bearer\s+|ya29\.)[A-Za-z0-9._~+/=-]+")
 
 
@@ -178,7 +186,7 @@ def make(
         if code == "RESOURCE_EXHAUSTED" and _QUOTA.search(message) and not _BY_TIME.search(message):
             return QuotaExceeded(message, hint="Ask for more under IAM > Quotas", **about)
     if issubclass(kind, InvalidRequest):
-        overflow = _OVERFLOW.search(message)
+        overflow = _OVERFLOW.search(message) or _SUPPORTS.search(message)
         if overflow:
             return ContextOverflow(
                 message,
