@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,3 +144,19 @@ def test_embeddings_over_many_requests(aws: AwsEmulator, client: Client) -> None
     titan = client.embeddings.create(texts[:40], model="amazon.titan-embed-text-v2:0")
     alone = client.embeddings.create(texts[31], model="amazon.titan-embed-text-v2:0")
     assert titan.vectors[31] == pytest.approx(alone.vectors[0])
+
+
+def test_e5_cohere_v3_takes_2048_characters(aws: AwsEmulator, client: Client) -> None:
+    model, long = "cohere.embed-english-v3", "word " * 1000
+    with pytest.raises(InvalidRequest, match=r"texts\[1\].*2048") as caught:
+        client.embeddings.create(["a", long], model=model)
+    assert caught.value.field == "texts[1]"
+    assert client.embeddings.create(["a", long], model=model, truncate=True).dim == 1024
+    (asked,) = [one.json for one in aws.requests if one.path.endswith("/invoke")]
+    assert asked["texts"] == ["a", long[:2048]]
+    import boto3
+
+    with pytest.raises(Exception, match="expected maxLength: 2048"):
+        boto3.client("bedrock-runtime", endpoint_url=aws.url).invoke_model(
+            modelId=model, body=json.dumps({"texts": [long], "input_type": "search_query"})
+        )

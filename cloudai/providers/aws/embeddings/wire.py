@@ -14,6 +14,10 @@ from cloudai.types._base import invalid
 COHERE_TEXTS: Final = 96
 """Texts in one request (Cohere Embed on Bedrock, user guide, read 2026-11)."""
 
+V3_CHARACTERS: Final = 2048
+"""Of one text that Cohere Embed v3 takes; its own ``truncate`` counts tokens, and does not help
+beyond (Cohere Embed v3 on Bedrock, user guide: ``texts``)."""
+
 _TASKS: Final = {
     None: "search_document",
     "document": "search_document",
@@ -55,12 +59,25 @@ def check(request: EmbeddingRequest) -> None:
             field="model",
             value=request.model,
         )
+    if _short(name) and not request.truncate:
+        for at, text in enumerate(request.texts):
+            if len(text) > V3_CHARACTERS:
+                raise invalid(
+                    f"texts[{at}]",
+                    text,
+                    f"has {len(text)} characters, and {request.model} takes {V3_CHARACTERS}",
+                    "Pass truncate=True, cut it, or use cohere.embed-v4:0.",
+                )
     if request.truncate and not name.startswith("cohere."):
         raise UnsupportedByProvider(
             "truncate with Titan",
             provider="aws",
             alternative="Cut the texts yourself, or use Cohere's models, which can",
         )
+
+
+def _short(name: str) -> bool:
+    return name.startswith("cohere.embed-") and not name.startswith("cohere.embed-v4")
 
 
 def _dimensions(request: EmbeddingRequest, allowed: tuple[int, ...]) -> None:
@@ -77,7 +94,9 @@ def body(request: EmbeddingRequest) -> dict[str, Any]:
     """The body of one request."""
     made: dict[str, Any]
     if per_request(request.model) > 1:
-        made = {"texts": list(request.texts), "input_type": _TASKS[request.task]}
+        most = V3_CHARACTERS if _short(families.family(request.model)) else None
+        texts = [text[:most] if request.truncate else text for text in request.texts]
+        made = {"texts": texts, "input_type": _TASKS[request.task]}
         made["truncate"] = "END" if request.truncate else "NONE"
         made["embedding_types"] = ["float"]
         if request.dimensions is not None:

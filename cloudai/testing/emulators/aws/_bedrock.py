@@ -343,6 +343,13 @@ def invoke_body(model: str, asked: dict[str, Any]) -> tuple[Any, int] | Answer:
         texts: list[str] = asked["texts"]
         if not 1 <= len(texts) <= 96 or "input_type" not in asked:
             return error(400, "ValidationException", "texts must have 1 to 96 entries")
+        most = max(map(len, texts))
+        if "-v3" in model and most > 2048:
+            return error(
+                400, "ValidationException",
+                f"Malformed input request: expected maxLength: 2048, actual: {most}, please "
+                "reformat your input and try again.",
+            )  # fmt: skip
         longest = max(len(text.split()) for text in texts)
         if longest > _COHERE_LIMIT and asked.get("truncate", "NONE") == "NONE":
             return error(
