@@ -104,8 +104,6 @@ def test_k1_one_key_is_one_job_and_one_endpoint(
 ) -> None:
     if place == "local" and how == "machines":
         pytest.skip("a home of this machine is a place of its own")
-    if place == "local" and how == "killed" and "RIVALS" not in os.environ:
-        pytest.skip("open: a rival of a killed caller can meet its server's failed start")
     keys = min(KEYS, 2) if place == "local" and "RIVALS" not in os.environ else KEYS
     dice = random.Random(7)
     folder = tmp_path / "told"

@@ -24,6 +24,7 @@ import msgspec
 
 from cloudai._core.handlers import asked
 from cloudai._core.profiles.config import Profile
+from cloudai._core.state import processes
 from cloudai._core.state.disk import disk_errors
 from cloudai._core.state.home import ensure
 from cloudai.errors import (
@@ -302,6 +303,7 @@ class LocalEndpoints:
         command = [sys.executable, "-P", "-m", "cloudai.server"]
         command += ["--config", str(folder / "server.json"), "--state", str(folder)]
         command += ["--detach", "--socket", str(listener.fileno())]
+        client = os.getpid()
         with disk_errors(folder), open(folder / "log", "ab") as log:
             started = subprocess.run(
                 command,
@@ -313,6 +315,9 @@ class LocalEndpoints:
                 cwd=folder,
                 timeout=LAUNCH_SECONDS,
                 check=False,
+                # Until it has its lock and detaches it dies with a client that is killed: else it
+                # would take the lock from a rival who found the endpoint unborn.
+                preexec_fn=lambda: processes.die_with(client),
             )
         if started.returncode:
             tail = tuple(_logs.tail(folder))
