@@ -68,6 +68,15 @@ def invalid(field: str, value: object, problem: str, mend: str | None = None) ->
     return InvalidRequest(f"{named} {problem}", field=field, value=value, hint=mend)
 
 
+_PATH = re.compile(r" - at `\$\.([^`]+)`")
+
+
+def wrong_field(error: Exception) -> str | None:
+    """Which field msgspec's error over a JSON body is about: its path without the ``$.``."""
+    found = _PATH.search(str(error))
+    return None if found is None else found[1]
+
+
 def check_name(field: str, name: str) -> None:
     """Refuses a name that one of the providers could not carry.
 

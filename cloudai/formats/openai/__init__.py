@@ -2,7 +2,8 @@
 our own), and whatever else speaks it.
 
 A client writes requests (``request``) and reads answers and the chunks of streams (``answer``).
-A server reads requests and writes answers (``completion``). Messages in OpenAI's words, in a
+A server reads requests and writes answers and the
+events of streams (``completion``, which only servers import). Messages in OpenAI's words, in a
 request or in a program's own lists, are read by ``messages``.
 """
 

@@ -38,7 +38,8 @@ def message(item: Any, where: str, *, urls: bool = True) -> Message:
     Parameters
     ----------
     where: what it is called in errors, such as ``"messages[0]"``.
-    urls: False refuses images that lie elsewhere, for a server that fetches nothing.
+    urls: False is for a server that fetches nothing: it refuses images that lie elsewhere, and
+        parts in our own words, which may name such a place too.
     """
     if not isinstance(item, Mapping):
         raise invalid(where, item, "is not a message", "Use a Message or a dict.")
@@ -46,10 +47,12 @@ def message(item: Any, where: str, *, urls: bool = True) -> Message:
     role = _ROLES.get(said) if isinstance(said, str) else None
     if role is None:
         raise invalid(f"{where}.role", said, "is not one of system, user, assistant, tool")
-    content = item.get("content")
+    content, name = item.get("content"), item.get("name")
+    if not isinstance(name, str | None):
+        raise invalid(f"{where}.name", name, "is not a text")
     calls = item.get("tool_calls") or ()
     if isinstance(content, str) and role != "tool" and not calls:
-        return Message(role, content, item.get("name"))
+        return Message(role, content, name)
     parts: list[Any] = []
     if isinstance(content, str):
         if content or role == "tool":
@@ -59,15 +62,18 @@ def message(item: Any, where: str, *, urls: bool = True) -> Message:
             parts.append(_part(one, f"{where}.content[{number}]", urls))
     elif content is not None:
         raise invalid(f"{where}.content", content, "is neither a text nor a list of parts")
-    if item.get("refusal") and not parts:
-        parts.append(Text(item["refusal"]))
+    refusal = item.get("refusal")
+    if refusal and isinstance(refusal, str) and not parts:
+        parts.append(Text(refusal))
     if role == "tool" and not any(isinstance(part, ToolResult) for part in parts):
         return Message(role, (_result(item, parts, where),))
-    for number, call in enumerate(calls):
+    if not isinstance(calls, list | tuple):
+        raise invalid(f"{where}.tool_calls", calls, "is not a list of calls")
+    for number, call in enumerate(calls):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
         parts.append(_call(call, f"{where}.tool_calls[{number}]"))
     if not parts and content is None:
         raise invalid(f"{where}.content", content, "is missing")
-    return Message(role, tuple(parts), item.get("name"))
+    return Message(role, tuple(parts), name)
 
 
 def _result(item: Mapping[str, Any], parts: list[Any], where: str) -> ToolResult:
@@ -106,13 +112,15 @@ def _part(part: Any, where: str, urls: bool) -> Part | CachePoint:
     if isinstance(part, str):
         return Text(part)
     kind = part.get("type") if isinstance(part, Mapping) else None
+    if not isinstance(kind, str):
+        raise invalid(f"{where}.type", kind, "is not a text", "Use the part classes.")
     if kind in {"text", "refusal"} and isinstance(part.get(kind), str):
         return Text(part[kind])
     if kind == "image_url":
         return _image(part.get("image_url"), where, urls)
     if kind == "file" and isinstance(part.get("file"), Mapping):
         return _file(part["file"], where)
-    if kind in _OURS or kind == "cache_point":
+    if urls and (kind in _OURS or kind == "cache_point"):
         try:
             return msgspec.convert(dict(part), Part | CachePoint)
         except msgspec.ValidationError as error:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -12,20 +10,13 @@ import msgspec
 
 from cloudai._core.state.home import default_home
 from cloudai.errors import CallTimeout, CloudAIError
+from cloudai.formats.openai import completion as openai
 from cloudai.protocols import Call
 from cloudai.server.predictors.base import failure
-from cloudai.server.predictors.completions import (
-    Completion,
-    completion,
-    decode_completion,
-    delta_of,
-    event,
-    request_of,
-    usage_of,
-)
+from cloudai.server.predictors.completions import request_of
 from cloudai.server.predictors.inputs import decode_inputs, decode_params
 from cloudai.server.workers.wire import Item, Options, Result
-from cloudai.types import ChatRequest, Message
+from cloudai.types import ChatRequest, Message, Usage
 from cloudai.types._base import invalid
 
 _encode = msgspec.json.encode
@@ -61,43 +52,34 @@ class ChatPredictor:
     def stream(self, item: Item, emit: Callable[[bytes], bool]) -> Result:
         """Sends OpenAI's chunks; ends early when ``emit`` says that nobody reads any more."""
         try:
-            asked = decode_completion(item.inputs)
+            asked = openai.read(item.inputs)
             request = self._request(asked)
-            head: dict[str, Any] = {
-                "id": f"chatcmpl-{uuid.uuid4().hex}",
-                "object": "chat.completion.chunk",
-                "created": int(time.time()),
-                "model": asked.model,
-            }
-            usage = asked.stream_options is not None and asked.stream_options.include_usage
-            tokens = (0, 0)
-            first = True
+            head = openai.head("chat.completion.chunk", asked.model)
+            said: dict[str, Any] = {"role": "assistant"}
+            spent = Usage()
             for chunk in self._chat.stream(request, Call()):
-                delta = delta_of(chunk)
-                if first:
-                    delta = {"role": "assistant", **delta}
-                    first = False
-                choice = {"index": 0, "delta": delta, "finish_reason": chunk.finish_reason}
-                if not emit(event({**head, "choices": [choice]})):
+                said |= openai.delta(chunk)
+                choices = openai.choices(said, chunk.finish_reason)
+                if not emit(openai.event({**head, "choices": choices})):
                     return Result(499, error="the client left", error_type="Cancelled")
-                if chunk.usage is not None:
-                    tokens = (chunk.usage.input_tokens, chunk.usage.output_tokens)
-            if usage:
-                emit(event({**head, "choices": [], "usage": usage_of(*tokens)}))
+                said = {}
+                spent = chunk.usage or spent
+            if asked.usage:
+                emit(openai.event({**head, "choices": [], "usage": openai.usage(spent)}))
         except CloudAIError as error:
             return _failed(error)
-        return Result(tokens=tokens[0], generated=tokens[1])
+        return Result(tokens=spent.input_tokens, generated=spent.output_tokens)
 
     def _one(self, item: Item) -> Result:
         try:
             if item.kind != "chat":
                 return self._predict(item)
-            asked = decode_completion(item.inputs)
+            asked = openai.read(item.inputs)
             reply = self._chat.create(self._request(asked), Call())
         except CloudAIError as error:
             return _failed(error)
         return Result(
-            body=_encode(completion(asked.model, reply)),
+            body=_encode(openai.completion(asked.model, reply)),
             tokens=reply.usage.input_tokens,
             generated=reply.usage.output_tokens,
         )
@@ -116,16 +98,14 @@ class ChatPredictor:
                 value = {"messages": [{"role": "user", "content": value}]}
             if not isinstance(value, dict) or "messages" not in value:
                 raise invalid(f"inputs[{at}]", value, "is neither a text nor has messages")
-            asked = decode_completion(
-                _encode({"model": "", **params, "messages": value["messages"]})
-            )
+            asked = openai.read(_encode({"model": "", **params, "messages": value["messages"]}))
             reply = self._chat.create(self._request(asked), Call())
             result.outputs.append(_encode(reply.text))
             result.tokens += reply.usage.input_tokens
             result.generated += reply.usage.output_tokens
         return result
 
-    def _request(self, asked: Completion) -> ChatRequest:
+    def _request(self, asked: openai.Completion) -> ChatRequest:
         return request_of(asked, self._folder, dict(self._native))
 
 

@@ -18,7 +18,8 @@ import msgspec
 from cloudai._core.handlers.portable import MARK
 from cloudai.server.config import DEFAULT_BATCH, Limits
 from cloudai.server.http.errors import HTTPError
-from cloudai.server.workers.wire import Item, ItemKind, wrong_field
+from cloudai.server.workers.wire import Item, ItemKind
+from cloudai.types._base import wrong_field
 
 UNSET = msgspec.UNSET
 Raw = msgspec.Raw

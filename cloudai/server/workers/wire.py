@@ -4,7 +4,6 @@ front neither decodes inputs nor encodes outputs."""
 
 from __future__ import annotations
 
-import re
 import struct
 from typing import Any, Final, Literal, TypeAlias
 
@@ -136,15 +135,6 @@ def frame(message: ToWorker | FromWorker) -> bytearray:
     _encoder.encode_into(message, whole, HEADER.size)
     HEADER.pack_into(whole, 0, len(whole) - HEADER.size)
     return whole
-
-
-def wrong_field(error: Exception) -> str | None:
-    """Which field msgspec's error over a JSON body is about: its path without the ``$.``."""
-    found = _PATH.search(str(error))
-    return None if found is None else found[1]
-
-
-_PATH: Final = re.compile(r" - at `\$\.([^`]+)`")
 
 
 class Buffer:

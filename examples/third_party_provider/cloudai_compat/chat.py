@@ -7,6 +7,7 @@ from http.client import HTTPResponse
 
 from cloudai import Profile
 from cloudai.formats import openai
+from cloudai.formats.sse import Lines
 from cloudai.protocols import Call
 from cloudai.types import ChatChunk, ChatReply, ChatRequest
 from cloudai_compat._http import PROVIDER, asked, passing
@@ -30,16 +31,16 @@ class CompatChat:
     def stream(self, request: ChatRequest, call: Call) -> Iterator[ChatChunk]:
         body = openai.body(request, request.model, DIALECT, stream=True)
         with asked(self._profile, "/chat/completions", body, call) as response:
-            chunks = openai.Chunks(service(request, response))
+            chunks, lines = openai.Chunks(service(request, response)), Lines()
             while not chunks.done:
                 with passing():
-                    line = response.readline()
-                if not line:
-                    return  # the client tells that it ended without its end
-                if line.startswith(b"data:"):
-                    chunk = chunks.read(line[5:].strip())
+                    piece = response.read1()
+                for data in lines.feed(piece) if piece else lines.end():
+                    chunk = chunks.read(data)
                     if chunk is not None:
                         yield chunk
+                if not piece:
+                    return  # the client tells that it ended without its end
 
 
 def service(request: ChatRequest, response: HTTPResponse) -> openai.Service:

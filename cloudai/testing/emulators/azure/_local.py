@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from cloudai._core.files.unpack import lay_out
-from cloudai.errors import CloudAIError, ContextOverflow, InvalidRequest, UnsupportedByProvider
+from cloudai.errors import CloudAIError, InvalidRequest
+from cloudai.formats.openai import completion
 from cloudai.testing.emulators.azure import _scoring
-from cloudai.testing.emulators.azure._asked import for_models
-from cloudai.testing.emulators.azure._http import Refused
+from cloudai.testing.emulators.azure._asked import asked, refused
 from cloudai.testing.emulators.azure._ml import ModelError, Running
 from cloudai.testing.emulators.azure._scripted import ScriptedExecutor
 from cloudai.testing.emulators.azure._state import GROUP, SUBSCRIPTION, WORKSPACE, Deployed
@@ -82,13 +82,11 @@ class LocalExecutor(ScriptedExecutor):
         """See ``Executor.chat``."""
         if self.models is None or self.replies:
             return super().chat(deployment, body)
-        from cloudai.server.predictors.completions import completion
-
         try:
-            reply = self.models.reply(for_models(body, deployment.model))
+            reply = self.models.reply(asked(body, deployment.model))
         except CloudAIError as error:
-            raise _refused(error) from None
-        made = completion(deployment.model, reply)
+            raise refused(error) from None
+        made = completion.completion(deployment.model, reply)
         return {
             **made["choices"][0]["message"],
             "finish_reason": made["choices"][0]["finish_reason"],
@@ -100,10 +98,10 @@ class LocalExecutor(ScriptedExecutor):
         if self.models is None or self.replies:
             return None
         try:
-            chunks = self.models.stream(for_models(body, deployment.model))
+            chunks = self.models.stream(asked(body, deployment.model))
             first = next(chunks)
         except CloudAIError as error:
-            raise _refused(error) from None
+            raise refused(error) from None
         return itertools.chain([first], chunks)
 
     def embed(self, deployment: Deployed, text: str, dimensions: int) -> list[float]:
@@ -113,7 +111,7 @@ class LocalExecutor(ScriptedExecutor):
         try:
             (vector,), _ = self.models.vectors([text], dimensions)
         except CloudAIError as error:
-            raise _refused(error) from None
+            raise refused(error) from None
         return vector
 
     def dimensions(self, deployment: Deployed) -> int:
@@ -331,15 +329,6 @@ def _variables(job: Running, properties: dict[str, Any]) -> dict[str, str]:
         "AZUREML_ARM_PROJECT_NAME": properties.get("experimentName") or "Default",
         "AZUREML_NODE_COUNT": str((properties.get("resources") or {}).get("instanceCount") or 1),
     }
-
-
-def _refused(error: CloudAIError) -> Refused:
-    """A local model's error in Azure OpenAI's words."""
-    if isinstance(error, ContextOverflow):
-        return Refused(400, "context_length_exceeded", str(error), param="messages")
-    if isinstance(error, (InvalidRequest, UnsupportedByProvider)):
-        return Refused(400, "BadRequest", str(error))
-    return Refused(500, "InternalServerError", str(error))
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:

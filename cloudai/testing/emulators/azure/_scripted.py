@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
-from cloudai.testing.emulators.azure._asked import for_rules
+from cloudai.testing.emulators.azure._asked import asked
 from cloudai.testing.emulators.azure._state import Deployed
 from cloudai.testing.emulators.common.answers import Reply, by_rule, vector
 from cloudai.types import ChatChunk
@@ -35,7 +35,7 @@ class ScriptedExecutor:
         if self.replies:
             reply = self.replies.pop(0)
             return {"content": reply} if isinstance(reply, str) else reply
-        return message_of(by_rule(for_rules(body, deployment.model)))
+        return message_of(by_rule(asked(body, deployment.model)))
 
     def stream(self, deployment: Deployed, body: dict[str, Any]) -> Iterator[ChatChunk] | None:
         """See ``Executor.stream``."""

@@ -3,12 +3,12 @@ pieces, the usage in a chunk of its own, ``[DONE]``."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from cloudai.errors import CloudAIError
-from cloudai.types import ChatChunk
+from cloudai.formats.openai import completion as openai
+from cloudai.types import ChatChunk, Usage
 
 
 def cut(answer: dict[str, Any], usage: bool) -> Iterator[bytes]:
@@ -37,25 +37,17 @@ def made(head: dict[str, Any], chunks: Iterator[ChatChunk], usage: bool) -> Iter
     """
     events = _Events(head)
     yield from events.first()
-    spent: dict[str, int] = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    spent = Usage()
     try:
         for chunk in chunks:
-            if chunk.text:
-                yield events.piece({"content": chunk.text})
-            for call in chunk.tool_calls:
-                yield from events.call(call.index, call.id, call.name, (call.arguments,))
-            if chunk.finish_reason is not None:
-                yield events.piece({}, chunk.finish_reason)
-            if chunk.usage is not None:
-                spent = {
-                    "prompt_tokens": chunk.usage.input_tokens,
-                    "completion_tokens": chunk.usage.output_tokens,
-                    "total_tokens": chunk.usage.total_tokens,
-                }
+            delta = openai.delta(chunk)
+            if delta or chunk.finish_reason is not None:
+                yield events.piece(delta, chunk.finish_reason)
+            spent = chunk.usage or spent
     except CloudAIError as error:
         yield events.error(str(error))
         return
-    yield from events.last(spent if usage else None)
+    yield from events.last(openai.usage(spent) if usage else None)
 
 
 class _Events:
@@ -67,11 +59,10 @@ class _Events:
         }
 
     def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        body = {**self._base, "choices": choices, **more}
-        return b"data: " + json.dumps(body).encode() + b"\n\n"
+        return openai.event({**self._base, "choices": choices, **more})
 
     def piece(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
-        return self._event([{"index": 0, "delta": delta, "finish_reason": finish}])
+        return self._event(openai.choices(delta, finish))
 
     def first(self) -> Iterator[bytes]:
         yield self._event([], prompt_filter_results=self._filtered)
@@ -92,5 +83,4 @@ class _Events:
         yield b"data: [DONE]\n\n"
 
     def error(self, message: str) -> bytes:
-        told = {"error": {"code": "InternalServerError", "message": message}}
-        return b"data: " + json.dumps(told).encode() + b"\n\n"
+        return openai.event({"error": {"code": "InternalServerError", "message": message}})
