@@ -11,6 +11,7 @@ import msgspec
 from cloudai._core.batches.chunk import Transform
 from cloudai._core.calls.texts import Texts
 from cloudai.errors import HandlerError, InvalidRequest
+from cloudai.formats.openai.messages import message
 from cloudai.protocols import Call, Embeddings
 from cloudai.types import (
     JSON,
@@ -88,26 +89,32 @@ def chat(
 
     def answer(record: Any) -> dict[str, Any]:
         reply = create(msgspec.structs.replace(request, messages=messages(record)), Call())
-        made: dict[str, Any] = {
-            "text": reply.text,
-            "finish_reason": reply.finish_reason,
-            "usage": {
-                "input_tokens": reply.usage.input_tokens,
-                "output_tokens": reply.usage.output_tokens,
-            },
-        }
-        if reply.tool_calls:
-            made["tool_calls"] = [
-                {"id": call.id, "name": call.name, "arguments": call.arguments}
-                for call in reply.tool_calls
-            ]
-        return made
+        return said(reply)
 
     return lambda records: [answer(record) for record in records]
 
 
+def said(reply: ChatReply) -> dict[str, Any]:
+    """A line's output."""
+    made: dict[str, Any] = {
+        "text": reply.text,
+        "finish_reason": reply.finish_reason,
+        "usage": {
+            "input_tokens": reply.usage.input_tokens,
+            "output_tokens": reply.usage.output_tokens,
+        },
+    }
+    if reply.tool_calls:
+        made["tool_calls"] = [
+            {"id": call.id, "name": call.name, "arguments": call.arguments}
+            for call in reply.tool_calls
+        ]
+    return made
+
+
 def messages(record: Any) -> tuple[Message, ...]:
-    """The conversation that a line holds. Raises InvalidRequest for one that holds none."""
+    """The conversation that a line holds, in the dicts that ``client.chat`` takes. Raises
+    InvalidRequest for one that holds none."""
     given: Any = record
     if isinstance(record, dict):
         if ("prompt" in record) == ("messages" in record):
@@ -117,15 +124,9 @@ def messages(record: Any) -> tuple[Message, ...]:
         if not given.strip():
             raise invalid("line", given, "is empty", "Write a prompt.")
         return (Message("user", given),)
-    try:
-        made = msgspec.convert(given, tuple[Message, ...])
-    except msgspec.ValidationError as error:
-        raise invalid(
-            "line", record, f"is no conversation ({error})", 'Such as {"prompt": "Why?"}.'
-        ) from None
-    if not made:
-        raise invalid("line", record, "has no messages")
-    return made
+    if not isinstance(given, list) or not given:
+        raise invalid("line", record, "is no conversation", 'Such as {"prompt": "Why?"}.')
+    return tuple([message(one, f"line.messages[{at}]") for at, one in enumerate(given)])
 
 
 def embeddings(adapter: Embeddings, model: str, params: dict[str, JSON]) -> Transform:

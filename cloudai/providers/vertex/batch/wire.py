@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai._core.batches.transforms import chat_request, embedding_request, messages
+from cloudai._core.batches.transforms import chat_request, embedding_request, messages, said
 from cloudai.errors import CloudAIError, HandlerError, InvalidRequest
 from cloudai.formats.native import merge
 from cloudai.providers.vertex import catalog, common
@@ -239,20 +239,7 @@ def _chat(told: dict[str, Any], model: str) -> dict[str, Any]:
         answer = reply(msgspec.json.encode(told["response"]), model, None)
     except CloudAIError as error:
         raise InvalidRequest(error.message, code=error.code) from None
-    made: dict[str, Any] = {
-        "text": answer.text,
-        "finish_reason": answer.finish_reason,
-        "usage": {
-            "input_tokens": answer.usage.input_tokens,
-            "output_tokens": answer.usage.output_tokens,
-        },
-    }
-    if answer.tool_calls:
-        made["tool_calls"] = [
-            {"id": call.id, "name": call.name, "arguments": call.arguments}
-            for call in answer.tool_calls
-        ]
-    return made
+    return said(answer)
 
 
 def _vector(told: dict[str, Any]) -> list[float]:

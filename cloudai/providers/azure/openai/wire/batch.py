@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai._core.batches.transforms import messages
+from cloudai._core.batches.transforms import messages, said
 from cloudai.errors import CloudAIError, InvalidRequest
 from cloudai.providers.azure.errors import made
 from cloudai.providers.azure.openai.wire import chat, chat_reply
@@ -165,20 +165,7 @@ def outcome(raw: bytes, model: str) -> dict[str, Any]:
         reply = chat_reply.decode(bytes(response.body), {}, model)
     except CloudAIError as error:  # of this line alone: the others have their answers
         raise _of_line(error) from None
-    shown: dict[str, Any] = {
-        "text": reply.text,
-        "finish_reason": reply.finish_reason,
-        "usage": {
-            "input_tokens": reply.usage.input_tokens,
-            "output_tokens": reply.usage.output_tokens,
-        },
-    }
-    if reply.tool_calls:
-        shown["tool_calls"] = [
-            {"id": call.id, "name": call.name, "arguments": call.arguments}
-            for call in reply.tool_calls
-        ]
-    return shown
+    return said(reply)
 
 
 def _of_line(error: CloudAIError) -> InvalidRequest:
