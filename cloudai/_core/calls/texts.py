@@ -24,6 +24,13 @@ AT_ONCE: Final = 16
 class TooLarge(InvalidRequest):
     """One request holds more texts than the service takes at once; each half may go."""
 
+    @classmethod
+    def of(cls, error: InvalidRequest) -> TooLarge:
+        """What the service found too large, as the core knows it."""
+        made = cls(error.message)
+        made.__dict__.update(error.__dict__)
+        return made
+
 
 class Texts:
     """What is answered of a request, and what is still to be asked.

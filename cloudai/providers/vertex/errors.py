@@ -73,9 +73,10 @@ _OVERFLOW: Final = re.compile(
     r"(?:input )?tokens?(?: allowed| limit)?\D{0,4}(\d+)?",
     re.IGNORECASE,
 )
-# "The input token count is 1050000 but model only supports up to 1048576."
+# "The input token count is 1050000 but model only supports up to 1048576."; of embeddings "…the
+# input token count is 20923 but the model supports up to 20000." (onyx#3972, 2025-02-12)
 _SUPPORTS: Final = re.compile(
-    r"token count is (\d+) but (?:the )?model only supports up to (\d+)", re.IGNORECASE
+    r"token count is (\d+) but (?:the )?model (?:only )?supports up to (\d+)", re.IGNORECASE
 )
 _CAPACITY: Final = re.compile(
     r"resources? (?:are )?insufficient|insufficient (?:capacity|resources)|stockout|"

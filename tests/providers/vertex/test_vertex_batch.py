@@ -134,8 +134,50 @@ def test_embeddings(client: Client, cloud: VertexEmulator, model: str) -> None:
     vectors = [line["embedding"] for line in read(cloud, job.output)]
     assert vectors[0] == vectors[2] != vectors[1]
     online = client.embeddings.create("a cat", model=model, dimensions=16).vectors[0]
-    if model == "text-embedding-005":
-        assert vectors[0] == pytest.approx(online, abs=1e-6)
+    assert vectors[0] == pytest.approx(online, abs=1e-6)
+
+
+@pytest.mark.parametrize("model", ["gemini-embedding-001", "gemini-embedding-2"])
+def test_e8_lines_of_gemini_embeddings(client: Client, cloud: VertexEmulator, model: str) -> None:
+    """Google's own example of a line ("Get batch embeddings inferences", read 2026-11-30)."""
+    job = client.batch.submit(
+        BatchTransform(
+            input=put(cloud, *(f"text {n}" for n in range(20))),
+            output=f"gs://{cloud.bucket}/out.jsonl",
+            embeddings=model,
+            params={"dimensions": 16, "task": "document"},
+            join="input",
+        )
+    )
+    (body,) = sent(cloud, "/batchPredictionJobs")
+    assert "modelParameters" not in body
+    (uri,) = body["inputConfig"]["gcsSource"]["uris"]
+    second = read(cloud, uri)[1]
+    text, config = "text 1", {"output_dimensionality": 16, "auto_truncate": False}
+    if model == "gemini-embedding-2":
+        text = "title: none | text: text 1"
+    else:
+        config["task_type"] = "RETRIEVAL_DOCUMENT"
+    request = {"content": {"parts": [{"text": text}]}, "embed_content_config": config}
+    assert second == {"key": "1", "request": request}
+    job.wait(30)
+    lines = read(cloud, job.output)
+    assert [line["input"] for line in lines] == [f"text {n}" for n in range(20)]
+    online = client.embeddings.create("text 1", model=model, dimensions=16, task="document")
+    assert lines[1]["output"]["embedding"] == pytest.approx(online.vectors[0], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [("gemini-embedding-001", [3.0, 4.0]), ("gemini-embedding-2", [0.6, 0.8])],
+)
+def test_e8_a_vector_that_is_longer_than_asked(model: str, told: list[float]) -> None:
+    spec = BatchTransform(
+        input="gs://b/in", output="gs://b/out", embeddings=model, params={"dimensions": 2}
+    )
+    outcomes = wire.Outcomes(spec, [wire.line(spec, 0, "a", objects=False)])
+    outcomes.add(b'{"key": "0", "response": {"embedding": {"values": [3.0, 4.0, 5.0]}}}')
+    assert outcomes.answer(0) == {"embedding": pytest.approx(told)}
 
 
 def test_partial_success_is_partial_with_the_failed_lines(

@@ -13,7 +13,7 @@ from cloudai import AsyncClient, Client
 from cloudai.errors import ContextOverflow, InvalidRequest, NotFound, ProviderError
 from cloudai.providers.vertex.embeddings import wire
 from cloudai.testing.emulators.vertex import VertexEmulator
-from cloudai.types import EmbeddingRequest
+from cloudai.types import EmbeddingRequest, EmbeddingTask
 
 MODELS = ("text-embedding-005", "gemini-embedding-001", "gemini-embedding-2")
 
@@ -127,5 +127,74 @@ def test_same_request_as_google_genai(cloud: VertexEmulator, client: Client) -> 
         assert first.path == second.path
         told = first.json
         told.get("content", {}).pop("role", None)
+        if model == "gemini-embedding-2":  # which passes over it: E7
+            del told["embedContentConfig"]["taskType"]
+            told["content"]["parts"][0]["text"] = "task: search result | query: a cat"
         assert told == second.json
     theirs.close()
+
+
+def test_e7_a_task_is_written_for_gemini_embedding_2(client: Client, cloud: VertexEmulator) -> None:
+    """The forms of "Embeddings", ai.google.dev (read 2026-11-30)."""
+    tasks: dict[EmbeddingTask, str] = {
+        "query": "task: search result | query: a cat",
+        "document": "title: none | text: a cat",
+        "similarity": "task: sentence similarity | query: a cat",
+        "classification": "task: classification | query: a cat",
+        "clustering": "task: clustering | query: a cat",
+    }
+    model = "gemini-embedding-2"
+    plain = client.embeddings.create("a cat", model=model).data
+    for task, text in tasks.items():
+        del cloud.requests[:]
+        told = client.embeddings.create("a cat", model=model, task=task)
+        (body,) = sent(cloud, ":embedContent")
+        assert body["content"] == {"parts": [{"text": text}]}
+        assert "taskType" not in body["embedContentConfig"]
+        assert told.data != plain  # not without effect
+    del cloud.requests[:]
+    client.embeddings.create("a cat", model="gemini-embedding-001", task="query")
+    (body,) = sent(cloud, ":predict")
+    assert body["instances"] == [{"content": "a cat", "task_type": "RETRIEVAL_QUERY"}]
+
+
+@pytest.mark.parametrize("kind", ["digits", "uuids", "prose", "Chinese"])
+def test_e6_a_request_has_no_more_tokens_than_it_may(
+    client: Client, cloud: VertexEmulator, kind: str
+) -> None:
+    one = {
+        "digits": "1234567890" * 60,
+        "uuids": "3f2504e0-4f89-41d3-9a0c-0305e82c3301 " * 16,
+        "prose": "the quick brown fox jumps over the lazy dog " * 14,
+        "Chinese": "\u4eca\u5929\u5929\u6c14\u5f88\u597d" * 33,
+    }[kind]
+    texts = [f"{one}{n}" for n in range(100)]  # 60,000 bytes
+    assert len(client.embeddings.create(texts, model="text-embedding-005", dimensions=8)) == 100
+    bodies = sent(cloud, ":predict")
+    # No more than Google's limit, and not many more requests than needed.
+    assert len(bodies) <= (5 if kind in {"digits", "uuids"} else 2)
+    assert sum(len(body["instances"]) for body in bodies) == 100
+
+
+def test_e6_a_group_that_is_refused_is_halved(
+    client: Client, cloud: VertexEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "MAX_TOKENS", 60_000)  # a guess that is wrong
+    texts = [f"{'1234567890' * 60}{n}" for n in range(100)]
+    assert len(client.embeddings.create(texts, model="text-embedding-005", dimensions=8)) == 100
+    answered = [body for body in sent(cloud, ":predict") if len(body["instances"]) <= 33]
+    assert sum(len(body["instances"]) for body in answered) == 100
+    del cloud.requests[:]
+    with pytest.raises(ContextOverflow, match="2048"):  # one text alone: nothing is halved
+        client.embeddings.create(["a", "word " * 3000], model="text-embedding-005")
+    assert len(sent(cloud, ":predict")) == 1
+
+
+async def test_e6_a_group_that_is_refused_is_halved_async(
+    aclient: AsyncClient, cloud: VertexEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "MAX_TOKENS", 60_000)
+    texts = ["1234567890" * 60] * 100
+    assert len(await aclient.embeddings.create(texts, model="text-embedding-005")) == 100
+    answered = [body for body in sent(cloud, ":predict") if len(body["instances"]) <= 33]
+    assert sum(len(body["instances"]) for body in answered) == 100

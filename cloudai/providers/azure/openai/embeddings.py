@@ -59,12 +59,7 @@ class AzureEmbeddings:
 
 
 def _sized(error: InvalidRequest) -> InvalidRequest:
-    """What the service found too large, as the core knows it."""
-    if error.code != _TOO_MANY_TOKENS:
-        return error
-    made = TooLarge(error.message)
-    made.__dict__.update(error.__dict__)
-    return made
+    return TooLarge.of(error) if error.code == _TOO_MANY_TOKENS else error
 
 
 def _reply(request: EmbeddingRequest, answer: Answer) -> EmbeddingReply:

@@ -8,6 +8,7 @@ values), lines that are equal stand for each other.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any, Final
 
@@ -97,10 +98,7 @@ def line(spec: BatchTransform, index: int, record: Any, *, objects: bool) -> byt
         request = msgspec.structs.replace(
             embedding_request(spec.embeddings, spec.params), texts=(_text(record),)
         )
-        method, body = embeddings_wire.encode(request)
-        if method == "embedContent":
-            return msgspec.json.encode({"request": body})
-        return msgspec.json.encode(body["instances"][0])
+        return msgspec.json.encode(embeddings_wire.batch_line(request, str(index)))
     if objects:
         return msgspec.json.encode({LINE: str(index), **record})
     return msgspec.json.encode(record)
@@ -161,13 +159,9 @@ def encode(
             body["modelParameters"] = spec.params
         if service_account is not None:
             body["serviceAccount"] = service_account
-    elif spec.embeddings is not None:
-        request = msgspec.structs.replace(
-            embedding_request(spec.embeddings, spec.params), texts=("x",)
-        )
-        method, sample = embeddings_wire.encode(request)
-        if method == "predict":
-            body["modelParameters"] = sample["parameters"]
+    elif spec.embeddings is not None and not embeddings_wire.keyed(spec.embeddings):
+        request = embedding_request(spec.embeddings, spec.params)
+        body["modelParameters"] = embeddings_wire.encode(request)[1]["parameters"]
     return merge(body, spec.native.get("vertex", {}))
 
 
@@ -224,7 +218,7 @@ class Outcomes:
         if self._spec.chat is not None:
             return _chat(told, self._spec.chat)
         if self._spec.embeddings is not None:
-            return {"embedding": _vector(told)}
+            return {"embedding": _vector(told, self._spec)}
         return told.get("prediction")
 
     @property
@@ -242,11 +236,19 @@ def _chat(told: dict[str, Any], model: str) -> dict[str, Any]:
     return said(answer)
 
 
-def _vector(told: dict[str, Any]) -> list[float]:
-    if "response" in told:
-        return told["response"]["embedding"]["values"]
-    predictions: list[dict[str, Any]] = told.get("predictions") or [told.get("prediction", {})]
-    return predictions[0]["embeddings"]["values"]
+def _vector(told: dict[str, Any], spec: BatchTransform) -> list[float]:
+    if "response" not in told:
+        predictions: list[dict[str, Any]] = told.get("predictions") or [told.get("prediction", {})]
+        return predictions[0]["embeddings"]["values"]
+    values: list[float] = told["response"]["embedding"]["values"]
+    wanted = embedding_request(spec.embeddings or "", spec.params).dimensions
+    if wanted is None or len(values) <= wanted:
+        return values
+    # Seen of such batches: the whole vector, whatever length was asked for. A shorter one is its
+    # beginning, which gemini-embedding-2 brings to length 1 ("Embeddings", ai.google.dev).
+    values = values[:wanted]
+    length = math.hypot(*values) if embeddings_wire.one_by_one(spec.embeddings or "") else 1.0
+    return [value / length for value in values] if length else values
 
 
 def _canonical(value: Any) -> bytes:

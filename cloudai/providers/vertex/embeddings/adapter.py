@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import msgspec
 
+from cloudai._core.calls.texts import TooLarge
 from cloudai._core.profiles.config import Profile
+from cloudai.errors import ContextOverflow, InvalidRequest
 from cloudai.protocols import Call
 from cloudai.providers.vertex.chat import wire as chat_wire
 from cloudai.providers.vertex.embeddings import wire
@@ -29,25 +31,37 @@ class VertexEmbeddings:
         return wire.groups(request)
 
     def embed(self, request: EmbeddingRequest, call: Call) -> EmbeddingReply:
-        """One vector a text, of a request that is no larger than a group."""
+        """One vector a text, of a request that is no larger than a group. Raises TooLarge for
+        too many tokens at once, ContextOverflow for a text that is too long."""
         method, body = wire.encode(request)
         path = self._path(request.model, method)
-        data, request_id = self._session.http.raw(
-            "POST", self._session.url(), path, msgspec.json.encode(body), call
-        )
+        try:
+            data, request_id = self._session.http.raw(
+                "POST", self._session.url(), path, msgspec.json.encode(body), call
+            )
+        except ContextOverflow as error:
+            raise _sized(error) from None
         return _reply(request, method, data, request_id)
 
     async def aembed(self, request: EmbeddingRequest, call: Call) -> EmbeddingReply:
         """The async twin of ``embed``."""
         method, body = wire.encode(request)
         path = self._path(request.model, method)
-        data, request_id = await self._session.aio.raw(
-            "POST", self._session.url(), path, msgspec.json.encode(body), call
-        )
+        try:
+            data, request_id = await self._session.aio.raw(
+                "POST", self._session.url(), path, msgspec.json.encode(body), call
+            )
+        except ContextOverflow as error:
+            raise _sized(error) from None
         return _reply(request, method, data, request_id)
 
     def _path(self, model: str, method: str) -> str:
         return f"/{API}/{chat_wire.path(self._session.parent, model)}:{method}"
+
+
+def _sized(error: ContextOverflow) -> InvalidRequest:
+    """Whether all texts together were too many tokens, or one of them alone."""
+    return TooLarge.of(error) if (error.limit or 0) >= wire.REQUEST_TOKENS else error
 
 
 def _reply(

@@ -20,9 +20,11 @@ from cloudai.types._base import invalid
 
 MAX_TEXTS: Final = 250
 """Texts in one ``predict``."""
-MAX_BYTES: Final = 60_000
-"""Of UTF-8 in one ``predict``: its limit is 20 000 tokens, and no token is rarer than one in
-three bytes, in English as in Chinese."""
+REQUEST_TOKENS: Final = 20_000
+"""Of all texts of one ``predict``."""
+MAX_TOKENS: Final = 16_000
+"""Of a group, as ``tokens`` guesses them. A group that has more than a request takes all the same
+is refused, and goes in halves."""
 
 TASKS: Final = {
     "query": "RETRIEVAL_QUERY",
@@ -31,6 +33,18 @@ TASKS: Final = {
     "classification": "CLASSIFICATION",
     "clustering": "CLUSTERING",
 }
+
+# gemini-embedding-2 reads its task in the text, and passes over ``taskType`` ("Embeddings",
+# ai.google.dev; "Get batch embeddings inferences", Google Cloud; both read 2026-11-30).
+_WRITTEN: Final = {
+    "query": "task: search result | query: {}",
+    "document": "title: none | text: {}",
+    "similarity": "task: sentence similarity | query: {}",
+    "classification": "task: classification | query: {}",
+    "clustering": "task: clustering | query: {}",
+}
+
+_IN_WORDS: Final = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ " + bytes(range(128, 256))
 
 # The longest vectors; models with another name are left to the service.
 _DIMENSIONS: Final = {
@@ -69,29 +83,64 @@ def groups(request: EmbeddingRequest) -> Iterator[tuple[str, ...]]:
     group: list[str] = []
     size = 0
     for text in request.texts:
-        length = len(text) if text.isascii() else len(text.encode())
-        if group and (len(group) == most or size + length > MAX_BYTES):
+        count = tokens(text)
+        if group and (len(group) == most or size + count > MAX_TOKENS):
             yield tuple(group)
             group, size = [], 0
         group.append(text)
-        size += length
+        size += count
     yield tuple(group)
+
+
+def tokens(text: str) -> int:
+    """A guess: three bytes of words are one, in English as in Chinese; each digit and each sign
+    is one of its own (a UUID of 36 characters has some thirty)."""
+    data = text.encode()
+    alone = len(data.translate(None, _IN_WORDS))
+    return alone + (len(data) - alone) // 3 + 1
+
+
+def _content(request: EmbeddingRequest) -> tuple[dict[str, Any], str | None]:
+    """The only text as the model reads it, and the task type where that is told beside it."""
+    text = request.texts[0]
+    task = TASKS[request.task] if request.task is not None else None
+    if request.task is not None and "gemini-embedding-2" in request.model:
+        text, task = _WRITTEN[request.task].format(text), None
+    return {"parts": [{"text": text}]}, task
+
+
+def keyed(model: str) -> bool:
+    """Whether the lines of its batches carry a key."""
+    return "gemini" in model or one_by_one(model)
+
+
+def batch_line(request: EmbeddingRequest, key: str) -> dict[str, Any]:
+    """One line of a batch. Gemini's models have a form of their own ("Get batch embeddings
+    inferences", Google Cloud, read 2026-11-30)."""
+    if not keyed(request.model):
+        return encode(request)[1]["instances"][0]
+    content, task = _content(request)
+    config: dict[str, Any] = {"auto_truncate": request.truncate}
+    if task is not None:
+        config["task_type"] = task
+    if request.dimensions is not None:
+        config["output_dimensionality"] = request.dimensions
+    body = {"content": content, "embed_content_config": config}
+    return {"key": key, "request": merge(body, request.native)}
 
 
 def encode(request: EmbeddingRequest) -> tuple[str, dict[str, Any]]:
     """The method and the body of one request."""
-    task = TASKS[request.task] if request.task is not None else None
     if one_by_one(request.model):
+        content, task = _content(request)
         config: dict[str, Any] = {"autoTruncate": request.truncate}
         if task is not None:
             config["taskType"] = task
         if request.dimensions is not None:
             config["outputDimensionality"] = request.dimensions
-        body: dict[str, Any] = {
-            "content": {"parts": [{"text": request.texts[0]}]},
-            "embedContentConfig": config,
-        }
+        body: dict[str, Any] = {"content": content, "embedContentConfig": config}
         return "embedContent", merge(body, request.native)
+    task = TASKS[request.task] if request.task is not None else None
     instances: list[dict[str, str]] = [{"content": text} for text in request.texts]
     if task is not None:
         for instance in instances:

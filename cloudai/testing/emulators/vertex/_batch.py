@@ -216,10 +216,28 @@ class Batches:
             raise Refused(404, "NOT_FOUND", f"Publisher Model `{model}` was not found.")
         asked = job.get("modelParameters", {})
         size = asked.get("outputDimensionality") or dim
-        if "request" in line:
-            text = line["request"]["content"]["parts"][0]["text"]
-            return {"response": {"embedding": self._gemini.vector(text, size, dim)}}
+        if model.startswith("gemini-embedding"):
+            return {"response": self._gemini_embedding(line, dim)}
         return {"predictions": [{"embeddings": self._gemini.vector(line["content"], size, dim)}]}
+
+    def _gemini_embedding(self, line: dict[str, Any], dim: int) -> dict[str, Any]:
+        """As "Get batch embeddings inferences" has it (Google Cloud, read 2026-11-30)."""
+        request = line.get("request", {})
+        if not isinstance(line.get("key"), str) or not {"content", *request} <= {
+            "content", "embed_content_config",
+        }:  # fmt: skip
+            raise Refused(
+                400,
+                "INVALID_ARGUMENT",
+                'A line has "key" and "request", which has "content" and "embed_content_config".',
+            )
+        config = request.get("embed_content_config", {})
+        text = request["content"]["parts"][0]["text"]
+        made = self._gemini.vector(text, config.get("output_dimensionality") or dim, dim)
+        return {
+            "embedding": {"values": made["values"]},
+            "usageMetadata": {"promptTokenCount": made["statistics"]["token_count"]},
+        }
 
     def _need(self, project: str, location: str, id: str) -> dict[str, Any]:
         name = f"{self._cloud_state.parent(project, location)}/batchPredictionJobs/{id}"
@@ -294,6 +312,8 @@ def _asked(job: dict[str, Any], line: Any) -> dict[str, Any]:
     key = job.get("instanceConfig", {}).get("keyField")
     if key:
         return {"key": line[key]}
+    if isinstance(line, dict) and "key" in line and "request" in line:
+        return {"key": line["key"]}
     if isinstance(line, dict) and "request" in line:
         return {"request": line["request"]}
     return {"instance": line}

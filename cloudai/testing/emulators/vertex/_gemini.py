@@ -29,6 +29,10 @@ from cloudai.testing.emulators.vertex._state import VertexState
 
 CONTEXT: Final = 1_048_576
 """Tokens of a prompt at most."""
+TEXT_TOKENS: Final = 2048
+"""Of one text to embed."""
+REQUEST_TOKENS: Final = 20_000
+"""Of all texts of one ``predict``. The refusal's words: onyx#3972 (2025-02-12)."""
 
 
 class Gemini:
@@ -257,6 +261,16 @@ class Gemini:
                 "INVALID_ARGUMENT",
                 f"{len(instances)} instance(s) is not allowed. Maximum allowed: {most}",
             )
+        counted = sum(min(tokens(str(one.get("content", ""))), TEXT_TOKENS) for one in instances)
+        if counted > REQUEST_TOKENS:
+            raise Refused(
+                400,
+                "INVALID_ARGUMENT",
+                f"Unable to submit request because the input token count is {counted} but the "
+                f"model supports up to {REQUEST_TOKENS}. Reduce the input token count and try "
+                "again. You can also use the CountTokens API to calculate prompt token count and "
+                "billable characters.",
+            )
         asked = body.get("parameters", {})
         found: list[dict[str, Any]] = [
             self._vector(
@@ -300,14 +314,14 @@ class Gemini:
                 400, "INVALID_ARGUMENT", f"outputDimensionality must be in the range [1, {size}]."
             )
         words = re.findall(r"\w+", text.lower())
-        if len(words) > 2048 and not truncate:
+        if len(words) > TEXT_TOKENS and not truncate:
             raise Refused(
                 400,
                 "INVALID_ARGUMENT",
                 f"The input token count ({len(words)}) exceeds the maximum number of tokens "
-                "allowed (2048).",
+                f"allowed ({TEXT_TOKENS}).",
             )
-        counted = words[:2048]
+        counted = words[:TEXT_TOKENS]
         if self.local is not None:
             try:
                 (values,), _ = self.local.vectors([text], dim)
@@ -317,7 +331,10 @@ class Gemini:
             values = vector(" ".join(counted), dim)
         return {
             "values": values,
-            "statistics": {"truncated": len(words) > 2048, "token_count": max(len(counted), 1)},
+            "statistics": {
+                "truncated": len(words) > TEXT_TOKENS,
+                "token_count": max(len(counted), 1),
+            },
         }
 
 
@@ -333,6 +350,15 @@ def _joins(before: dict[str, Any], part: dict[str, Any]) -> bool:
 def _spent(body: dict[str, Any]) -> int:
     counted = {key: body.get(key) for key in ("contents", "systemInstruction", "tools")}
     return len(re.findall(r"\w+", text_of(counted))) or 1
+
+
+def tokens(text: str) -> int:
+    """Of a text to embed, as Gemini's tokenizer cuts it: each digit and each sign is one, a
+    word's letters four each."""
+    return sum(
+        len(piece) if not piece[0].isalpha() else -(-len(piece) // 4)
+        for piece in re.findall(r"[^\W\d_]+|[^\s]", text)
+    )
 
 
 def _tokens(part: dict[str, Any]) -> int:
