@@ -1,4 +1,4 @@
-"""A streamed prediction: its pieces, and how one that breaks off is told."""
+"""Predictions: request by request, and streamed; how a stream that breaks off is told."""
 
 from __future__ import annotations
 
@@ -11,10 +11,32 @@ from cloudai._core.calls import threads
 from cloudai.client._runtime import CapabilityBinding
 from cloudai.errors import StreamTruncated, TransientError
 from cloudai.protocols import Call
-from cloudai.types import PredictRequest
+from cloudai.types import Prediction, PredictRequest
 
 _KEPT: Final = 1 << 20
 """Bytes of what had come that a StreamTruncated carries: the last ones."""
+
+
+def predicted(
+    binding: CapabilityBinding, id: str, request: PredictRequest, timeout: float | None
+) -> Prediction:
+    """One output an input. An adapter whose service takes less than all inputs at once has
+    ``parts(id, request, call)``: each part is paced and tried again for itself, so that what was
+    answered is never paid twice."""
+    caller, adapter = binding.caller, binding.adapter
+    operation, call = "endpoints.predict", caller.call(timeout)
+
+    def ask(part: PredictRequest) -> Prediction:
+        return caller.attempt(lambda call: adapter.predict(id, part, call), call, operation)
+
+    with caller.span(operation, ""):
+        parts = getattr(adapter, "parts", None)
+        if parts is None or len(request.inputs) < 2:
+            return ask(request)
+        made = caller.attempt(lambda call: parts(id, request, call), call, operation)
+        answers = [ask(part) for part in made]
+    outputs = [output for answer in answers for output in answer.outputs]
+    return msgspec.structs.replace(answers[0], outputs=outputs)
 
 
 class _Came:
@@ -88,11 +110,11 @@ def _opened(
     binding: CapabilityBinding, id: str, request: PredictRequest, timeout: float | None
 ) -> tuple[Iterator[bytes], bytes | None]:
     ask = getattr(binding.adapter, "stream", None)
+    if ask is None:
+        answer = predicted(binding, id, request, timeout)
+        return iter(()), msgspec.json.encode({"predictions": answer.outputs})
 
     def first(call: Call) -> tuple[Iterator[bytes], bytes | None]:
-        if ask is None:
-            answer = binding.adapter.predict(id, request, call)
-            return iter(()), msgspec.json.encode({"predictions": answer.outputs})
         source: Iterator[bytes] = ask(id, request, call)
         return source, next(source, None)
 

@@ -91,11 +91,7 @@ class _Handle:
         timeout: float | None,
     ) -> Prediction:
         request = _request(inputs, params, variant)
-        return self._call(
-            "predict",
-            lambda call: self._bound.adapter.predict(self.native_id, request, call),
-            timeout,
-        )
+        return _predictions.predicted(self._bound, self.native_id, request, timeout)
 
     def _update(self, model: Deployable, given: dict[str, Any]) -> float:
         """Starts the update; gives the seconds that it may take."""

@@ -212,3 +212,33 @@ def test_the_management_sdk_works_with_the_emulator(azure: AzureEmulator) -> Non
         assert names == ["smart", "embed", "theirs"]
         manager.deployments.begin_delete(group, account, "theirs").result()
         assert len(azure.cloud_state.deployments) == 2
+
+
+@pytest.mark.parametrize("model", ["gpt-5.1", "text-embedding-3-small"])
+@pytest.mark.parametrize("way", ["predict", "stream", "async"])
+async def test_c3_an_input_that_was_answered_is_not_asked_again(
+    azure: AzureEmulator,
+    client: cloudai.Client,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    way: str,
+) -> None:
+    monkeypatch.setattr("cloudai._core.calls.retry.BASE", 0.001)
+    monkeypatch.setattr("cloudai.providers.azure.openai.wire.embeddings.MAX_TEXTS", 1)
+    endpoint = client.endpoints.deploy(model, name="mine")
+    del azure.requests[:]
+    # What a fault meets does not reach the service: whatever stands in .requests was paid.
+    azure.faults.add("unavailable", "completions|embeddings", times=None, chance=0.15)
+    texts = [f"text {n}" for n in range(40)]
+    if way == "predict":
+        outputs: Any = endpoint.predict(texts, timeout=60)
+    elif way == "stream":
+        outputs = json.loads(b"".join(endpoint.stream(texts, timeout=60)))["predictions"]
+    else:
+        async with cloudai.AsyncClient("azure", provider="azure", api_key=azure.key) as other:
+            handle: Any = await other.endpoints.attach(endpoint.id)
+            outputs = await handle.predict(texts, timeout=60)
+    paid = [r for r in azure.requests if r.method == "POST"]
+    assert len(outputs) == len(paid) == 40
+    if model == "gpt-5.1":
+        assert [output["text"] for output in outputs] == texts

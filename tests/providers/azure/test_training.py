@@ -138,7 +138,7 @@ def test_dpo_and_reinforcement(
         if r.method == "POST" and r.path.endswith("/jobs")
     ]
     assert bodies[0]["method"] == {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.1}}}
-    assert bodies[0]["trainingType"] == "Developer"
+    assert bodies[0]["trainingType"] == "developerTier"
     assert bodies[1]["method"]["reinforcement"]["grader"] == grader
 
 
@@ -339,11 +339,88 @@ def test_a_refused_submission_leaves_no_file(
     assert client.resources() == []
 
 
-def test_the_dated_api(azure: AzureEmulator, tmp_path: Path) -> None:
-    with cloudai.Client(
-        provider="azure", api_key=azure.key, api_version="2025-04-01-preview"
-    ) as client:
-        handle = client.training.submit(job(examples(tmp_path)))
+def created(azure: AzureEmulator) -> list[dict[str, Any]]:
+    return [
+        json.loads(r.body)
+        for r in azure.requests
+        if r.method == "POST" and r.path.endswith("/jobs")
+    ]
+
+
+# FineTuningJobCreation of Azure's published description, 2024-10-21 (azure-rest-api-specs).
+PUBLISHED = {"model", "training_file", "validation_file", "hyperparameters", "suffix", "seed"}
+
+
+@pytest.mark.parametrize("version", ["2024-10-21", "2025-04-01-preview"])
+def test_e13_the_dated_api(azure: AzureEmulator, tmp_path: Path, version: str) -> None:
+    with cloudai.Client(provider="azure", api_key=azure.key, api_version=version) as client:
+        spec = job(examples(tmp_path), name="dated", hyperparameters={"epochs": 2, "seed": 5})
+        planned = client.training.plan(spec).requests[-1].body
+        handle = client.training.submit(spec)
+        (body,) = created(azure)
+        assert set(body) <= PUBLISHED
+        assert {**planned, "training_file": ""} == {**body, "training_file": ""}
+        assert (body["hyperparameters"], body["seed"]) == ({"n_epochs": 2}, 5)
         handle.wait(30)
+        assert [one.id for one in client.training.list()] == [handle.native_id]
         handle.delete()
     assert not azure.cloud_state.tunings
+    assert not azure.cloud_state.files
+
+
+def test_e13_exactly_once_without_metadata(
+    azure: AzureEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reply to the creation is lost; the job is known by its own file's name."""
+    settings: Any = {"provider": "azure", "api_key": azure.key, "api_version": "2024-10-21"}
+    monkeypatch.setattr("cloudai._core.calls.retry.BASE", 0.001)
+    spec = job(examples(tmp_path), idempotency_key="k" * 32)
+    azure.faults.add("lose_reply", "POST /openai/fine_tuning/jobs")
+    for home in ("one", "two"):  # the second knows of nothing
+        monkeypatch.setenv("CLOUDAI_HOME", str(tmp_path / home))
+        with cloudai.Client(**settings) as client:
+            client.training.submit(spec)
+    assert len(azure.cloud_state.tunings) == 1
+    with cloudai.Client(**settings) as client:
+        other = client.training.submit(job(examples(tmp_path), idempotency_key="l" * 32))
+        assert len(azure.cloud_state.tunings) == 2  # the same content, another key
+        other.wait(30)
+        other.delete()  # it is known to be ours
+    assert len(azure.cloud_state.tunings) == 1
+    assert len([f for f in azure.cloud_state.files.values() if f.purpose == "fine-tune"]) == 1
+
+
+def test_e13_a_file_s_id_is_refused_by_a_dated_api(azure: AzureEmulator) -> None:
+    settings: Any = {"provider": "azure", "api_key": azure.key, "api_version": "2024-10-21"}
+    client = cloudai.Client(**settings)
+    with client, pytest.raises(InvalidRequest, match=r"inputs\.train"):
+        client.training.submit(job("file-123"))
+    assert not azure.requests
+
+
+def test_e12_the_training_type_is_left_out_unless_asked_for(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    train = examples(tmp_path)
+    client.training.submit(job(train))
+    client.training.submit(job(train, spot=Spot()))
+    for kind in ("Standard", "GlobalStandard", "globalstandard", "Developer", "developerTier"):
+        client.training.submit(job(train, native={"azure": {"trainingType": kind}}))
+    first, *others = created(azure)
+    assert "trainingType" not in first
+    assert [body["trainingType"] for body in others] == [
+        "developerTier", "Standard", "GlobalStandard", "globalstandard", "Developer",
+        "developerTier",
+    ]  # fmt: skip
+
+
+def test_e12_e13_the_emulator_refuses_what_a_dated_version_has_not(
+    azure: AzureEmulator, tmp_path: Path
+) -> None:
+    import openai
+
+    theirs = openai.AzureOpenAI(
+        azure_endpoint=azure.url, api_version="2024-10-21", api_key=azure.key, max_retries=0
+    )
+    with theirs, pytest.raises(openai.BadRequestError, match="metadata"):
+        theirs.fine_tuning.jobs.create(model=MODEL, training_file="file-1", metadata={"a": "b"})

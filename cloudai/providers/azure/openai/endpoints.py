@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -23,6 +24,7 @@ from cloudai.providers.azure.openai import deployments
 from cloudai.providers.azure.openai.chat import AzureChat
 from cloudai.providers.azure.openai.embeddings import AzureEmbeddings
 from cloudai.providers.azure.openai.wire import endpoints as wire
+from cloudai.providers.azure.openai.wire.embeddings import split
 from cloudai.providers.azure.session import session
 from cloudai.types import (
     Deployment,
@@ -132,8 +134,32 @@ class AzureDeployments:
         """A snapshot; RUNNING once all its deployments are."""
         return wire.status(id, self._items(id, call), self._session.endpoint)
 
+    def parts(self, id: str, request: PredictRequest, call: Call) -> list[PredictRequest]:
+        """What goes into one request each, all of it to one deployment."""
+        variant, model = self._chosen(id, request, call)
+        sizes = [1] * len(request.inputs)
+        if wire.embeds(model or id):
+            texts = [one.get("text") if isinstance(one, dict) else one for one in request.inputs]
+            if all(isinstance(text, str) for text in texts):
+                sizes = [len(group) for group in split(tuple(map(str, texts)))]
+        inputs = iter(request.inputs)
+        return [
+            msgspec.structs.replace(request, inputs=tuple(islice(inputs, size)), variant=variant)
+            for size in sizes
+        ]
+
     def predict(self, id: str, request: PredictRequest, call: Call) -> Prediction:
         """Chooses a deployment by weight, and asks it for each input."""
+        variant, model = self._chosen(id, request, call)
+        name = wire.native_name(id, variant)
+        if wire.embeds(model or id):
+            outputs = self._embedded(name, request, call)
+        else:
+            outputs = [self._answer(name, value, request, call) for value in request.inputs]
+        return Prediction(outputs=outputs, variant=variant, version=model or None)
+
+    def _chosen(self, id: str, request: PredictRequest, call: Call) -> tuple[str, str]:
+        """The deployment that is asked, and its model."""
         shares, models = self._choices(id, call)
         chance = random.random()  # noqa: S311 - it shares out traffic
         variant = request.variant or wire.choose(shares, chance)
@@ -141,12 +167,7 @@ class AzureDeployments:
             raise invalid(
                 "variant", variant, "is not one of the endpoint's", f"There are: {sorted(models)}"
             )
-        name = wire.native_name(id, variant)
-        if wire.embeds(models[variant] or id):
-            outputs = self._embedded(name, request, call)
-        else:
-            outputs = [self._answer(name, value, request, call) for value in request.inputs]
-        return Prediction(outputs=outputs, variant=variant, version=models[variant] or None)
+        return variant, models[variant]
 
     def _choices(self, id: str, call: Call) -> _Choices:
         known = self._known.get(id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
@@ -50,13 +50,16 @@ class AzureFineTuning:
 
     def __init__(self, profile: Profile) -> None:
         self._session = session(profile)
+        # v1 keeps metadata with a job. A dated version has none: there the name of the job's own
+        # training file has the mark of its key.
+        self._dated = self._session.api_version is not None
 
     def plan(self, spec: TrainingJob) -> Plan:
         """Checks the files too: they are read here as they would be for the upload."""
         if spec.kind != "finetune":
             problem = f"{spec.kind} jobs do not run on Azure OpenAI."
             return self._plan((), (Violation("kind", problem, _SCRIPTS),), spec, None)
-        violations = wire.violations(spec)
+        violations = self._violations(spec)
         requests: list[NativeRequest] = []
         named: dict[str, str] = {}
         size = 0
@@ -83,27 +86,42 @@ class AzureFineTuning:
                 )
             )
         if "train" in named and not violations:
-            body = wire.encode(spec, named["train"], named.get("validation"))
+            body = self._body(spec, named)
             requests.append(NativeRequest(operation=self._operation("POST", _JOBS), body=body))
         return self._plan(tuple(requests), tuple(violations), spec, _cost(spec, size))
+
+    def _violations(self, spec: TrainingJob) -> list[Violation]:
+        found = wire.violations(spec)
+        if self._dated and "train" in spec.inputs and _FILE_ID.match(spec.input("train").uri):
+            problem = "is a file's id, and by a dated api_version a job is known by its own file."
+            found.append(
+                Violation("inputs.train", problem, "Give the file, or leave api_version out.")
+            )
+        return found
+
+    def _body(self, spec: TrainingJob, files: dict[str, str]) -> dict[str, Any]:
+        return wire.encode(spec, files["train"], files.get("validation"), dated=self._dated)
 
     def _operation(self, method: str, path: str) -> str:
         prefix = "/openai/v1/" if self._session.api_version is None else "/openai/"
         return f"{method} {prefix}{path}"
 
-    @staticmethod
     def _plan(
+        self,
         requests: tuple[NativeRequest, ...],
         violations: tuple[Violation, ...],
         spec: TrainingJob,
         cost: CostRange | None,
     ) -> Plan:
+        dropped = wire.dropped(spec)
+        if self._dated and spec.tags:
+            dropped.append("tags: a dated api_version keeps none with a job; leave it out")
         return Plan(
             provider="azure",
             capability="training",
             requests=requests,
             violations=violations,
-            dropped=tuple(wire.dropped(spec)),
+            dropped=tuple(dropped),
             cost=cost,
         )
 
@@ -119,7 +137,7 @@ class AzureFineTuning:
             raise UnsupportedByProvider(
                 f"kind={spec.kind!r}", provider="azure", alternative=_SCRIPTS
             )
-        refuse(wire.violations(spec))
+        refuse(self._violations(spec))
         files: dict[str, str] = {}
         with tempfile.TemporaryDirectory(prefix="cloudai-") as folder:
             made: dict[str, Path] = {}
@@ -138,9 +156,11 @@ class AzureFineTuning:
             fresh: list[str] = []
             for name, path in made.items():
                 unique = files_api.unique_name(path, name)
+                if self._dated and name == "train":
+                    unique = wire.marked(unique, str(spec.idempotency_key))
                 files[name], new = files_api.upload(self._session, path, unique, "fine-tune", call)
                 fresh += [files[name]] if new else []
-        body = wire.encode(spec, files["train"], files.get("validation"))
+        body = self._body(spec, files)
         try:
             id = str(files_api.post(self._session, _JOBS, call, body)["id"])
         except CloudAIError as error:
@@ -152,8 +172,9 @@ class AzureFineTuning:
     def _first(self, key: str, made: str, call: Call) -> str:
         """The first of the jobs with a key, where another machine made one at the same time: the
         service takes no request token. A later one is cancelled while it is still queued."""
-        same = [job for job in files_api.listed(self._session, _JOBS, call) if _key(job) == key]
-        first = str(same[-1]["id"]) if same else made  # the newest come first
+        wanted = self.tag_of(key)
+        same = [str(job["id"]) for job, tag in self._tagged(call) if tag == wanted]
+        first = same[-1] if same else made  # the newest come first
         if first != made:
             self.cancel(made, call)
         return first
@@ -164,14 +185,32 @@ class AzureFineTuning:
     def owner(self, id: str, call: Call) -> str | None:
         """The idempotency key in its tag. Raises NotFound."""
         job = files_api.get(self._session, f"{_JOBS}/{id}", call)
-        return _key(job)
+        if not self._dated:
+            return _key(job)
+        with suppress(NotFound):
+            file = files_api.get(self._session, f"files/{job['training_file']}", call)
+            return wire.mark_of(str(file.get("filename")))
+        return None
+
+    def tag_of(self, key: str) -> str:
+        """How a key stands in a job's tag."""
+        return wire.mark(key) if self._dated else key
 
     def find(self, key: str, call: Call) -> str | None:
-        """Looks through the jobs for the key in their metadata: the service has no keys."""
+        """Looks through the jobs for the key's tag: the service has no keys."""
+        wanted = self.tag_of(key)
+        return next((str(job["id"]) for job, tag in self._tagged(call) if tag == wanted), None)
+
+    def _tagged(self, call: Call) -> Iterator[tuple[dict[str, Any], str]]:
+        """The jobs that were made through cloudai, with their tags, the newest first."""
+        marks: dict[str, str | None] = {}
+        if self._dated:
+            files = files_api.listed(self._session, "files", call, purpose="fine-tune")
+            marks = {str(one["id"]): wire.mark_of(str(one.get("filename"))) for one in files}
         for job in files_api.listed(self._session, _JOBS, call):
-            if (job.get("metadata") or {}).get(wire.KEY) == key:
-                return str(job["id"])
-        return None
+            tag = marks.get(str(job.get("training_file"))) if self._dated else _key(job)
+            if tag is not None:
+                yield job, tag
 
     def _get(self, id: str, call: Call) -> dict[str, Any]:
         try:
@@ -267,11 +306,7 @@ class AzureFineTuning:
 
     def list(self, call: Call) -> Sequence[JobStatus]:
         """The jobs that were made through cloudai."""
-        return [
-            wire.status(job)
-            for job in files_api.listed(self._session, _JOBS, call)
-            if (job.get("metadata") or {}).get(wire.KEY)
-        ]
+        return [wire.status(job) for job, _ in self._tagged(call)]
 
 
 def _key(job: dict[str, Any]) -> str | None:

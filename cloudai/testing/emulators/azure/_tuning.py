@@ -57,6 +57,12 @@ class Tuning:
 
     def _create(self, request: Request) -> Response:
         body = check("fine_tuning", request.json())
+        dated = not request.path.startswith("/openai/v1/")
+        unknown = _undated(body, request.query.get("api-version", "")) if dated else set[str]()
+        if unknown:
+            name = min(unknown)
+            message = f"Unrecognized request argument supplied: {name}"
+            raise Refused(400, "invalidPayload", message, param=name)
         if body["model"] not in MODELS and body["model"] not in self._cloud_state.tuned:
             raise Refused(
                 400, "invalidPayload", f"The model {body['model']!r} cannot be fine-tuned."
@@ -65,7 +71,7 @@ class Tuning:
         if suffix is not None and (not 1 <= len(suffix) <= 18 or "." in suffix):
             raise Refused(400, "invalidPayload", "The suffix must be 1..18 long, without dots.")
         kind = body.get("trainingType", "Standard")
-        if kind not in {"Standard", "GlobalStandard", "Developer"}:
+        if kind.lower() not in {"standard", "globalstandard", "developer", "developertier"}:
             raise Refused(400, "invalidPayload", f"Unknown trainingType {kind!r}.")
         for field in ("training_file", "validation_file"):
             if body.get(field):
@@ -202,7 +208,7 @@ class Tuning:
             "hyperparameters": _hyperparameters(body),
             "organization_id": "",
         }
-        if state == "pending":
+        if state == "pending" or not shown["method"]:
             del shown["method"]
         return shown
 
@@ -339,6 +345,17 @@ class Tuning:
         for job in self._cloud_state.tunings.values():
             if "work" in job:
                 job["work"].stop()
+
+
+def _undated(body: dict[str, Any], version: str) -> set[str]:
+    """Fields that a dated version has not (FineTuningJobCreation, 2024-10-21; previews of 2025
+    have a method and a training type)."""
+    known = {
+        "model", "training_file", "validation_file", "hyperparameters", "suffix", "seed",
+    }  # fmt: skip
+    if version >= "2025":
+        known |= {"method", "trainingType", "integrations"}
+    return set(body) - known
 
 
 def _method(body: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import re
 from typing import Any, Final
@@ -11,7 +12,9 @@ from cloudai.types import JobStatus, LogLine, MetricPoint, State, TrainingJob, V
 
 MAX_SUFFIX: Final = 18
 """Characters of the suffix, without dots (Azure OpenAI's fine-tuning guide, read 2025-08)."""
-TYPES: Final = ("Standard", "GlobalStandard", "Developer")
+TYPES: Final = ("Standard", "GlobalStandard", "Developer", "developerTier")
+"""In any case of letters: Microsoft's guide also writes ``globalstandard``. Sent as it is given,
+and left out unless asked for: no published description has the field (2024-10-21, v1)."""
 KEY: Final = "cloudai_key"
 NAME: Final = "cloudai_name"
 MAX_TAGS: Final = 14
@@ -74,11 +77,11 @@ def violations(spec: TrainingJob) -> list[Violation]:
             )
         )
     kind = native.get("trainingType")
-    if kind is not None and kind not in TYPES:
+    if kind is not None and str(kind).lower() not in {one.lower() for one in TYPES}:
         found.append(
             Violation("native.azure.trainingType", f"{kind!r} is not one of {', '.join(TYPES)}.")
         )
-    if spec.spot is not None and kind not in {None, "Developer"}:
+    if spec.spot is not None and not str(kind or "developer").lower().startswith("developer"):
         found.append(
             Violation("spot", f"contradicts trainingType={kind}.", "Spot is the Developer tier.")
         )
@@ -136,8 +139,16 @@ def dropped(spec: TrainingJob) -> list[str]:
     return found
 
 
-def encode(spec: TrainingJob, training_file: str, validation_file: str | None) -> dict[str, Any]:
-    """The body of ``POST fine_tuning/jobs``."""
+def encode(
+    spec: TrainingJob, training_file: str, validation_file: str | None, *, dated: bool
+) -> dict[str, Any]:
+    """The body of ``POST fine_tuning/jobs``.
+
+    Parameters
+    ----------
+    dated: for a dated ``api_version``, which has no metadata, and hyperparameters of supervised
+        jobs at the top (FineTuningJobCreation, 2024-10-21, read 2026-11-30).
+    """
     native = spec.native.get("azure", {})
     given = {_ALIASES.get(name, name): value for name, value in spec.hyperparameters.items()}
     seed = given.pop("seed", native.get("seed"))
@@ -151,16 +162,17 @@ def encode(spec: TrainingJob, training_file: str, validation_file: str | None) -
     body: dict[str, Any] = {
         "model": spec.base_model,
         "training_file": training_file,
-        "method": {"type": spec.method, spec.method: method},
         "suffix": native.get("suffix") or _suffix(spec),
-        "trainingType": native.get("trainingType")
-        or ("Developer" if spec.spot is not None else "Standard"),
-        "metadata": {
-            **spec.tags,
-            KEY: spec.idempotency_key or "",
-            NAME: spec.name or "",
-        },
     }
+    if dated and spec.method == "supervised":
+        body |= method
+    else:
+        body["method"] = {"type": spec.method, spec.method: method}
+    if "trainingType" in native or spec.spot is not None:
+        body["trainingType"] = native.get("trainingType") or "developerTier"
+    if not dated:
+        own = {KEY: spec.idempotency_key or "", NAME: spec.name or ""}
+        body["metadata"] = {**spec.tags, **own}
     if validation_file is not None:
         body["validation_file"] = validation_file
     if seed is not None:
@@ -175,6 +187,25 @@ def _suffix(spec: TrainingJob) -> str:
     if base and name.startswith(base):  # the default; the model's name repeats the base anyway
         name = f"cloudai{name[len(base) :]}"
     return re.sub(r"[^a-zA-Z0-9-]", "-", name)[:MAX_SUFFIX].strip("-") or "cloudai"
+
+
+_MARKED: Final = re.compile(r"-([0-9a-f]{16})\.jsonl\Z")
+
+
+def mark(key: str) -> str:
+    """An idempotency key as it stands in the name of a training file."""
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def marked(filename: str, key: str) -> str:
+    """The name of a training file whose job has no metadata: ``train-DIGEST-MARK.jsonl``."""
+    return f"{filename.removesuffix('.jsonl')}-{mark(key)}.jsonl"
+
+
+def mark_of(filename: str) -> str | None:
+    """The mark in a file's name; None where there is none."""
+    found = _MARKED.search(filename)
+    return found[1] if found and filename.count("-") == 2 else None
 
 
 def status(job: dict[str, Any]) -> JobStatus:
