@@ -1,26 +1,29 @@
-"""A chat model and its token loop.
+"""A chat model and its answers, token by token.
 
-The loop is our own rather than ``generate()``: each token is seen before the next one is made,
-so that streaming, stop sequences, a deadline, a grammar and closing the stream need no second
-thread, and several callers can take turns token by token. It costs nothing: the forward pass
-is the same.
+Models whose attention goes through transformers' interface answer all callers in one forward a
+token (``decoding``). For others there is a loop of our own rather than ``generate()``: each token
+is seen before the next one is made, so that streaming, stop sequences, a deadline, a grammar and
+closing the stream need no second thread, and several callers can take turns token by token.
 """
 
 from __future__ import annotations
 
 import itertools
-import secrets
+import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import torch
 from transformers import DynamicCache
 
 from cloudai.engine import bounded, loading
 from cloudai.engine import device as _device
+from cloudai.engine.decoding.attention import Unfit
+from cloudai.engine.decoding.build import build
+from cloudai.engine.decoding.engine import Engine, broken
+from cloudai.engine.decoding.sampling import BROKEN, Counts, Kind, Sampling, choose
 from cloudai.engine.grammar import Grammar, GrammarMaker
 from cloudai.errors import CapacityError, ConfigError, InvalidRequest, ProviderError
 from cloudai.protocols import Call
@@ -30,91 +33,52 @@ PREFILL: Final = 1024
 lets a deadline be kept within it."""
 TEMPLATE_SECONDS: Final = 10.0
 """That a chat template may take at most; the usual ones take a millisecond."""
-_GREEDY: Final = 1e-5
-"""Below this temperature the draw is the likeliest token, and float32 knows no smaller step
-(vLLM has the like, as remembered)."""
-
-
-class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How the next token is chosen.
-
-    Parameters
-    ----------
-    temperature: 0 takes the likeliest token (greedy).
-    top_p: the smallest set of tokens with this probability. top_k: at most so many; 0: all.
-    repetition_penalty: above 1 makes tokens less likely that stand in the text already
-        (Keskar et al. 2019, as in transformers).
-    seed: of the draws; None takes a fresh one.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
 
 
 class Sampler:
-    """Chooses tokens, with a random generator of its own: torch's global one is not touched.
-
-    One number is drawn a token, on the CPU, so that a seed means the same on every device.
-    """
+    """Chooses the tokens of one text."""
 
     def __init__(self, how: Sampling, prompt: Sequence[int]) -> None:
+        self._kind = Kind.of([how])
+        self._table = torch.tensor([how.numbers()])
+        self._seed = torch.tensor([how.start()])
         self._how = how
-        self._random = torch.Generator()
-        # Any Python integer is a seed; torch takes 64 bits.
-        seed = secrets.randbits(64) if how.seed is None else how.seed % 2**64
-        self._random.manual_seed(seed)
-        self._seen = set(prompt)
+        self._prompt = prompt
+        self._place = len(prompt)
+        self._counts: Counts | None = None
 
     def choose(self, logits: Any) -> int:
         """The next token for a vector of float32 logits, which this may change."""
-        how = self._how
-        if how.repetition_penalty != 1.0:
-            seen = torch.tensor(sorted(self._seen), device=logits.device)
-            values = logits[seen]
-            penalty = how.repetition_penalty
-            logits[seen] = torch.where(values < 0, values * penalty, values / penalty)
-        token = self._draw(logits) if how.temperature > _GREEDY else int(logits.argmax())
-        self._seen.add(token)
-        return token
-
-    def _draw(self, logits: Any) -> int:
-        how = self._how
-        # The maximum goes first: a tiny temperature would otherwise overflow.
-        scaled = (logits - logits.max()) / how.temperature
-        order: Any = None
-        if 0 < how.top_k < scaled.numel():
-            scaled, order = scaled.topk(how.top_k)
-        chances = scaled.softmax(-1)
-        if how.top_p < 1.0:
-            if order is None:
-                chances, order = chances.sort(descending=True)
-            before = chances.cumsum(-1) - chances
-            chances = chances.masked_fill(before >= how.top_p, 0.0)
-        total = chances.cumsum(-1, dtype=torch.float64)
-        at = torch.rand(1, generator=self._random, dtype=torch.float64).to(total.device)
-        index = int(torch.searchsorted(total, at * total[-1], right=True))
-        # Rounding can put the draw past the end, or on tokens of no chance there.
-        possible = (chances > 0).nonzero()
-        if not len(possible):
-            raise ProviderError(
-                "the model's scores are no numbers",
-                provider="local",
-                hint="Use dtype='float32', or look at the model's weights",
-            )
-        index = min(index, int(possible[-1]))
-        return int(order[index]) if order is not None else index
+        device, counts = logits.device, None
+        if self._how.penalises:
+            if self._counts is None:
+                self._counts = Counts(1, logits.numel(), device)
+                self._counts.begin(0, self._prompt, [])
+            counts = self._counts.given, self._counts.made
+        token = choose(
+            logits[None],
+            self._table.to(device),
+            self._seed.to(device),
+            torch.tensor([self._place], device=device),
+            self._kind,
+            counts,
+        )
+        self._place += 1
+        if self._counts is not None:
+            self._counts.add(torch.zeros_like(token), token)
+        if int(token) == BROKEN:
+            raise broken()
+        return int(token)
 
 
 class ChatModel:
-    """A causal language model with its tokenizer. Safe to use from several threads: they take
-    turns, one forward pass each.
+    """A causal language model with its tokenizer. Safe to use from several threads.
 
     Attributes
     ----------
     context: the most tokens that prompt and answer may have; None where the model says none.
+    engine: answers all callers at once; None: they take turns, one forward pass each.
+    alone: why they do.
     template: the chat template's text.
     """
 
@@ -136,6 +100,12 @@ class ChatModel:
         self._grammars = GrammarMaker(
             self.tokenizer, self.model.config.get_text_config().vocab_size, self.ends
         )
+        self.engine: Engine | None = None
+        self.alone = ""
+        try:
+            self.engine = build(self.model, path.name, device, self.context)
+        except Unfit as reason:
+            self.alone = str(reason)
 
     def render(
         self,
@@ -212,9 +182,12 @@ class ChatModel:
         leaves no choice. Ends after an end token (which is given too), after ``limit`` tokens,
         or where the grammar is satisfied.
 
-        Raises CallTimeout when the call's deadline passes. Nothing runs between two steps, so
-        dropping the iterator stops the work.
+        Raises CallTimeout when the call's deadline passes, CapacityError where too many wait or
+        the memory for keys and values is too small. Dropping the iterator stops the work.
         """
+        if self.engine is not None:
+            yield from _batched(self.engine, prompt, limit, sampling, self.ends, call, grammar)
+            return
         sampler = Sampler(sampling, prompt)
         cache = DynamicCache(config=self.model.config)
         fresh: Sequence[int] = prompt
@@ -255,6 +228,34 @@ class ChatModel:
             raise ProviderError(
                 f"the model {self.path.name} failed: {error}", provider="local"
             ) from error
+
+
+def _batched(
+    engine: Engine,
+    prompt: Sequence[int],
+    limit: int,
+    how: Sampling,
+    ends: frozenset[int],
+    call: Call,
+    grammar: Grammar | None,
+) -> Iterator[list[int]]:
+    pieces: queue.SimpleQueue[list[int] | Exception | None] = queue.SimpleQueue()
+    request = engine.submit(
+        prompt, limit=limit, how=how, ends=ends, sink=pieces.put, grammar=grammar
+    )
+    try:
+        while True:
+            try:
+                piece = pieces.get(timeout=call.remaining())
+            except queue.Empty:
+                continue  # ``remaining`` tells whether the time is over
+            if piece is None:
+                return
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+    finally:
+        request.leave()
 
 
 def _pieces(ids: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -204,23 +204,29 @@ def test_sampling_follows_the_probabilities():
     assert penalty.choose(logits.clone()) == 2
 
 
-def test_the_loop_makes_what_transformers_generate_makes(chat: LocalChat):
+@pytest.mark.parametrize("batched", [True, False])
+def test_an_answer_is_what_transformers_generate_makes(chat: LocalChat, batched: bool):
     """Greedy, on random weights, with a prompt read in several pieces."""
     import torch
 
-    from cloudai.engine import generation
+    from cloudai.engine import generation, loading
 
     model = generation.ChatModel(random_llama(), "cpu", "float32")
+    assert model.engine is not None
     prompt = model.render([{"role": "user", "content": "abc" * 60}])
     old, generation.PREFILL = generation.PREFILL, 50
     try:
+        if not batched:
+            model.engine.runner.bound.release()
+            model.engine = None
         steps = model.generate(prompt, limit=40, sampling=generation.Sampling(), call=Call())
         mine = [token for step in steps for token in step]
     finally:
         generation.PREFILL = old
     ids = torch.tensor([prompt])
+    plain = loading.model(random_llama(), "chat", "cpu", torch.float32)
     with torch.inference_mode():
-        theirs = model.model.generate(
+        theirs = plain.generate(
             ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=40
         )
     assert mine == theirs[0, len(prompt) :].tolist()
