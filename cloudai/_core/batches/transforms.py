@@ -15,6 +15,7 @@ from cloudai.formats.openai.messages import message
 from cloudai.protocols import Call, Embeddings
 from cloudai.types import (
     JSON,
+    BatchTransform,
     ChatReply,
     ChatRequest,
     EmbeddingRequest,
@@ -71,6 +72,18 @@ def _request(
         return msgspec.convert({**fixed, **params}, kind)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"params: {error}", field="params", value=params) from None
+
+
+def of(spec: BatchTransform, adapter: Callable[[str], Any]) -> tuple[Transform, list[str]]:
+    """What a batch of chat, of embeddings or of an endpoint is run through, and what identifies
+    it. ``adapter``: gives the one of a capability."""
+    if spec.chat is not None:
+        return chat(adapter("chat").create, spec.chat, spec.params), ["chat", spec.chat]
+    if spec.embeddings is not None:
+        made = embeddings(adapter("embeddings"), spec.embeddings, spec.params)
+        return made, ["embeddings", spec.embeddings]
+    asked = str(spec.endpoint)
+    return endpoint(adapter("endpoints"), asked, spec.params), ["endpoint", asked]
 
 
 def chat(

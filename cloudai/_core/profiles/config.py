@@ -203,7 +203,7 @@ class Config:
         self._tables = read(self.file) if self.file else {}
         self._made: dict[str, Profile] = {}
         self._lock = threading.RLock()
-        self._secrets = SecretCache(self._fetch)
+        self._secrets = SecretCache(self.fetch)
 
     @property
     def default(self) -> str | None:
@@ -277,7 +277,7 @@ class Config:
             settings,
             explicit={**keys},
             secrets=self._secrets,
-            fetch=self._fetch,
+            fetch=self.fetch,
         )
 
     def _value(self, spec: ProviderSpec, name: str, value: Any, origin: str) -> Any:
@@ -297,7 +297,8 @@ class Config:
             return self.file.parent / Path(value).expanduser()
         return value
 
-    def _fetch(self, ref: SecretRef, asker: Profile | None = None) -> str:
+    def fetch(self, ref: SecretRef, asker: Profile | None = None) -> str:
+        """The value of a reference, as ``asker`` may read it."""
         if ref.store in {"env", "file"}:
             return fetch_plain(ref)
         for name in registry.names():

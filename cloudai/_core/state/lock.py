@@ -39,16 +39,19 @@ def held(path: Path) -> bool:
 
 
 @contextmanager
-def taken(path: Path) -> Generator[bool]:
-    """Holds the lock for a while; gives False where another holds it, or its folder is gone.
-    The file stays."""
+def taken(path: Path, seconds: float = 0.0) -> Generator[bool]:
+    """Holds the lock for a while; gives False where another still holds it after ``seconds``, or
+    its folder is gone. The file stays."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except FileNotFoundError:
         yield False
         return
     try:
-        yield _locked(file)
+        end = time.monotonic() + seconds
+        while not (mine := _locked(file)) and time.monotonic() < end:
+            time.sleep(_FIRST)
+        yield mine
     finally:
         os.close(file)
 

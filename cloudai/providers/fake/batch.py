@@ -154,15 +154,10 @@ class FakeBatch(FakeJobs[BatchTransform]):
         return [("output", output), *([("errors", letters)] if work.letters else [])]
 
     def _transform(self, spec: BatchTransform) -> Transform:
-        params = spec.params
-        if spec.chat is not None:
-            return transforms.chat(FakeChat(self._profile).create, spec.chat, params)
-        if spec.embeddings is not None:
-            adapter = FakeEmbeddings(self._profile)
-            return transforms.embeddings(adapter, spec.embeddings, params)
-        if spec.endpoint is not None:
-            return transforms.endpoint(FakeEndpoints(self._profile), spec.endpoint, params)
-        return _handler(spec)
+        if spec.model is not None:
+            return _handler(spec)
+        adapters = {"chat": FakeChat, "embeddings": FakeEmbeddings, "endpoints": FakeEndpoints}
+        return transforms.of(spec, lambda capability: adapters[capability](self._profile))[0]
 
 
 def _variant(spec: BatchTransform) -> Variant:

@@ -178,16 +178,19 @@ def test_few_lines_run_on_the_clients_side(
     handle.delete()
 
 
-def test_a_worker_that_was_killed_goes_on(aws: AwsEmulator, client: Client, tmp_path: Path) -> None:
-    """Killed in the middle, submitted again: no line is asked for twice but those under way."""
+def test_i11_a_worker_that_was_killed_goes_on_by_its_key(
+    aws: AwsEmulator, client: Client, tmp_path: Path
+) -> None:
+    """Killed in the middle, submitted again: no line is asked for twice but those under way. What
+    was done of an output in S3 is kept too."""
     import os
     import signal
     import time
 
     slow = aws.faults.add("slow", r"/converse$", times=1000, seconds=1.0)
     spec = BatchTransform(
-        chat=CHAT, input=lines(tmp_path, 30), output=str(tmp_path / "out.jsonl"), name="slow",
-        concurrency=2, native={"aws": {"service": "client"}},
+        chat=CHAT, input=lines(tmp_path, 30), output=f"s3://{BUCKET}/slow.jsonl", name="slow",
+        concurrency=2, native={"aws": {"service": "client"}}, idempotency_key="once",
     )  # fmt: skip
     handle = client.batch.submit(spec)
     home = Path(os.environ["CLOUDAI_HOME"]) / "aws" / "batch" / handle.native_id
@@ -205,10 +208,13 @@ def test_a_worker_that_was_killed_goes_on(aws: AwsEmulator, client: Client, tmp_
         time.sleep(0.05)
     aws.faults.clear()
     again = client.batch.submit(spec)
+    assert again.id == handle.id
     assert again.wait(30).state is State.SUCCEEDED
-    out = [json.loads(line)["text"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    data = boto3.client("s3", endpoint_url=aws.url).get_object(Bucket=BUCKET, Key="slow.jsonl")
+    out = [json.loads(line)["text"] for line in data["Body"].read().splitlines()]
     assert out == [f"line number {n}" for n in range(30)]
     assert len(aws.sent("/converse")) <= 30 + 4
+    assert not list((home.parent / "files").iterdir())
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {

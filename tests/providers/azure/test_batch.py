@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import cloudai
+from cloudai._core.profiles.travel import pack, unpack
 from cloudai.errors import (
     Conflict,
     InvalidRequest,
@@ -19,6 +21,7 @@ from cloudai.errors import (
     JobExpired,
     JobFailed,
     JobPartial,
+    JobTimedOut,
     NotFound,
     UnsupportedByProvider,
 )
@@ -366,13 +369,50 @@ def test_a_cancelled_worker_goes_on_when_submitted_again(
     assert len(azure.requests) - before < 30
 
 
+def test_i11_a_worker_ends_with_its_timeout_and_goes_on(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
+) -> None:
+    azure.faults.add("slow", "POST /openai/.*/chat/completions", times=None, seconds=0.05)
+    values = [f"n{n}" for n in range(60)]
+    native = {"azure": {"runner": "client"}}
+    spec = chat(tmp_path, *values, native=native, concurrency=1, timeout=1.0)
+    job = client.batch.submit(spec)
+    with pytest.raises(JobTimedOut, match=r"longer than 1\.0 s"):
+        job.wait(30)
+    azure.faults.clear()
+    before = len(azure.requests)
+    assert 0 < before < 60
+    again = client.batch.submit(msgspec.structs.replace(spec, timeout=None))
+    again.wait(60)
+    assert texts(again.output) == values
+    assert len(azure.requests) - before < 60
+
+
+def test_i11_a_worker_has_the_profile_of_its_client(tmp_path: Path) -> None:
+    """Its retries, its timeout, its references to secrets: what the environment and the folder
+    of the worker say is not asked."""
+    made = cloudai.Client(
+        provider="azure", endpoint="https://a.openai.azure.com", api_key="canary-key",
+        timeout=7.5, retries=1, home=str(tmp_path), client_certificate=tmp_path / "c.pem",
+    ).profile  # fmt: skip
+    packed = json.loads(json.dumps(pack(made)))
+    again = unpack(packed)
+    assert (again.timeout, again.retries, again.home) == (7.5, 1, tmp_path)
+    assert again.get("endpoint") == "https://a.openai.azure.com"
+    assert again.path("client_certificate", tmp_path) == tmp_path / "c.pem"
+    secret = again.secret("api_key")
+    assert secret is not None
+    assert secret.reveal() == "canary-key"
+    assert "canary" not in json.dumps({**packed, "secrets": {}})
+
+
 def test_a_killed_worker_is_not_reported_as_running(
     azure: AzureEmulator, client: cloudai.Client, tmp_path: Path
 ) -> None:
     import os
     import signal
 
-    from cloudai.providers.azure.openai.client_batch import read
+    from cloudai._core.batches.client_side import read
 
     azure.faults.add("slow", "POST /openai/.*/chat/completions", times=None, seconds=0.1)
     native = {"azure": {"runner": "client"}}

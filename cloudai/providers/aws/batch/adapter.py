@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from cloudai._core.batches.client_side import ClientBatches
 from cloudai._core.calls import wait
 from cloudai._core.calls.call import multi_step_create
 from cloudai._core.calls.paging import paged
@@ -26,7 +27,6 @@ from cloudai.protocols import Call, Place
 from cloudai.providers.aws import common, s3, tags
 from cloudai.providers.aws import logs as _logs
 from cloudai.providers.aws.batch import staging, wire
-from cloudai.providers.aws.batch.client_side import PREFIX, ClientBatches
 from cloudai.providers.aws.batch.plan import Drafted, Planner, Service, records
 from cloudai.providers.aws.batch.status import GROUP, Snapshots
 from cloudai.providers.aws.endpoints import model_upload
@@ -50,7 +50,7 @@ class AwsBatch:
         self._store = s3.Store(self._session)
         self._planner = Planner(self._session)
         self._looks = Snapshots(self._session, self._store, self._planner)
-        self._client = ClientBatches(profile)
+        self._client = ClientBatches(profile, files="cloudai.providers.aws.batch.staging:here")
         self._keys = tags.Keys(self._session, "transform", "describe_transform_job", "TransformJob")
 
     # Planning.
@@ -197,8 +197,8 @@ class AwsBatch:
 
     def owner(self, id: str, call: Call) -> str | None:
         """The idempotency key that it carries. Raises NotFound."""
-        if id.startswith(PREFIX):
-            return self._client.status(id).idempotency_key
+        if self._client.owns(id):
+            return self._client.owner(id)
         if id.startswith("arn:"):
             told = self._session.call("bedrock", "list_tags_for_resource", call, resourceARN=id)
             return {tag["key"]: tag["value"] for tag in told["tags"]}.get(common.KEY_TAG)
@@ -206,18 +206,18 @@ class AwsBatch:
 
     def resume(self, id: str | None, spec: BatchTransform, call: Call) -> None:
         """Goes on with a batch on the client's side whose worker was lost."""
-        if id is not None and id.startswith(PREFIX):
+        if id is not None and self._client.owns(id):
             self._client.resume(id, _absolute(spec))
 
     def status(self, id: str, call: Call) -> JobStatus:
         """The snapshot. Whoever first sees that the job has ended puts its output together."""
-        if id.startswith(PREFIX):
+        if self._client.owns(id):
             return self._client.status(id)
         return self._looks.status(id, call)
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
         """New lines; model invocation jobs write none."""
-        if id.startswith(PREFIX):
+        if self._client.owns(id):
             return self._client.logs(id, cursor)
         if id.startswith("arn:"):
             return LogPage(lines=(), cursor=cursor or "")
@@ -225,7 +225,7 @@ class AwsBatch:
 
     def cancel(self, id: str, call: Call) -> None:
         """Stops the batch; harmless when it has ended."""
-        if id.startswith(PREFIX):
+        if self._client.owns(id):
             self._client.cancel(id)
         else:
             self._looks.stop(id, call)
@@ -233,7 +233,7 @@ class AwsBatch:
     def delete(self, id: str, call: Call) -> None:
         """Stops the batch, and removes its model and its objects in S3; the output stays. AWS
         keeps the records of ended transform and invocation jobs."""
-        if id.startswith(PREFIX):
+        if self._client.owns(id):
             self._client.delete(id)
             return
         try:

@@ -9,8 +9,10 @@ that formats, joins, keys and bad lines are the same as everywhere.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +21,7 @@ import msgspec
 from cloudai._core.batches import transforms
 from cloudai._core.batches.formats import Source, format_of
 from cloudai._core.batches.runner import BatchResult, run_batch
+from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     CloudAIError,
     ContentFiltered,
@@ -33,6 +36,7 @@ from cloudai.providers.aws.batch import wire
 from cloudai.providers.aws.chat import converse_reply
 from cloudai.providers.aws.embeddings import wire as embed
 from cloudai.providers.aws.endpoints.predict_wire import handler_error
+from cloudai.providers.aws.session import session
 from cloudai.types import BatchTransform, ChatReply, ChatRequest, EmbeddingReply, EmbeddingRequest
 
 _CHUNK: Final = 512
@@ -60,6 +64,25 @@ def fetch(store: s3.Store, spec: BatchTransform, folder: Path, call: Call) -> Pa
             f"input={spec.input!r} does not exist", field="input", value=spec.input
         ) from None
     return target
+
+
+@contextmanager
+def here(profile: Profile, spec: BatchTransform, folder: Path) -> Generator[BatchTransform]:
+    """Objects in S3 as files in ``folder``, for a batch on the client's side, and its output
+    back."""
+    store, call = s3.Store(session(profile)), Call()
+    paths: dict[str, str] = {}
+    if s3.is_s3(spec.input):
+        (folder / "in").mkdir(parents=True, exist_ok=True)
+        paths["input"] = str(fetch(store, spec, folder / "in", call))
+    if s3.is_s3(spec.output):
+        paths["output"] = str(folder / "out" / spec.output.rpartition("/")[2])
+    made = msgspec.structs.replace(spec, **paths)
+    yield made
+    for path, uri in ((made.output, spec.output), (made.errors_uri, spec.errors_uri)):
+        if s3.is_s3(uri) and os.path.exists(path):
+            store.upload(Path(path), uri, call)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def prepare(

@@ -8,12 +8,13 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
+from cloudai._core.batches.client_side import ClientBatches
 from cloudai._core.batches.runner import check_paths
 from cloudai._core.batches.transforms import chat_request, embedding_request
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import CloudAIError, Conflict, UnsupportedByProvider
 from cloudai.protocols import Call, Place
-from cloudai.providers.azure.openai.client_batch import ClientBatches
+from cloudai.providers.azure.assemble import absolute
 from cloudai.providers.azure.openai.service_batch import ServiceBatches
 from cloudai.providers.azure.openai.wire.endpoints import fine_tuned
 from cloudai.providers.azure.session import session
@@ -41,7 +42,7 @@ class AzureBatch:
     def __init__(self, profile: Profile) -> None:
         self._session = session(profile)
         self.service = ServiceBatches(self._session)
-        self.client = ClientBatches(profile)
+        self.client = ClientBatches(profile, inputs=1)
         self.ml: Any = None
         if profile.get("workspace"):
             from cloudai.providers.azure.ml.batch import AzureMLBatch
@@ -133,7 +134,7 @@ class AzureBatch:
                 return id
             why = _TUNED
         logger.info("azure: batch %s: %s", spec.name, why)
-        return self.client.submit(spec)
+        return self.client.submit(absolute(spec))
 
     def where(self, call: Call) -> Place:
         return self._session.place() if self.ml is None else self.ml.where(call)
@@ -145,7 +146,7 @@ class AzureBatch:
     def resume(self, id: str | None, spec: BatchTransform, call: Call) -> None:
         """Goes on with a batch on the client's side whose worker was lost."""
         if id is not None and self.client.owns(id):
-            self.client.resume(id, spec)
+            self.client.resume(id, absolute(spec))
 
     def find(self, key: str, call: Call) -> str | None:
         found = self.client.find(key)

@@ -45,17 +45,10 @@ def _transform(spec: BatchTransform, profile: Profile) -> tuple[Transform, JSON]
             if path.is_file() and "__pycache__" not in path.parts and (about := path.stat())
         ]
         return lambda records: loaded.predict(records, spec.params), identity
-    if spec.chat is not None:
-        name = spec.chat or str(profile.get("chat_model") or "")
-        made = transforms.chat(adapter("chat").create, spec.chat, spec.params)
-        return made, ["chat", name]
-    if spec.embeddings is not None:
-        name = spec.embeddings or str(profile.get("embedding_model") or "")
-        made = transforms.embeddings(adapter("embeddings"), spec.embeddings, spec.params)
-        return made, ["embeddings", name]
-    endpoint = str(spec.endpoint)
-    made = transforms.endpoint(adapter("endpoints"), endpoint, spec.params)
-    return made, ["endpoint", endpoint]
+    made, (kind, name) = transforms.of(spec, adapter)
+    if not name:
+        name = str(profile.get("chat_model" if kind == "chat" else "embedding_model") or "")
+    return made, [kind, name]
 
 
 class _Report:

@@ -340,12 +340,12 @@ def mock_aws(executor: Executor | None = None, *, region: str = "us-east-1") -> 
 
 @contextlib.contextmanager
 def _workers_in_threads() -> Generator[None]:
-    from cloudai.providers.aws.batch import client_side, worker
+    from cloudai._core.batches import client_side, worker
 
     started: list[tuple[threading.Thread, Path]] = []
 
-    def start(folder: Path) -> None:
-        thread = threading.Thread(target=worker.work, args=(folder, None), daemon=True)
+    def start(folder: Path, given: bytes) -> None:
+        thread = threading.Thread(target=worker.work, args=(folder, given, None), daemon=True)
         started.append((thread, folder))
         thread.start()
 
