@@ -47,8 +47,11 @@ class _Flows(Generic[Spec, Handle]):
         table = registry.table(binding.profile.spec)
         if table is None:
             return plan
-        named = [getattr(made, field, None) for field in ("chat", "embeddings", "base_model")]
+        named = [getattr(made, field, None) for field in ("chat", "embeddings")]
         notes = [table.ending(model) for model in named if isinstance(model, str)]
+        base, tuned = getattr(made, "base_model", None), registry.tuning_table(binding.profile.spec)
+        if base is not None and tuned is not None:
+            notes.append(tuned.ending(base) if tuned.find(base) else table.ending(base))
         return replace(plan, notes=(*plan.notes, *filter(None, notes)))
 
     def _submit(self, spec: Spec, timeout: float | None) -> Handle:

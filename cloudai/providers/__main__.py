@@ -20,7 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-age", type=int, metavar="DAYS", help="of the oldest row")
     asked = parser.parse_args(arguments)
     today = datetime.datetime.now(datetime.UTC).date()
-    tables = [table for name in registry.names() if (table := registry.table(registry.spec(name)))]
+    specs = [registry.spec(name) for name in registry.names()]
+    found = [look(spec) for spec in specs for look in (registry.table, registry.tuning_table)]
+    tables = [table for table in found if table is not None]
     for table in tables:
         print("\n".join(_lines(table, today, rows=asked.models)))  # noqa: T201
     oldest = max(_age(table.oldest(), today) for table in tables)

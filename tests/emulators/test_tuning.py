@@ -19,7 +19,7 @@ for name in ("torch", "transformers", "openai", "google.genai"):
     pytest.importorskip(name)
 
 FIXTURES = Path(__file__).parents[1] / "providers" / "local" / "_models_fixtures.py"
-BASE = {"azure": "gpt-4o-mini-2024-07-18", "vertex": "gemini-2.5-flash"}
+BASE = {"azure": "gpt-4.1-nano-2025-04-14", "vertex": "gemini-3.5-flash-lite"}
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import warnings
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from cloudai.errors import ConfigError, ModelEnds
 from cloudai.providers import __main__ as program
 from cloudai.providers.aws.models import TABLE as AWS
 from cloudai.providers.azure.models import TABLE as AZURE
+from cloudai.providers.azure.models import TUNING as AZURE_TUNING
 from cloudai.providers.vertex.models import TABLE as VERTEX
+from cloudai.providers.vertex.models import TUNING as VERTEX_TUNING
 from cloudai.testing import FakeScript
-from cloudai.types import Usage
+from cloudai.types import TrainingJob, Usage
 
 MILLION = Usage(input_tokens=1_000_000, output_tokens=1_000_000)
 
@@ -109,12 +112,62 @@ def test_e15_a_model_that_ends_is_told_once() -> None:
 
 @pytest.mark.parametrize("name", ["aws", "azure", "vertex"])
 def test_e15_each_row_has_a_source_and_a_date(name: str) -> None:
-    table = registry.table(registry.spec(name))
+    table, tuned = registry.table(registry.spec(name)), registry.tuning_table(registry.spec(name))
     assert table is not None
-    assert len({row.name for row in table.models}) == len(table.models)
-    for row in table.models:
-        assert row.source
-        assert datetime.date.fromisoformat(f"{row.read}-01")
+    for one in filter(None, (table, tuned)):
+        assert len({row.name for row in one.models}) == len(one.models)
+        for row in one.models:
+            assert row.source
+            assert datetime.date.fromisoformat(f"{row.read}-01")
+
+
+READ = datetime.date(2026, 11, 30)
+"""When the tables were last held against the vendors' pages."""
+NAME = re.compile(
+    r"\b(?:(?:us|eu|global|apac)\.)?(?:anthropic\.claude|gpt|gemini|o[134]|text-embedding|amazon|"
+    r"meta\.llama|cohere|mistral|deepseek)[-.][\w.:-]*\w"
+)
+
+
+@pytest.mark.parametrize(
+    "folder", ["README.md", "docs", "examples", "benchmarks", "cloudai/testing"]
+)
+def test_e15_what_we_name_can_be_called(folder: str) -> None:
+    root = Path(__file__).parents[2] / folder
+    files = [root] if root.is_file() else [*root.rglob("*.md"), *root.rglob("*.py")]
+    seen, ended = 0, set[str]()
+    for path in files:
+        for name in set(NAME.findall(path.read_text())):
+            tuned = [one for one in (AZURE_TUNING, VERTEX_TUNING) if one.find(name)]
+            rows = [one.find(name) for one in tuned or (AWS, AZURE, VERTEX)]
+            seen += any(rows)
+            ended |= {
+                f"{path.name}: {name}" for row in rows if row and row.ends and row.ends < READ
+            }
+    assert not ended
+    assert seen or folder == "README.md"
+
+
+def test_e15_emulators_tune_what_the_vendors_tune() -> None:
+    """The vendors' own lists, in the tables; none that has ended is tuned."""
+    from cloudai.testing.emulators.azure import _tuning as azure
+    from cloudai.testing.emulators.vertex import _tuning as vertex
+
+    for names, table in ((azure.MODELS, AZURE_TUNING), (vertex.TUNABLE, VERTEX_TUNING)):
+        for name in names:
+            row = table.find(name)
+            assert row is not None
+            assert row.ends is None or row.ends > READ
+
+
+def test_e15_plan_tells_of_a_base_model_that_ends(tmp_path: Path) -> None:
+    spec = TrainingJob(
+        kind="finetune", base_model="gemini-2.5-flash", inputs={"train": "gs://b/t.jsonl"}
+    )
+    keys = {"project": "p", "location": "us-central1", "bucket": "b", "home": str(tmp_path)}
+    with Client(provider="vertex", **keys) as client:
+        notes = client.training.plan(spec).notes
+    assert any(note.startswith("gemini-2.5-flash ended on 2026-10-20") for note in notes)
 
 
 def test_e15_the_tables_show_their_age(capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,5 +175,7 @@ def test_e15_the_tables_show_their_age(capsys: pytest.CaptureFixture[str]) -> No
     told = capsys.readouterr().out
     assert "azure: " in told
     assert "gpt-4o ended on 2026-10-01" in told
+    assert "azure, fine-tuning: 7 models" in told
+    assert "vertex, tuning: 6 models" in told
     assert program.main(["--models", "--max-age", "1"]) == 1
     assert "gemini-3.5-flash: $1.5 in, $9 out" in capsys.readouterr().out

@@ -198,6 +198,12 @@ def table(provider: ProviderSpec) -> Table | None:
     return load(provider.models) if provider.models else None
 
 
+def tuning_table(provider: ProviderSpec) -> Table | None:
+    """What is known of the models that the provider fine-tunes; None where it has no table."""
+    module = provider.models.partition(":")[0]
+    return getattr(importlib.import_module(module), "TUNING", None) if module else None
+
+
 def adapter_factory(provider: ProviderSpec, capability: str) -> Any:
     """What makes the provider's adapter for a capability. Raises UnsupportedByProvider where
     there is none, and MissingExtra where its packages are not installed."""

@@ -18,8 +18,8 @@ from cloudai.errors import UnsupportedByProvider
 from cloudai.types import ChatRequest
 
 _MAP: Final = "litellm 1.110.2's price map and genai-prices 0.2.3, of Azure's price page"
-_SCHEDULE: Final = f"model retirement schedule, Microsoft Foundry (2026-07-07); price: {_MAP}"
-_ENDS: Final = f"{_MAP}; its end: litellm"
+_PLAN: Final = "model retirement schedule, Microsoft Foundry (2026-07-07)"
+_SCHEDULE: Final = f"{_PLAN}; price: {_MAP}"
 
 
 def _on(year: int, month: int, day: int) -> datetime.date:
@@ -33,30 +33,30 @@ def _long(paid: float, cached: float, made: float, written: float | None = None)
     )
 
 
-# gpt-4.1 and gpt-4o: litellm has a later end (2027-04-14). The schedule that was read does not
-# name their smaller ones; gpt-4.1-nano was still served on 2026-11-23.
+# gpt-4.1 and gpt-4o: litellm has a later end (2027-04-14), and gpt-4.1-nano was still served on
+# 2026-11-23.
 TABLE: Final = Table(
     "azure",
     [
         Model("gpt-4o", Price(2.5, 10, 1.25), _on(2026, 10, 1), _SCHEDULE, "2026-11"),
         Model("gpt-4o-2024-05-13", Price(5, 15, 5), _on(2026, 10, 1), _SCHEDULE, "2026-11"),
-        Model("gpt-4o-mini", Price(0.15, 0.6, 0.075), None, _MAP, "2026-11"),
+        Model("gpt-4o-mini", Price(0.15, 0.6, 0.075), _on(2026, 10, 1), _SCHEDULE, "2026-11"),
         Model("gpt-4.1", Price(2, 8, 0.5), _on(2026, 10, 14), _SCHEDULE, "2026-11"),
-        Model("gpt-4.1-mini", Price(0.4, 1.6, 0.1), None, _MAP, "2026-11"),
-        Model("gpt-4.1-nano", Price(0.1, 0.4, 0.025), None, _MAP, "2026-11"),
+        Model("gpt-4.1-mini", Price(0.4, 1.6, 0.1), _on(2026, 10, 14), _SCHEDULE, "2026-11"),
+        Model("gpt-4.1-nano", Price(0.1, 0.4, 0.025), _on(2026, 10, 14), _SCHEDULE, "2026-11"),
         Model("o1", Price(15, 60, 7.5), _on(2026, 9, 16), _SCHEDULE, "2026-11"),
         Model("o3", Price(2, 8, 0.5), _on(2026, 10, 16), _SCHEDULE, "2026-11"),
-        Model("o3-mini", Price(1.1, 4.4, 0.55), _on(2026, 11, 19), _ENDS, "2026-11"),
+        Model("o3-mini", Price(1.1, 4.4, 0.55), _on(2026, 10, 1), _SCHEDULE, "2026-11"),
         Model("o4-mini", Price(1.1, 4.4, 0.275), _on(2026, 10, 16), _SCHEDULE, "2026-11"),
-        Model("gpt-5", Price(1.25, 10, 0.125), None, _MAP, "2026-11"),
-        Model("gpt-5-mini", Price(0.25, 2, 0.025), None, _MAP, "2026-11"),
-        Model("gpt-5-nano", Price(0.05, 0.4, 0.005), None, _MAP, "2026-11"),
-        Model("gpt-5.1", Price(1.25, 10, 0.125), None, _MAP, "2026-11"),
-        Model("gpt-5.2", Price(1.75, 14, 0.175), None, _MAP, "2026-11"),
-        Model("gpt-5.4", _long(2.5, 0.25, 15), None, _MAP, "2026-11"),
-        Model("gpt-5.4-mini", Price(0.75, 4.5, 0.075), None, _MAP, "2026-11"),
-        Model("gpt-5.4-nano", Price(0.2, 1.25, 0.02), None, _MAP, "2026-11"),
-        Model("gpt-5.5", _long(5, 0.5, 30), None, _MAP, "2026-11"),
+        Model("gpt-5", Price(1.25, 10, 0.125), _on(2027, 2, 6), _SCHEDULE, "2026-11"),
+        Model("gpt-5-mini", Price(0.25, 2, 0.025), _on(2027, 2, 6), _SCHEDULE, "2026-11"),
+        Model("gpt-5-nano", Price(0.05, 0.4, 0.005), _on(2027, 2, 6), _SCHEDULE, "2026-11"),
+        Model("gpt-5.1", Price(1.25, 10, 0.125), _on(2027, 5, 15), _SCHEDULE, "2026-11"),
+        Model("gpt-5.2", Price(1.75, 14, 0.175), _on(2026, 12, 12), _SCHEDULE, "2026-11"),
+        Model("gpt-5.4", _long(2.5, 0.25, 15), _on(2027, 3, 5), _SCHEDULE, "2026-11"),
+        Model("gpt-5.4-mini", Price(0.75, 4.5, 0.075), _on(2027, 3, 18), _SCHEDULE, "2026-11"),
+        Model("gpt-5.4-nano", Price(0.2, 1.25, 0.02), _on(2027, 3, 18), _SCHEDULE, "2026-11"),
+        Model("gpt-5.5", _long(5, 0.5, 30), _on(2027, 4, 23), _SCHEDULE, "2026-11"),
         Model("gpt-5.6-sol", _long(4, 0.4, 20, 5), None, _MAP, "2026-11"),
         Model("gpt-5.6-terra", _long(2, 0.2, 12), None, _MAP, "2026-11"),
         Model("gpt-5.6-luna", _long(0.2, 0.02, 1.2), None, _MAP, "2026-11"),
@@ -66,9 +66,9 @@ TABLE: Final = Table(
         Model("gpt-6.1-sol", _long(2, 0.1, 10), None, _MAP, "2026-11"),
         Model("gpt-6.1-terra", _long(1, 0.05, 5), None, _MAP, "2026-11"),
         # Their sources differ by a tenth, as Global and Data Zone do.
-        Model("text-embedding-3-small", Price(0.02), None, _MAP, "2026-11"),
-        Model("text-embedding-3-large", Price(0.13), None, _MAP, "2026-11"),
-        Model("text-embedding-ada-002", Price(0.10), None, _MAP, "2026-11"),
+        Model("text-embedding-3-small", Price(0.02), _on(2027, 4, 15), _SCHEDULE, "2026-11"),
+        Model("text-embedding-3-large", Price(0.13), _on(2027, 4, 15), _SCHEDULE, "2026-11"),
+        Model("text-embedding-ada-002", Price(0.10), _on(2027, 4, 15), _SCHEDULE, "2026-11"),
     ],
     # A name ends there or goes on with its date: "gpt-5-pro" is not "gpt-5". Fine-tuned models
     # have prices of their own.
@@ -76,22 +76,27 @@ TABLE: Final = Table(
 )
 
 
-class TrainingPrice(NamedTuple):
-    """US dollars for a million training tokens: Global Standard, and Standard (regional)."""
+_LISTED: Final = (
+    f"models that support fine-tuning, Microsoft Foundry (2026-03-05); {_PLAN}: whoever tuned one "
+    "before may until then at least; price: Azure OpenAI's price page (2025-08-15)"
+)
+REGIONAL: Final = 1.1
+"""What Standard (regional) training costs of what Global Standard does."""
 
-    low: float
-    high: float
-
-
-TRAINING_AS_OF: Final = "2025-08-15"
-# Azure OpenAI's pricing page on the date above.
-TRAINING: Final[dict[str, TrainingPrice]] = {
-    "gpt-4o-2024-08-06": TrainingPrice(25.00, 27.50),
-    "gpt-4o-mini-2024-07-18": TrainingPrice(3.00, 3.30),
-    "gpt-4.1-2025-04-14": TrainingPrice(25.00, 27.50),
-    "gpt-4.1-mini-2025-04-14": TrainingPrice(5.00, 5.50),
-    "gpt-4.1-nano-2025-04-14": TrainingPrice(1.50, 1.65),
-}
+# A price is that of a million training tokens, Global Standard. gpt-5 is tuned by invitation only.
+TUNING: Final = Table(
+    "azure, fine-tuning",
+    [
+        Model("gpt-4o-2024-08-06", Price(25.0), _on(2027, 4, 1), _LISTED, "2026-11"),
+        Model("gpt-4o-mini-2024-07-18", Price(3.0), _on(2027, 4, 1), _LISTED, "2026-11"),
+        Model("gpt-4.1-2025-04-14", Price(25.0), _on(2027, 4, 14), _LISTED, "2026-11"),
+        Model("gpt-4.1-mini-2025-04-14", Price(5.0), _on(2027, 4, 14), _LISTED, "2026-11"),
+        Model("gpt-4.1-nano-2025-04-14", Price(1.5), _on(2027, 4, 14), _LISTED, "2026-11"),
+        Model("o4-mini-2025-04-16", None, _on(2027, 4, 16), _LISTED, "2026-11"),
+        Model("gpt-5-2025-08-07", None, None, _LISTED, "2026-11"),
+    ],
+    versions=lambda rest: not rest,
+)
 
 
 class Family(NamedTuple):

@@ -58,16 +58,20 @@ TABLE: Final = Table(
     versions=_versions,
 )  # fmt: skip
 
-TUNING_AS_OF: Final = "2025-11-01"
-# Supervised tuning: US dollars for a million training tokens (those of the file, times the epochs).
-_TUNING: Final = {
-    "gemini-2.5-pro": 25.0,
-    "gemini-2.5-flash": 5.0,
-    "gemini-2.5-flash-lite": 1.5,
-}
+_TUNED: Final = '"Supported models", Gemini tuning API reference (docs.cloud.google.com)'
+_TUNED_25: Final = f"{_TUNED}; price: Vertex AI's price page (2025-11), from memory"
 
-
-def tuning_price(model: str) -> float | None:
-    """US dollars for a million training tokens; None where it is not known."""
-    name = model.rpartition("/")[2]
-    return _TUNING.get(name, _TUNING.get(name.removesuffix("-001")))
+# Supervised tuning: a price is that of a million training tokens (the file's, times the epochs).
+TUNING: Final = Table(
+    "vertex, tuning",
+    [
+        Model("gemini-3.5-flash", None, None, _TUNED, "2026-11"),
+        Model("gemini-3.5-flash-lite", None, None, _TUNED, "2026-11"),
+        Model("gemini-3.1-flash-lite", None, None, _TUNED, "2026-11"),
+        Model("gemini-2.5-pro", Price(25.0), _GEMINI_25, _TUNED_25, "2026-11"),
+        Model("gemini-2.5-flash", Price(5.0), _GEMINI_25, _TUNED_25, "2026-11"),
+        Model("gemini-2.5-flash-lite", Price(1.5), _GEMINI_25, _TUNED_25, "2026-11"),
+    ],
+    plain=lambda model: model.rpartition("/")[2],
+    versions=lambda rest: rest in {"", "-001"},
+)

@@ -20,7 +20,7 @@ from cloudai.errors import (
 )
 from cloudai.protocols import Call, Place
 from cloudai.providers.azure.errors import refuse
-from cloudai.providers.azure.models import TRAINING, TRAINING_AS_OF
+from cloudai.providers.azure.models import REGIONAL, TUNING
 from cloudai.providers.azure.openai import examples as _examples
 from cloudai.providers.azure.openai import files_api
 from cloudai.providers.azure.openai.wire import training as wire
@@ -240,10 +240,8 @@ class AzureFineTuning:
             outputs[f"checkpoint-{point['step_number']}"] = str(
                 point["fine_tuned_model_checkpoint"]
             )
-        tokens = job.get("trained_tokens")
-        price = TRAINING.get(str(job.get("model") or ""))
-        cost = None if price is None or tokens is None else tokens * price.low / 1_000_000
-        return replace(found, metrics=measured, outputs=outputs, cost=cost)
+        cost = TUNING.tokens_cost(str(job.get("model") or ""), job.get("trained_tokens") or 0)
+        return replace(found, metrics=measured, outputs=outputs, cost=cost or None)
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
         """The job's events. The cursor is the last event's id."""
@@ -315,18 +313,19 @@ def _key(job: dict[str, Any]) -> str | None:
 
 def _cost(spec: TrainingJob, size: int) -> CostRange | None:
     """From the file's size: four bytes a token, give or take a half."""
-    price = TRAINING.get(spec.base_model or "")
-    if price is None or not size:
+    row = TUNING.find(spec.base_model or "")
+    if row is None or row.price is None or not size:
         return None
+    price = row.price.input
     epochs = spec.hyperparameters.get("n_epochs", spec.hyperparameters.get("epochs"))
     known = isinstance(epochs, (int, float))
     low, high = (epochs, epochs) if known else (1, 10)
     return CostRange(
-        low=round(size / 6 * low * price.low / 1_000_000, 4),
-        high=round(size / 2 * high * price.high / 1_000_000, 4),
+        low=round(size / 6 * low * price / 1_000_000, 4),
+        high=round(size / 2 * high * price * REGIONAL / 1_000_000, 4),
         basis=f"{size} bytes of examples, {low} to {high} epochs, price of training tokens; "
         "hosting of a deployment is billed by the hour beside it",
-        as_of=TRAINING_AS_OF,
+        as_of=row.read,
     )
 
 

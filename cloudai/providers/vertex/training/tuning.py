@@ -194,9 +194,10 @@ def _file(spec: TrainingJob, name: str) -> Path:
 
 def _cost(spec: TrainingJob, size: int) -> CostRange | None:
     """From the file's size: four bytes a token, give or take a half."""
-    price = models.tuning_price(spec.base_model or "")
-    if price is None or not size:
+    row = models.TUNING.find(spec.base_model or "")
+    if row is None or row.price is None or not size:
         return None
+    price = row.price.input
     epochs = wire.hyperparameters(spec).get("epochs")
     low, high = (epochs, epochs) if epochs else (1, 10)
     return CostRange(
@@ -204,5 +205,5 @@ def _cost(spec: TrainingJob, size: int) -> CostRange | None:
         high=round(size / 2 * high * price / 1e6, 4),
         basis=f"{size} bytes of examples, {low} to {high} epochs, ${numeral(price)} for a million "
         "training tokens; the tuned model is billed by its use",
-        as_of=models.TUNING_AS_OF,
+        as_of=row.read,
     )

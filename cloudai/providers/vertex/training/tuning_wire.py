@@ -183,10 +183,10 @@ def _cost(job: dict[str, Any]) -> float | None:
     """US dollars: the tokens that are billed, times the epochs."""
     tokens = int(_stats(job).get("totalBillableTokenCount", 0))
     given = job.get("supervisedTuningSpec", {}).get("hyperParameters", {})
-    price = models.tuning_price(str(job.get("baseModel", "")))
-    if price is None or not tokens or "epochCount" not in given:
+    if not tokens or "epochCount" not in given:
         return None
-    return tokens * int(given["epochCount"]) * price / 1e6
+    trained = tokens * int(given["epochCount"])
+    return models.TUNING.tokens_cost(str(job.get("baseModel", "")), trained)
 
 
 def lines(job: dict[str, Any]) -> list[LogLine]:

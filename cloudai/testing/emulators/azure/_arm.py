@@ -39,7 +39,6 @@ _MODELS: Final = {
     "gpt-5.4-mini",
     "gpt-5.2",
     "gpt-5",
-    "o4-mini",
     "text-embedding-3-small",
     "text-embedding-3-large",
 }

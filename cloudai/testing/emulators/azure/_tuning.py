@@ -14,6 +14,8 @@ from cloudai.testing.emulators.azure._validate import check
 from cloudai.testing.emulators.common.local_models import LocalModels
 from cloudai.testing.emulators.common.tuned import Tuning as Tuned
 
+# Models that support fine-tuning, Microsoft Foundry (2026-03-05): until spring 2027, for those who
+# tuned them before (model retirement schedule, 2026-07-07). gpt-5 takes an invitation.
 MODELS: Final = {
     "gpt-4o-2024-08-06",
     "gpt-4o-mini-2024-07-18",

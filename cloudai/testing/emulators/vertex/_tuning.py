@@ -17,13 +17,8 @@ from cloudai.testing.emulators.vertex._serving import Serving
 from cloudai.testing.emulators.vertex._state import VertexState, fits, page, stamp
 from cloudai.testing.emulators.vertex._storage import Storage
 
-TUNABLE: Final = {
-    "gemini-3.5-flash",
-    "gemini-3.5-flash-lite",
-    "gemini-2.5-flash",  # their tuned models live on
-    "gemini-2.5-flash-lite",
-    "gemini-2.5-pro",
-}
+# Of "Supported models", Gemini tuning API reference (read 2026-11-30), what has not ended since.
+TUNABLE: Final = {"gemini-3.5-flash", "gemini-3.5-flash-lite", "gemini-3.1-flash-lite"}
 MAX_EPOCHS: Final = 100
 
 
