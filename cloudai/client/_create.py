@@ -21,6 +21,7 @@ from cloudai.client._runtime import CapabilityBinding, Runtime
 from cloudai.errors import CloudAIError, Conflict, InvalidRequest
 from cloudai.protocols import Call
 from cloudai.types import BatchTransform, Deployment, TrainingJob
+from cloudai.types._base import check_encodable
 
 Spec = TypeVar("Spec", TrainingJob, BatchTransform, Deployment)
 
@@ -30,6 +31,7 @@ _types = threading.Lock()
 def checked(spec: Spec) -> Spec:
     """The spec, with every field's type checked as reading it from a file would. Raises
     InvalidRequest naming the field."""
+    check_encodable(spec, "")
     try:
         # msgspec crashes the process where two threads meet a type for the first time (0.22).
         with _types:

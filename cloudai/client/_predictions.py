@@ -12,6 +12,7 @@ from cloudai.client._runtime import CapabilityBinding
 from cloudai.errors import StreamTruncated, TransientError
 from cloudai.protocols import Call
 from cloudai.types import Prediction, PredictRequest
+from cloudai.types._base import check_encodable
 
 _KEPT: Final = 1 << 20
 """Bytes of what had come that a StreamTruncated carries: the last ones."""
@@ -27,7 +28,12 @@ def predicted(
     operation, call = "endpoints.predict", caller.call(timeout)
 
     def ask(part: PredictRequest) -> Prediction:
-        return caller.attempt(lambda call: adapter.predict(id, part, call), call, operation)
+        try:
+            return caller.attempt(lambda call: adapter.predict(id, part, call), call, operation)
+        except UnicodeEncodeError:  # looked for only now: inputs may be large
+            check_encodable(request.inputs, "inputs")
+            check_encodable(request.params, "params")
+            raise
 
     with caller.span(operation, ""):
         parts = getattr(adapter, "parts", None)

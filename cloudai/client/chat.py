@@ -20,7 +20,7 @@ from cloudai.types import (
     ChatRequest,
     ReasoningEffort,
 )
-from cloudai.types._base import check_positive, invalid
+from cloudai.types._base import check_encodable, check_positive, invalid
 from cloudai.types.chat import check_tool_choice
 
 
@@ -210,6 +210,16 @@ def _builder(given: dict[str, Any]) -> Callable[..., ChatRequest]:
     check_tool_choice(choice, offered, native=bool(given["native"]))
     kind = given["response_type"]
     schema = response_schema(kind) if kind is not None else None
+    for field, value in (
+        ("model", given["model"]),
+        ("stop", stops),
+        ("tools", offered),
+        ("tool_choice", choice),
+        ("response_type", schema),
+        ("native", given["native"]),
+    ):
+        if value:
+            check_encodable(value, field)
 
     def build(binding: CapabilityBinding, first: CapabilityBinding) -> ChatRequest:
         name: str | None = given["model"]

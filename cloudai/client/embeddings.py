@@ -11,7 +11,7 @@ from cloudai._core.calls.texts import Texts
 from cloudai.client._fallback import aask, ask
 from cloudai.client._runtime import CapabilityBinding, Runtime
 from cloudai.types import EmbeddingReply, EmbeddingRequest, EmbeddingTask
-from cloudai.types._base import check_positive, invalid
+from cloudai.types._base import check_encodable, check_positive, invalid
 
 
 class Embeddings:
@@ -105,6 +105,10 @@ def _request(
             raise invalid(f"texts[{index}]", text, f"is a {type(text).__name__}, not a text")
         if not text or text.isspace():
             raise invalid(f"texts[{index}]", text, "is empty", "Leave empty texts out.")
+        if not text.isascii():
+            check_encodable(text, f"texts[{index}]")
+    check_encodable(model, "model")
+    check_encodable(native, "native")
     check_positive("dimensions", dimensions)
     check_positive("timeout", timeout)
     return EmbeddingRequest(

@@ -68,6 +68,34 @@ def invalid(field: str, value: object, problem: str, mend: str | None = None) ->
     return InvalidRequest(f"{named} {problem}", field=field, value=value, hint=mend)
 
 
+def check_encodable(value: object, field: str) -> None:
+    """Raises InvalidRequest, naming the place within ``field``, for half of a character (a lone
+    surrogate), which no JSON can carry: in texts, lists, dicts and values of our own."""
+    if isinstance(value, str):
+        if value.isascii():
+            return
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise invalid(
+                field,
+                value[max(error.start - 20, 0) : error.end],
+                f"holds half of a character (a lone surrogate) at {error.start}",
+                "It was cut in the middle, or decoded wrongly: text.encode('utf-16', "
+                "'surrogatepass').decode('utf-16', 'replace') mends it.",
+            ) from None
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            check_encodable(key, field)
+            check_encodable(inner, f"{field}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for at, inner in enumerate(value):
+            check_encodable(inner, f"{field}[{at}]")
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            check_encodable(getattr(value, name), f"{field}.{name}" if field else name)
+
+
 _PATH = re.compile(r" - at `\$\.([^`]+)`")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,7 +11,13 @@ import pytest
 
 import cloudai
 from cloudai.client._messages import messages
-from cloudai.errors import InvalidRequest, NotFound, ProviderError, UnsupportedByProvider
+from cloudai.errors import (
+    InvalidRequest,
+    JobPartial,
+    NotFound,
+    ProviderError,
+    UnsupportedByProvider,
+)
 from cloudai.formats import openai
 from cloudai.types import (
     ChatReply,
@@ -254,3 +261,94 @@ def test_e11_half_a_character_is_told_by_its_field(content: Any) -> None:
         pytest.raises(InvalidRequest, match=r"messages\[0\].content.*half of a character"),
     ):
         client.chat.create([Message(role, content), Message("user", "?")])
+
+
+HALF = "caf\u00e9 \ud83d"
+
+
+@pytest.mark.parametrize(
+    ("about", "field"),
+    [
+        ({"tools": [Tool(name="x", description=HALF)]}, r"tools\[0\]\.description"),
+        (
+            {"tools": [Tool(name="x", parameters={"properties": {"a": {"enum": [HALF]}}})]},
+            r"tools\[0\]\.parameters\.properties\.a\.enum\[0\]",
+        ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "x", "description": HALF}}]},
+            r"tools\[0\]\.description",
+        ),
+        ({"response_type": {"type": "object", "title": HALF}}, r"response_type\.schema"),
+        ({"stop": ["a", HALF]}, r"stop\[1\]"),
+        ({"native": {"user": HALF}}, r"native\.user"),
+        ({"model": HALF}, "model"),
+        ({"system": HALF}, r"messages\[0\]\.content"),
+        ({"messages": [Message("user", "a", name=HALF)]}, r"messages\[0\]\.name"),
+        (
+            {"messages": [Message("user", (Image(url=f"https://x/{HALF}"),))]},
+            r"messages\[0\]\.content\[0\]\.url",
+        ),
+        (
+            {"messages": [Message("user", (Document(b"%PDF", "application/pdf", HALF),))]},
+            r"messages\[0\]\.content\[0\]\.name",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": HALF}]}]},
+            r"messages\[0\]\.content\[0\]\.text",
+        ),
+        (
+            {"messages": [Message("user", "a"), Message("tool", (ToolResult(HALF, "x"),))]},
+            r"messages\[1\]\.content\[0\]\.id",
+        ),
+    ],
+)
+@pytest.mark.parametrize("way", ["create", "stream"])
+def test_e11_half_a_character_anywhere_in_a_call(
+    about: dict[str, Any], field: str, way: str
+) -> None:
+    given = {"messages": "a", **about}
+    with (
+        cloudai.Client(provider="fake") as client,
+        pytest.raises(InvalidRequest, match=rf"^{field}.*half of a character"),
+    ):
+        getattr(client.chat, way)(given.pop("messages"), **given)
+
+
+async def test_e11_half_a_character_in_embeddings_batches_and_jobs() -> None:
+    half = r"half of a character"
+    async with cloudai.AsyncClient("fake", provider="fake") as other:
+        with pytest.raises(InvalidRequest, match=rf"^texts\[1\].*{half}"):
+            await other.embeddings.create(["a", HALF])
+    with cloudai.Client(provider="fake") as client:
+        with pytest.raises(InvalidRequest, match=rf"^texts\[1\].*{half}"):
+            client.embeddings.create(["a", HALF])
+        with pytest.raises(InvalidRequest, match=rf"^native\.x.*{half}"):
+            client.embeddings.create("a", native={"x": HALF})
+        batch = cloudai.BatchTransform(
+            input="in.jsonl", output="out.jsonl", chat="m", params={"stop": [HALF]}
+        )
+        with pytest.raises(InvalidRequest, match=rf"^params\.stop\[0\].*{half}"):
+            client.batch.submit(batch)
+        job = cloudai.TrainingJob(source=".", entry="t.py", hyperparameters={"name": HALF})
+        with pytest.raises(InvalidRequest, match=rf"^hyperparameters\.name.*{half}"):
+            client.training.submit(job)
+
+
+def test_e11_a_line_of_a_batch_with_half_a_character_fails_alone(tmp_path: Path) -> None:
+    given = tmp_path / "in.jsonl"
+    given.write_text('"a"\n{"prompt": "b \\ud83d"}\n"c"\n')
+    with cloudai.Client(provider="fake", home=str(tmp_path / "home")) as client:
+        job = client.batch.submit(
+            cloudai.BatchTransform(
+                input=str(given),
+                output=str(tmp_path / "out.jsonl"),
+                chat="any",
+                on_error="dead_letter",
+            )
+        )
+        with pytest.raises(JobPartial):
+            job.wait(10)
+        assert job.status.errors == 1
+    first, second, third = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert second == "null"
+    assert first != "null" != third

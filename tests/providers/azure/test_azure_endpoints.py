@@ -242,3 +242,13 @@ async def test_c3_an_input_that_was_answered_is_not_asked_again(
     assert len(outputs) == len(paid) == 40
     if model == "gpt-5.1":
         assert [output["text"] for output in outputs] == texts
+
+
+@pytest.mark.parametrize("model", ["gpt-5.1", "text-embedding-3-small"])
+def test_e11_half_a_character_in_an_endpoint_s_inputs(
+    azure: AzureEmulator, client: cloudai.Client, model: str
+) -> None:
+    endpoint = client.endpoints.deploy(model, name="mine")
+    for inputs in (["caf\u00e9 \ud83d"], ["a", {"prompt": "\ud83d", "text": "\ud83d"}]):
+        with pytest.raises(InvalidRequest, match=r"inputs\[\d\].*half of a character"):
+            endpoint.predict(inputs)
