@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
 
+import cloudai
 from cloudai.testing import emulated
 from cloudai.testing.clouds import CLOUDS, environment
 
@@ -21,7 +23,9 @@ FOREIGN: list[dict[str, str]] = [
     {"Origin": "http://evil.example"},
     {"Origin": "null"},
     {"Origin": "http://localhost.evil.example"},
+    {"Origin": "http://localhost:3000"},
     {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
 ]
 TRAIN = {"X-Amz-Target": "SageMaker.CreateTrainingJob", "Content-Type": "text/plain"}
 
@@ -95,3 +99,23 @@ def test_k3_plain_sdks_go_on_by_the_environment_alone(name: str) -> None:
             text=True,
         )
         assert done.stdout.strip() == "fine", done.stderr
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_k3_a_users_code_never_runs_in_the_emulators_process(name: str, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "handler.py").write_text(
+        "import os\ndef load(folder): return None\n"
+        "def predict(model, inputs, params): return [os.getpid() for _ in inputs]\n"
+    )
+    (tmp_path / "in.jsonl").write_text("1\n2\n")
+    with emulated(name, execute=True) as cloud, cloud.applied(), cloud.client() as client:
+        spec = cloudai.BatchTransform(
+            model=str(tmp_path / "model"),
+            input=str(tmp_path / "in.jsonl"),
+            output=str(tmp_path / "out.jsonl"),
+        )
+        client.batch.submit(spec).wait(timeout=120)
+    told = set((tmp_path / "out.jsonl").read_text().split())
+    assert told
+    assert str(os.getpid()) not in told

@@ -1,7 +1,8 @@
-"""K1, K2: one key is one job and one endpoint, whoever asks at the same time: threads, processes,
-and machines (homes of their own); also where callers are killed.
+"""K1, K2: one key is one job, one endpoint and one batch, whoever asks at the same time: threads,
+processes, and machines (homes of their own); also where callers are killed.
 
-RIVALS=8x8x50 (processes × threads × keys) runs the whole.
+RIVALS=8x8x50 (processes × threads × keys) runs the whole: each process lives on, and each of its
+threads goes through all keys in an order of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,30 +28,64 @@ for name in ("moto", "openai", "google.genai", "azure.ai.ml"):
 
 PROCESSES, THREADS, KEYS = map(int, os.environ.get("RIVALS", "3x3x3").split("x"))
 
+BATCHES: dict[str, list[dict[str, Any]]] = {
+    "aws": [
+        {"model": "MODEL", "framework": "pytorch==2.6"},  # a transform job
+        {"chat": "anthropic.claude-sonnet-4-5-20250929-v1:0", "params": {"max_tokens": 8}},
+        {"embeddings": "amazon.titan-embed-text-v2:0", "native": {"aws": {"service": "client"}}},
+    ],
+    "azure": [
+        {"model": "MODEL", "framework": "pytorch"},  # Azure ML
+        {"chat": "batches", "params": {"max_tokens": 8}},
+        {"embeddings": "text-embedding-3-small"},  # a worker of ours
+    ],
+    "vertex": [
+        {"model": "MODEL", "framework": "pytorch"},
+        {"chat": "gemini-3.5-flash", "params": {"max_tokens": 8}},
+    ],
+    "local": [{"model": "MODEL"}],
+}
+"""The kinds of batches of each place, those of a worker on this machine last."""
+
 RIVAL = """
-import random, sys, threading
+import json, os, random, sys, threading, traceback
 import cloudai
-provider, source, model, threads, keys, seed = sys.argv[1:]
+provider, source, model, batches, threads, keys, seed = sys.argv[1:]
 client = cloudai.Client(provider=provider)
 barrier = threading.Barrier(int(threads))
 out = threading.Lock()
+kinds = json.loads(batches.replace("MODEL", model))
+
+def batch(key):
+    about = {"input": f"{source}/in.jsonl", "output": f"{source}/../out-{key}.jsonl"}
+    about |= {"idempotency_key": f"b{key}", "on_error": "skip"}
+    return cloudai.BatchTransform(**about, **kinds[key % len(kinds)])
+
+def handle(kind, key):
+    if kind == "training":
+        job = cloudai.TrainingJob(source=source, entry="train.py", idempotency_key=f"k{key}")
+        return client.training.submit(job)
+    if kind == "batch":
+        return client.batch.submit(batch(key))
+    return client.endpoints.deploy(
+        model, name=f"house-{key}", idempotency_key=f"e{key}", wait=False,
+        framework="pytorch==2.6" if provider == "aws" else "pytorch",
+    )
 
 def ask(number):
     dice = random.Random(f"{seed}-{number}")
-    todo = [(kind, key) for key in range(int(keys)) for kind in ("training", "endpoint")]
+    todo = [(k, key) for key in range(int(keys)) for k in ("training", "endpoint", "batch")]
     dice.shuffle(todo)
     barrier.wait()
-    for kind, key in todo:
-        if kind == "training":
-            job = cloudai.TrainingJob(source=source, entry="train.py", idempotency_key=f"k{key}")
-            id = client.training.submit(job).id
-        else:
-            id = client.endpoints.deploy(
-                model, name=f"house-{key}", idempotency_key=f"e{key}", wait=False,
-                framework="pytorch==2.6" if provider == "aws" else "pytorch",
-            ).id
-        with out:
-            print(kind, key, id, flush=True)
+    try:
+        for kind, key in todo:
+            id = handle(kind, key).id
+            with out:
+                print(kind, key, id, flush=True)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
 
 many = [threading.Thread(target=ask, args=(n,)) for n in range(int(threads))]
 [one.start() for one in many]
@@ -72,6 +108,8 @@ def place(
                 monkeypatch.setenv,
                 lambda name: monkeypatch.delenv(name, False),
             )
+            if request.param == "azure":
+                cloud.emulator.deploy("batches", model="gpt-5.1", sku="GlobalBatch", any_use=False)
         yield request.param
 
 
@@ -81,6 +119,8 @@ def work(tmp_path: Path) -> tuple[str, str]:
     source.mkdir()
     model.mkdir()
     (source / "train.py").write_text("print('trained')\n")
+    # Bedrock takes 100 lines and more.
+    (source / "in.jsonl").write_text('"a line"\n' * 100)
     (model / "handler.py").write_text(
         "def load(folder): return None\ndef predict(model, inputs, params): return inputs\n"
     )
@@ -93,13 +133,17 @@ def start(
     env = dict(os.environ)
     if home is not None:
         env[f"CLOUDAI_{place.upper()}_HOME"] = str(home)
-    argv = [sys.executable, "-c", RIVAL, place, *work, str(THREADS), str(keys), str(seed)]
+    kinds = BATCHES[place]
+    if home is not None and len(kinds) > 2:
+        kinds = kinds[:2]  # a worker of this machine is another machine's rival by its output alone
+    argv = [sys.executable, "-c", RIVAL, place, *work, json.dumps(kinds)]
+    argv += [str(THREADS), str(keys), str(seed)]
     with (folder / f"{seed}.out").open("wb") as out, (folder / f"{seed}.err").open("wb") as err:
         return subprocess.Popen(argv, stdout=out, stderr=err, env=env)
 
 
 @pytest.mark.parametrize("how", ["together", "killed", "machines"])
-def test_k1_one_key_is_one_job_and_one_endpoint(
+def test_k1_one_key_is_one_job_one_endpoint_and_one_batch(
     place: str, work: tuple[str, str], tmp_path: Path, how: str
 ) -> None:
     if place == "local" and how == "machines":
@@ -124,7 +168,7 @@ def test_k1_one_key_is_one_job_and_one_endpoint(
                     fresh += 1
                 else:
                     error = (folder / f"{seed}.err").read_text()
-                    assert not error, error[-2000:]
+                    assert process.returncode == 0, error[-12000:]
                     assert (folder / f"{seed}.out").read_text().endswith("done\n")
         began = [seed for seed in rivals if (folder / f"{seed}.out").stat().st_size]
         if kills and began and dice.random() < 0.3:
@@ -137,16 +181,22 @@ def test_k1_one_key_is_one_job_and_one_endpoint(
             if line.count(" ") == 2:  # a killed one's last may be cut
                 kind, key, id = line.split()
                 told.setdefault((kind, key), set()).add(id)
-    assert len(told) == 2 * keys
+    assert len(told) == 3 * keys
     assert {len(ids) for ids in told.values()} == {1}, told
     client = cloudai.Client(provider=place)
-    jobs, endpoints = client.training.list(), client.endpoints.list()
-    assert len({one.id for one in jobs}) == len(jobs) == keys
-    assert len({one.id for one in endpoints}) == len(endpoints) == keys
+    lists = {
+        "training": client.training.list,
+        "endpoint": client.endpoints.list,
+        "batch": client.batch.list,
+    }
+    for kind, listed in lists.items():
+        mine = sorted(next(iter(ids)) for (one, _), ids in told.items() if one == kind)
+        found = [one.id for one in listed()]
+        assert len(mine) == keys, kind
+        assert len(found) == keys, (kind, found, mine)
     for ids in told.values():
         client.destroy(next(iter(ids)))
-    assert not client.training.list()
-    assert not client.endpoints.list()
+    assert [listed() for listed in lists.values()] == [[], [], []]
     if how != "machines":
         assert [row for row in client.resources() if row.uri is None] == []
     print(json.dumps({"place": place, "how": how, "processes": fresh, "keys": keys}))

@@ -13,6 +13,7 @@ import os
 import stat
 import tarfile
 import tempfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Generator, Mapping
@@ -127,6 +128,11 @@ def _parts(name: str, shown: str) -> list[str]:
     return parts
 
 
+def _folded(name: str) -> str:
+    """What a file system that tells neither case nor a composed letter apart takes it for."""
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFC", name).casefold())
+
+
 def _short(name: str) -> str:
     return repr(name if len(name) < 80 else f"{name[:60]}…{name[-16:]}")
 
@@ -143,6 +149,7 @@ class _Stage:
         self._count = 0
         self._files: set[str] = set()
         self._links: dict[str, str] = {}
+        self._folded: set[str] = set()
         root.mkdir()
 
     def too_much(self) -> InvalidRequest:
@@ -180,9 +187,10 @@ class _Stage:
 
     def link(self, name: str, to: str) -> None:
         """A symbolic link, which is made when all else is there."""
-        if name in self._links or not name:
+        if _folded(name) in self._folded or not name:
             raise self._twice(name)
         self._links[name] = to
+        self._folded.add(_folded(name))
 
     def same(self, name: str, as_: str) -> None:
         """A hard link to a file of the archive that came before."""
@@ -201,7 +209,7 @@ class _Stage:
         """Makes the links, once each is known to stay inside."""
         for name in self._links:
             above = name.split("/")
-            if any("/".join(above[:at]) in self._links for at in range(1, len(above))):
+            if any(_folded("/".join(above[:at])) in self._folded for at in range(1, len(above))):
                 raise _refused(self.shown, f"holds {_short(name)}, which lies behind a link")
             self._follow(name)
         for name, to in self._links.items():
@@ -226,7 +234,10 @@ class _Stage:
                 here.pop()
                 continue
             here.append(part)
-            to = self._links.get("/".join(here))
+            at = "/".join(here)
+            to = self._links.get(at)
+            if to is None and _folded(at) in self._folded:
+                raise self._out(name)  # a file system without case would follow it
             if to is not None:
                 hops += 1
                 if hops > _HOPS:

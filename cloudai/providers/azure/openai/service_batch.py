@@ -126,9 +126,9 @@ class ServiceBatches:
 
     def _once(self, id: str, call: Call) -> None:
         """Cancels what another machine asked for first at the same time: the service takes no
-        request token."""
+        request token. Of two of one second the id decides, so that all choose the same one."""
         first: dict[int, str] = {}
-        for batch in reversed(self._of(id, call)):  # the newest come first
+        for batch in sorted(self._of(id, call), key=lambda one: (one["created_at"], one["id"])):
             if batch["status"] in _OVER:
                 continue
             if first.setdefault(wire.part_of(batch)[0], batch["id"]) != batch["id"]:

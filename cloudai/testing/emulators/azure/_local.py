@@ -1,11 +1,9 @@
-"""An executor that really does Azure ML's work: commands in a subprocess, handlers in this
-process, on this machine."""
+"""An executor that really does Azure ML's work on this machine: commands, endpoints and batches,
+each in a process of its own."""
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import json
 import os
 import re
 import signal
@@ -165,20 +163,11 @@ class LocalExecutor(ScriptedExecutor):
         )
         command = _PLACE.sub(placed, command)
         env = {
-            **os.environ,
-            **self.env,
             **_variables(job, properties),
             **{f"AZUREML_{kind[:-1].upper()}_{name}": str(p) for (kind, name), p in places.items()},
             **(properties.get("environmentVariables") or {}),
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
-        running = Command(["bash", "-c", command], cwd=root / "code", env=env, out=None)
-        with self._lock:
-            self._running.add(running)
-        threading.Thread(target=_stop_when_told, args=(job, running), daemon=True).start()
-        code = running.follow(lambda line: job.log(f"{line}\n"))
-        with self._lock:
-            self._running.discard(running)
+        code = self._run(job, ["bash", "-c", command], root / "code", env)
         for name, given in (properties.get("outputs") or {}).items():
             for file in sorted(places["outputs", name].rglob("*")):
                 if file.is_file():
@@ -186,25 +175,19 @@ class LocalExecutor(ScriptedExecutor):
                     job.put(given["uri"], inner, file.read_bytes())
         return "Completed" if code == 0 else "Failed"
 
-    def _load(self, job: Running, properties: dict[str, Any], root: Path, name: str) -> Any:
-        model = properties["model"]
-        model = model if isinstance(model, str) else model["assetId"]
-        _write(root / "code", job.asset(properties["codeConfiguration"]["codeId"], "codeUri"))
-        _write(root / "model" / "files", job.asset(model, "modelUri"))
-        script = root / "code" / properties["codeConfiguration"]["scoringScript"]
-        spec = importlib.util.spec_from_file_location(name, script)
-        assert spec is not None  # noqa: S101 - a path that ends in .py
-        assert spec.loader is not None  # noqa: S101
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+    def _run(self, job: Running, words: list[str], cwd: Path, env: dict[str, str]) -> int:
+        """Runs a command of a job, whose output is its log. Gives the exit code."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        running = Command(
+            words, cwd=cwd, env={**os.environ, **self.env, **env, "PATH": path}, out=None
+        )
         with self._lock:
-            os.environ["AZUREML_MODEL_DIR"] = str(root / "model")
-            try:
-                module.init()
-            finally:
-                del os.environ["AZUREML_MODEL_DIR"]
-                sys.path[:] = [p for p in sys.path if not p.startswith(str(root))]
-        return module
+            self._running.add(running)
+        threading.Thread(target=_stop_when_told, args=(job, running), daemon=True).start()
+        code = running.follow(lambda line: job.log(f"{line}\n"))
+        with self._lock:
+            self._running.discard(running)
+        return code
 
     def serve(self, job: Running, endpoint: str, deployment: str) -> str | None:
         """See ``Executor.serve``. The real endpoint server takes the place of Azure ML's; it
@@ -290,22 +273,29 @@ class LocalExecutor(ScriptedExecutor):
 
     def _batch(self, job: Running, about: dict[str, Any], root: Path) -> str:
         deployment = about["deployment"]
+        asked = deployment["codeConfiguration"]
+        model = deployment["model"]
+        model = model if isinstance(model, str) else model["assetId"]
         try:
-            module = self._load(job, deployment, root, f"_{job.name}")
-        except Exception as error:  # noqa: BLE001 - as above
-            job.log(f"{type(error).__name__}: {error}\n")
+            _write(root / "code", job.asset(asked["codeId"], "codeUri"))
+            _write(root / "model" / "files", job.asset(model, "modelUri"))
+            _write(root / "input", job.files(about["input"]))
+        except InvalidRequest as error:  # its files cannot be laid out
+            job.log(f"{error}\n")
             return "Failed"
-        _write(root / "input", job.files(about["input"]))
         (root / "output").mkdir()
-        for file in sorted((root / "input").iterdir()):
-            if job.cancelled.is_set():
-                return "Canceled"
-            with self._lock:
-                told = deployment["environmentVariables"]["CLOUDAI_BATCH"]
-                os.environ["CLOUDAI_BATCH"] = told
-                os.environ["AZUREML_BI_OUTPUT_PATH"] = str(root / "output")
-                module.run([str(file)])
-            job.log(f"{file.name}: {json.dumps(file.stat().st_size)} bytes\n")
+        env = {
+            **(deployment.get("environmentVariables") or {}),
+            "AZUREML_MODEL_DIR": str(root / "model"),
+            "AZUREML_BI_OUTPUT_PATH": str(root / "output"),
+            _scoring.SCRIPT: str(root / "code" / asked["scoringScript"]),
+        }
+        files = map(str, sorted((root / "input").iterdir()))
+        code = self._run(job, [sys.executable, "-P", _scoring.__file__, *files], root, env)
+        if job.cancelled.is_set():
+            return "Canceled"
+        if code != 0:
+            return "Failed"
         for file in sorted((root / "output").iterdir()):
             job.put(about["output"], file.name, file.read_bytes())
         return "Completed"

@@ -1,5 +1,6 @@
 """An Azure ML scoring script as a handler of the endpoint server: ``init`` once, then ``run`` with
-the text of each request. It is run by the server, not imported by the emulator."""
+the text of each request. It is run by the server, or by itself with the files of a batch; the
+emulator imports no code of a user's."""
 
 from __future__ import annotations
 
@@ -35,3 +36,15 @@ def transform_fn(module: Any, body: Any, content_type: str, accept: str) -> tupl
     if hasattr(answer, "iter_encoded"):  # one of Flask's, which the server gives on as it is
         return b"".join(answer.iter_encoded()), answer.content_type
     return json.dumps(answer), "application/json"
+
+
+def main(files: list[str]) -> None:
+    """Runs a batch: ``init`` once, then ``run`` with each file."""
+    module = model_fn("")
+    for file in files:
+        module.run([file])
+        print(f"{os.path.basename(file)}: {os.path.getsize(file)} bytes", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -18,7 +18,7 @@ _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def local(host: str) -> bool:
-    """Whether a Host or an origin's authority names this machine."""
+    """Whether a Host names this machine."""
     name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
     return name in _LOOPBACK or name.endswith(".localhost")
 
@@ -49,8 +49,8 @@ def _refused(environ: dict[str, Any]) -> str | None:
     if not local(host):
         return f"The host {host!r} is not this machine's; ask for 127.0.0.1 or localhost."
     origin = environ.get("HTTP_ORIGIN")
-    if origin is not None and not local(urlsplit(origin).netloc):
+    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
         return f"Pages of {origin!r} may not ask an emulated cloud."
-    if environ.get("HTTP_SEC_FETCH_SITE") in {"cross-site", "same-site"}:
+    if environ.get("HTTP_SEC_FETCH_SITE") not in {None, "same-origin", "none"}:
         return "Pages from elsewhere may not ask an emulated cloud."
     return None
