@@ -67,7 +67,10 @@ witnesses: $(VENV)/.all
 	$(BIN)/python tests/server/interop/run.py --environments $(WITNESSES)
 
 # Attacks on every door, archive and recording: bounded, and on loopback alone.
+# PYTHONS: interpreters under which the archives are tried as well.
+PYTHONS ?=
 attack: $(VENV)/.all
+	$(BIN)/python tests/attack/pythons.py $(PYTHONS)
 	$(BIN)/python -m pytest -m attack
 
 lint: $(VENV)/.all

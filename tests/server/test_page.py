@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from browser import Browser, found
 from running_server import ECHO, Running, Start, model
+from support.browser import Browser, found
 
 PROGRAM = found()
 pytestmark = pytest.mark.skipif(

@@ -43,7 +43,7 @@ def main(files: list[str]) -> None:
     module = model_fn("")
     for file in files:
         module.run([file])
-        print(f"{os.path.basename(file)}: {os.path.getsize(file)} bytes", flush=True)
+        sys.stdout.write(f"{os.path.basename(file)}: {os.path.getsize(file)} bytes\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+NAMES = (
+    "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
+    "chromium-headless-shell",
+)  # fmt: skip
 
 
 def found() -> str | None:
@@ -22,9 +25,19 @@ def found() -> str | None:
 
 
 class Browser:
-    """One page. ``errors`` has what its console and its scripts complained of."""
+    """One page.
 
-    def __init__(self, program: str, profile: Path, *, dark: bool = False) -> None:
+    Parameters
+    ----------
+    flags: further ones of the command line.
+
+    Attributes
+    ----------
+    errors: what its console and its scripts complained of. pages: by address, what is shown in
+        place of what the network would answer; ``Fetch.enable`` names their addresses.
+    """
+
+    def __init__(self, program: str, profile: Path, *flags: str, dark: bool = False) -> None:
         to_read, self._out = os.pipe()
         self._in, to_write = os.pipe()
         # The browser reads from 3 and writes to 4; high numbers first, so that none is lost.
@@ -37,7 +50,7 @@ class Browser:
         arguments = [
             "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
             "--no-first-run", "--disable-extensions", "--window-size=1280,1150",
-            "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank",
+            "--remote-debugging-pipe", f"--user-data-dir={profile}", *flags, "about:blank",
         ]  # fmt: skip
         if dark:
             arguments.insert(0, "--force-dark-mode")
@@ -52,6 +65,7 @@ class Browser:
         for end in (to_read, to_write, *ends):
             os.close(end)
         self.errors: list[str] = []
+        self.pages: dict[str, str] = {}
         self._buffer = b""
         self._number = 0
         self._session: str | None = None
@@ -64,17 +78,21 @@ class Browser:
 
     def call(self, method: str, seconds: float = 60.0, **params: Any) -> dict[str, Any]:
         """A command's result."""
+        number = self._send(method, params)
+        end = time.monotonic() + seconds
+        while True:
+            told = self._next(end)
+            if told.get("id") == number:
+                assert "error" not in told, f"{method}: {told['error']}"
+                return told["result"]
+
+    def _send(self, method: str, params: dict[str, Any]) -> int:
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
         if self._session is not None:
             message["sessionId"] = self._session
         os.write(self._out, json.dumps(message).encode() + b"\0")
-        end = time.monotonic() + seconds
-        while True:
-            told = self._next(end)
-            if told.get("id") == self._number:
-                assert "error" not in told, f"{method}: {told['error']}"
-                return told["result"]
+        return self._number
 
     def _next(self, end: float) -> dict[str, Any]:
         while b"\0" not in self._buffer:
@@ -90,6 +108,12 @@ class Browser:
             self.errors.append(str(about["exceptionDetails"]))
         elif told.get("method") == "Log.entryAdded" and about["entry"]["level"] == "error":
             self.errors.append(about["entry"]["text"])
+        elif told.get("method") == "Fetch.requestPaused":
+            page = self.pages[about["request"]["url"]]
+            answer = {"requestId": about["requestId"], "responseCode": 200}
+            answer["body"] = base64.b64encode(page.encode()).decode()
+            answer["responseHeaders"] = [{"name": "Content-Type", "value": "text/html"}]
+            self._send("Fetch.fulfillRequest", answer)
         elif told.get("method") == "Runtime.consoleAPICalled" and about["type"] == "error":
             self.errors.append(str(about["args"]))
         return told
