@@ -4,6 +4,7 @@ those of today, no long file without its reason."""
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -78,3 +79,22 @@ def test_private_names_that_cross_modules_only_shrink() -> None:
                     if name.name.startswith("_") and not name.name.startswith("__"):
                         crossing.add(f"{file.relative_to(ROOT)}: {node.module}.{name.name}")
     assert len(crossing) <= PRIVATE, "\n".join(sorted(crossing))
+
+
+def test_k1_a_type_is_met_before_threads_decode_to_it() -> None:
+    """See ``cloudai.types._base.met``."""
+    bare: list[str] = []
+    for path in FILES:
+        for call in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)):
+                continue
+            kinds = [one.value for one in call.keywords if one.arg == "type"]
+            if ast.unparse(call.func) == "msgspec.convert":
+                kinds += call.args[1:2]
+            elif call.func.attr != "decode":
+                continue
+            for kind in kinds:
+                name = ast.unparse(kind)
+                if not re.match(r"met\(|dict\[|list\[(Any|dict\[)", name):
+                    bare.append(f"{path.relative_to(ROOT)}:{call.lineno} {name}")
+    assert bare == []

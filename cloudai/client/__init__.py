@@ -20,6 +20,7 @@ from cloudai.client.endpoints import AsyncEndpoints, Endpoints
 from cloudai.client.jobs import AsyncBatchJob, AsyncJob, BatchJob, Job
 from cloudai.client.streams import AsyncChatStream, ChatStream
 from cloudai.types import BatchTransform, Deployment, State, TrainingJob
+from cloudai.types._base import met
 
 __all__ = [
     "AsyncBatch",
@@ -123,7 +124,7 @@ class _Base:
             if found is not None:
                 caller.run("delete", lambda call: adapter.delete(found, call), caller.call())
             elif hasattr(adapter, "discard"):
-                spec = msgspec.json.decode(entry.spec, type=SPECS[kind])
+                spec = msgspec.json.decode(entry.spec, type=met(SPECS[kind]))
                 caller.run("discard", lambda call: adapter.discard(spec, call), caller.call())
             Ledger(self.profile.home).drop(entry.profile, kind, key)
             return

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-import threading
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -21,11 +20,9 @@ from cloudai.client._runtime import CapabilityBinding, Runtime
 from cloudai.errors import CloudAIError, Conflict, InvalidRequest
 from cloudai.protocols import Call
 from cloudai.types import BatchTransform, Deployment, TrainingJob
-from cloudai.types._base import check_encodable
+from cloudai.types._base import check_encodable, met
 
 Spec = TypeVar("Spec", TrainingJob, BatchTransform, Deployment)
-
-_types = threading.Lock()
 
 
 def checked(spec: Spec) -> Spec:
@@ -33,9 +30,7 @@ def checked(spec: Spec) -> Spec:
     InvalidRequest naming the field."""
     check_encodable(spec, "")
     try:
-        # msgspec crashes the process where two threads meet a type for the first time (0.22).
-        with _types:
-            return msgspec.convert(msgspec.to_builtins(spec), type(spec))
+        return msgspec.convert(msgspec.to_builtins(spec), met(type(spec)))
     except (msgspec.ValidationError, TypeError) as error:
         raise _invalid(spec, error) from None
 
@@ -51,7 +46,7 @@ def _invalid(spec: object, error: Exception) -> InvalidRequest:
 def read(kind: type[Spec], table: object) -> Spec:
     """A spec from a table, as TOML or JSON gives it. Raises InvalidRequest naming the field."""
     try:
-        return msgspec.convert(table, kind)
+        return msgspec.convert(table, met(kind))
     except msgspec.ValidationError as error:
         raise _invalid(kind, error) from None
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from cloudai.errors import ContentFiltered, ProviderError
 from cloudai.formats.schemas import check
 from cloudai.types import ChatReply, ChatRequest, Message, ResponseSchema, Usage
-from cloudai.types._base import invalid
+from cloudai.types._base import invalid, meeting
 
 _WRAPPED: Final = "value"
 """The property that holds what is no object itself: providers want an object at the top."""
@@ -100,7 +100,8 @@ def _types(kind: Any) -> tuple[dict[str, Any], Callable[[str | bytes], Any]]:
                 [kind], ref_template="#/$defs/{name}"
             )
             schema = {**top, "$defs": definitions} if definitions else top
-            return schema, msgspec.json.Decoder(kind).decode
+            with meeting:
+                return schema, msgspec.json.Decoder(kind).decode
         except TypeError as error:
             problem = error
             if "pydantic" not in sys.modules:

@@ -15,6 +15,7 @@ from cloudai._core.profiles.config import Config
 from cloudai.client import Client
 from cloudai.errors import AuthenticationError, ConfigError, InvalidRequest, MissingExtra
 from cloudai.types import BatchTransform, CostRange, Deployment, Plan, TrainingJob, Violation
+from cloudai.types._base import met
 
 Spec: TypeAlias = TrainingJob | Deployment | BatchTransform
 
@@ -263,4 +264,4 @@ def _moved(spec: Spec, store: str, other: str) -> tuple[Any, tuple[Copy, ...]]:
     for name in _PLACES:
         if name in table:
             table[name] = move(table[name], name)
-    return (msgspec.convert(table, type(spec)) if copies else spec), tuple(copies)
+    return (msgspec.convert(table, met(type(spec))) if copies else spec), tuple(copies)

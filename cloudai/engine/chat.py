@@ -49,7 +49,7 @@ from cloudai.types import (
     ToolCallDelta,
     Usage,
 )
-from cloudai.types._base import invalid, unknown
+from cloudai.types._base import invalid, met, unknown
 
 SYSTEM: Final = "You are a concise, factual assistant."
 MAX_TOKENS: Final = 512
@@ -219,7 +219,7 @@ def _tool_chunk(text: str, finish: FinishReason, usage: Usage, name: str) -> Cha
     """The last chunk of a forced call; without the call where it was cut by ``max_tokens`` or a
     stop sequence."""
     try:
-        called = msgspec.json.decode(text, type=templates.Called)
+        called = msgspec.json.decode(text, type=met(templates.Called))
     except msgspec.DecodeError:
         return ChatChunk(finish_reason=finish, usage=usage, cost=0.0, model=name)
     piece = ToolCallDelta(

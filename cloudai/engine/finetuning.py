@@ -21,7 +21,7 @@ import msgspec
 
 from cloudai._core.state.disk import disk_errors, sync_folder
 from cloudai.errors import CloudAIError, ContextOverflow, InvalidRequest
-from cloudai.types._base import shorten
+from cloudai.types._base import met, shorten
 
 EPOCHS: Final = 3
 BATCH_SIZE: Final = 8
@@ -64,7 +64,7 @@ def read_examples(path: Path) -> Iterator[tuple[str, Example]]:
 
 def _example(place: str, line: str) -> Example:
     try:
-        example = msgspec.json.decode(line, type=Example)
+        example = msgspec.json.decode(line, type=met(Example))
     except msgspec.DecodeError as error:
         raise InvalidRequest(
             f"{place} is no example ({error}): {shorten(line.strip())}",

@@ -15,7 +15,7 @@ from cloudai._core.handlers.container import MODEL_DIR, PORT
 from cloudai._core.handlers.handler import PLACES
 from cloudai.errors import ConfigError, InvalidRequest
 from cloudai.server.targets import TARGETS, TargetName, filled
-from cloudai.types._base import check_positive, invalid
+from cloudai.types._base import check_positive, invalid, met
 
 DEFAULT_PORT: Final = PORT
 DEFAULT_BATCH: Final = 64
@@ -211,7 +211,7 @@ def made(fields: dict[str, Any], source: Path | None = None) -> ServerConfig:
             raise invalid("target", target, "is no target", f"Use one of {', '.join(TARGETS)}")
         if target is not None and isinstance(limits, dict):
             fields = {**fields, "limits": filled(target, limits)}
-        return msgspec.convert(fields, ServerConfig)
+        return msgspec.convert(fields, met(ServerConfig))
     except (msgspec.ValidationError, InvalidRequest, ConfigError) as error:
         raise ConfigError(f"{source}: {error}" if source else str(error)) from error
 

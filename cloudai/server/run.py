@@ -23,6 +23,7 @@ from cloudai.server.http import listener
 from cloudai.server.http.guard import guard_of
 from cloudai.server.log import log
 from cloudai.server.tracing import Tracing
+from cloudai.types._base import met
 
 
 class Reload(msgspec.Struct):
@@ -172,7 +173,7 @@ class Server:
     async def reload(self, line: bytes) -> dict[str, Any]:
         """Loads another configuration and lets it take over; a failure changes nothing."""
         try:
-            wanted = msgspec.json.decode(line, type=Reload)
+            wanted = msgspec.json.decode(line, type=met(Reload))
         except (msgspec.DecodeError, CloudAIError) as error:
             return {"ok": False, "error": str(error)}
         async with self._reloading:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
+import threading
 from collections.abc import Iterable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -49,6 +50,22 @@ class SecretRef(msgspec.Struct, frozen=True, kw_only=True):
                 field="vault",
                 value=self.vault,
             )
+
+
+meeting: Final = threading.Lock()
+"""Held while msgspec reads a type's fields. It (0.22) shows the type to other threads before it has
+read them all, and one that decodes to it in between ends the process."""
+_met: Final[set[Any]] = set()
+
+
+def met(kind: Any) -> Any:
+    """One of our types, once msgspec knows it: for ``convert`` and ``decode`` in functions, which
+    several threads may call first."""
+    if kind not in _met:
+        with meeting:
+            msgspec.json.Decoder(kind)
+        _met.add(kind)
+    return kind
 
 
 def shorten(value: object, limit: int = 80) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -167,3 +169,42 @@ def test_the_error_tree_in_the_docstring_is_the_real_one() -> None:
     assert errors.__doc__ is not None
     for name in errors.__all__:
         assert name in errors.__doc__, f"{name} is not drawn"
+
+
+FIRST = """
+import threading
+from typing import Any
+import msgspec
+from cloudai import types
+from cloudai.client._create import checked
+
+begun, go_on = threading.Event(), threading.Event()
+
+def slow():  # msgspec evaluates an annotation that is a text, while the outer type is half read
+    begun.set()
+    go_on.wait(20)
+    return int
+
+class Inner(msgspec.Struct):
+    x: "slow()"
+
+class Spec(types.TrainingJob, kw_only=True):
+    inner: "Inner | None" = None
+    last: str = ""
+
+made = Spec(source=".", entry="a.py", last="z")
+first = threading.Thread(target=checked, args=(made,))
+first.start()
+assert begun.wait(20)
+second = threading.Thread(target=checked, args=(made,))
+second.start()
+second.join(1)
+go_on.set()
+first.join(), second.join()
+print("fine")
+"""
+
+
+def test_k1_threads_that_meet_a_type_at_the_same_time_end_no_process() -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "fine\n"), done

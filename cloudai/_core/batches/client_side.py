@@ -28,6 +28,7 @@ from cloudai._core.state.home import ensure
 from cloudai.errors import NotFound
 from cloudai.protocols import Call
 from cloudai.types import BatchTransform, JobStatus, LogLine, LogPage, State
+from cloudai.types._base import met
 
 _PREFIX: Final = "client-"
 _YOUNG: Final = 20.0
@@ -185,7 +186,7 @@ not there for another process."""
 
 def spec_of(folder: Path) -> BatchTransform:
     """What is to be done."""
-    return msgspec.json.decode((folder / "spec.json").read_bytes(), type=BatchTransform)
+    return msgspec.json.decode((folder / "spec.json").read_bytes(), type=met(BatchTransform))
 
 
 def staged(folder: Path) -> Path:
@@ -203,7 +204,7 @@ def alive(folder: Path) -> bool:
 
 def read(folder: Path) -> Progress:
     """How far the batch is."""
-    return msgspec.json.decode((folder / "state.json").read_bytes(), type=Progress)
+    return msgspec.json.decode((folder / "state.json").read_bytes(), type=met(Progress))
 
 
 def write(folder: Path, progress: Progress) -> None:

@@ -23,7 +23,7 @@ from cloudai.types import (
     Prediction,
     PredictRequest,
 )
-from cloudai.types._base import invalid, shorten, unknown
+from cloudai.types._base import invalid, met, shorten, unknown
 from cloudai.types.chat import check_tool_choice
 
 CHAT_PARAMS: Final = (
@@ -69,7 +69,7 @@ def _request(
             known = unknown("parameter", name, allowed)
             raise invalid(f"params.{name}", value, "is not known here", known.hint)
     try:
-        return msgspec.convert({**fixed, **params}, kind)
+        return msgspec.convert({**fixed, **params}, met(kind))
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"params: {error}", field="params", value=params) from None
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from cloudai.types import Deployment
-from cloudai.types._base import invalid
+from cloudai.types._base import invalid, met
 from cloudai.types.endpoints import MAX_QUEUE
 
 PORT: Final = 8080
@@ -162,7 +162,7 @@ def settings(image: str, field: str = "image") -> Platforms:
     path = unquote(urlsplit(image).path) if image.startswith("file://") else image
     file = Path(path).expanduser() / FILE
     try:
-        return msgspec.json.decode(file.read_bytes(), type=Platforms)
+        return msgspec.json.decode(file.read_bytes(), type=met(Platforms))
     except OSError as error:
         raise invalid(
             field, image, f"has no {FILE} that can be read ({error.strerror})",

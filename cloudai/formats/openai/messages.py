@@ -20,7 +20,7 @@ from cloudai.types import (
     ToolCall,
     ToolResult,
 )
-from cloudai.types._base import invalid
+from cloudai.types._base import invalid, met
 
 _ROLES: Final[dict[Any, Role]] = {
     "system": "system",
@@ -122,7 +122,7 @@ def _part(part: Any, where: str, urls: bool) -> Part | CachePoint:
         return _file(part["file"], where)
     if urls and (kind in _OURS or kind == "cache_point"):
         try:
-            return msgspec.convert(dict(part), Part | CachePoint)
+            return msgspec.convert(dict(part), met(Part | CachePoint))
         except msgspec.ValidationError as error:
             raise invalid(where, part, f"cannot be read ({error})") from None
     raise invalid(f"{where}.type", kind, "is not text, image_url or file", "Use the part classes.")

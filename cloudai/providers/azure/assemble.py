@@ -18,6 +18,7 @@ from cloudai._core.batches.runner import BatchResult, Transform, run_batch
 from cloudai._core.batches.spool import exclusive
 from cloudai.errors import CloudAIError, HandlerError, InvalidRequest, ProviderError
 from cloudai.types import BatchTransform
+from cloudai.types._base import met
 
 
 def publish(
@@ -35,7 +36,7 @@ def publish(
     output, marker = Path(spec.output), mark(spec, id)
     with exclusive(marker):
         if marker.exists() and output.exists():
-            return msgspec.json.decode(marker.read_bytes(), type=BatchResult, dec_hook=_path)
+            return msgspec.json.decode(marker.read_bytes(), type=met(BatchResult), dec_hook=_path)
         if output.exists() and not spec.overwrite:
             return InvalidRequest(f"the output {output} exists", field="output")
         # Beside the output, so that it is moved there in one step.

@@ -32,6 +32,7 @@ from cloudai.types import (
     TrainingJob,
     Violation,
 )
+from cloudai.types._base import met
 
 SpecT = TypeVar("SpecT", TrainingJob, BatchTransform)
 
@@ -185,7 +186,7 @@ class FakeJobs(ABC, Generic[SpecT]):
     # The common part.
 
     def _spec(self, row: JobRow) -> SpecT:
-        return msgspec.json.decode(row.spec, type=self.spec_type)
+        return msgspec.json.decode(row.spec, type=met(self.spec_type))
 
     def _course(self, row: JobRow) -> Course:
         spec = self._spec(row)

@@ -11,7 +11,7 @@ import msgspec
 from cloudai import errors
 from cloudai.errors import CloudAIError, ConfigError
 from cloudai.types import JSON, FinishReason, State
-from cloudai.types._base import unknown
+from cloudai.types._base import met, unknown
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -227,6 +227,6 @@ def read(path: Path) -> Script:
 def convert(values: Any, kind: type[S], what: str) -> S:
     """Plain values as one of the structs above; ConfigError names the key that does not fit."""
     try:
-        return msgspec.convert(values, kind)
+        return msgspec.convert(values, met(kind))
     except msgspec.ValidationError as error:
         raise ConfigError(f"{what} is not valid: {error}") from error

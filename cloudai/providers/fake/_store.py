@@ -15,6 +15,7 @@ from cloudai._core.state.disk import database, transaction
 from cloudai._core.state.home import ensure
 from cloudai.errors import Conflict, NotFound
 from cloudai.providers.fake._script import Fate
+from cloudai.types._base import met
 
 _MIGRATIONS: Final = (
     """
@@ -200,7 +201,7 @@ class Store:
 
 def _job(row: tuple[Any, ...]) -> JobRow:
     values = dict(zip(JobRow.__struct_fields__, row, strict=True))
-    values["fate"] = msgspec.json.decode(values["fate"], type=Fate)
+    values["fate"] = msgspec.json.decode(values["fate"], type=met(Fate))
     values["published"] = bool(values["published"])
     return JobRow(**values)
 

@@ -30,6 +30,7 @@ from cloudai.types import (
     Variant,
     Violation,
 )
+from cloudai.types._base import met
 
 
 class _Work(msgspec.Struct, frozen=True):
@@ -130,7 +131,7 @@ class FakeBatch(FakeJobs[BatchTransform]):
         return {name: str(target) for name, target in self._files(row, spec)}
 
     def counted(self, row: JobRow, way: Course, now: float) -> dict[str, Any]:
-        work = msgspec.json.decode(row.work, type=_Work)
+        work = msgspec.json.decode(row.work, type=met(_Work))
         done = sum(
             1
             for line in range(work.lines)
@@ -146,7 +147,7 @@ class FakeBatch(FakeJobs[BatchTransform]):
         return [(0.0, f"fake: transforms {spec.input}")]
 
     def _files(self, row: JobRow, spec: BatchTransform) -> list[tuple[str, Path]]:
-        work = msgspec.json.decode(row.work, type=_Work)
+        work = msgspec.json.decode(row.work, type=met(_Work))
         output = local_path(spec.output)
         if output is None or not work.output:
             return []

@@ -23,7 +23,7 @@ from cloudai.types import (
     ToolCallDelta,
     Usage,
 )
-from cloudai.types._base import invalid
+from cloudai.types._base import invalid, met
 
 
 class _Turn(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +123,7 @@ class FakeChat:
     def _chosen(self, request: ChatRequest) -> Reply:
         if request.native:
             try:
-                return msgspec.convert(request.native, Reply)
+                return msgspec.convert(request.native, met(Reply))
             except msgspec.ValidationError as error:
                 raise invalid("native", request.native, f"is no scripted reply: {error}") from None
         scripted = self._cloud_state.reply()

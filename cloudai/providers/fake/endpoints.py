@@ -35,7 +35,7 @@ from cloudai.types import (
     VariantStatus,
     Violation,
 )
-from cloudai.types._base import invalid
+from cloudai.types._base import invalid, met
 
 
 class _Fate(msgspec.Struct, frozen=True):
@@ -265,11 +265,11 @@ class FakeEndpoints:
 
 
 def _spec(row: EndpointRow) -> Deployment:
-    return msgspec.json.decode(row.spec, type=Deployment)
+    return msgspec.json.decode(row.spec, type=met(Deployment))
 
 
 def _fate(row: EndpointRow) -> _Fate:
-    return msgspec.json.decode(row.fate, type=_Fate)
+    return msgspec.json.decode(row.fate, type=met(_Fate))
 
 
 def _handler_of(variant: Variant, shared: str | None) -> Path | None:

@@ -12,7 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from cloudai._core.handlers import travel
-from cloudai.types._base import invalid
+from cloudai.types._base import invalid, met
 
 Use = Literal["training", "serving"]
 
@@ -62,7 +62,9 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @lru_cache(maxsize=1)
 def table() -> Table:
     """The table of this release."""
-    return msgspec.json.decode(Path(__file__).with_name("images.json").read_bytes(), type=Table)
+    return msgspec.json.decode(
+        Path(__file__).with_name("images.json").read_bytes(), type=met(Table)
+    )
 
 
 def choose(framework: str, use: Use, *, gpu: bool, today: datetime.date | None = None) -> Image:

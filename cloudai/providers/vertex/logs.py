@@ -18,7 +18,7 @@ from cloudai.providers.vertex.common import seconds
 from cloudai.providers.vertex.errors import PROVIDER
 from cloudai.providers.vertex.session import VertexSession
 from cloudai.types import LogLine, LogPage
-from cloudai.types._base import invalid
+from cloudai.types._base import invalid, met
 
 BACK: Final = 10.0
 """Seconds that a look goes back."""
@@ -121,6 +121,6 @@ def _decoded(cursor: str | None) -> _Cursor:
     if cursor is None:
         return _Cursor()
     try:
-        return msgspec.json.decode(base64.urlsafe_b64decode(cursor), type=_Cursor)
+        return msgspec.json.decode(base64.urlsafe_b64decode(cursor), type=met(_Cursor))
     except ValueError:
         raise invalid("cursor", cursor, "is not one of this provider") from None

@@ -38,6 +38,7 @@ from cloudai.server.workers.wire import (
     frame,
     to_worker,
 )
+from cloudai.types._base import met
 
 
 class Worker:
@@ -146,7 +147,7 @@ def main() -> None:
     # Functions, and not SIG_IGN, which what the handler starts would inherit.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    options = msgspec.json.decode(os.environ.pop("CLOUDAI_WORKER_OPTIONS"), type=Options)
+    options = msgspec.json.decode(os.environ.pop("CLOUDAI_WORKER_OPTIONS"), type=met(Options))
     Worker(link).run(options)
 
 

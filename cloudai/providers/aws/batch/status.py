@@ -18,6 +18,7 @@ from cloudai.providers.aws.batch import staging, wire
 from cloudai.providers.aws.batch.plan import Planner, Service
 from cloudai.providers.aws.session import AwsSession
 from cloudai.types import JobStatus, State
+from cloudai.types._base import met
 
 GROUP: Final = "/aws/sagemaker/TransformJobs"
 """The log group of transform jobs."""
@@ -47,7 +48,7 @@ class Snapshots:
                 provider="aws",
                 hint=f"Its manifest is not in {self._session.bucket()}",
             )
-        return msgspec.json.decode(data, type=wire.Manifest)
+        return msgspec.json.decode(data, type=met(wire.Manifest))
 
     def stop(self, id: str, call: Call) -> None:
         """Stops it; harmless when it has ended."""
@@ -124,7 +125,7 @@ class Snapshots:
         """The snapshot of a job that has ended: with its output put together, once."""
         data = self._store.get(f"{base}/result.json", call)
         if data is not None:
-            result = msgspec.json.decode(data, type=wire.Result)
+            result = msgspec.json.decode(data, type=met(wire.Result))
         else:
             try:
                 result = self._collated(manifest, service, base, call)

@@ -57,6 +57,7 @@ from cloudai.types import (
     State,
     Violation,
 )
+from cloudai.types._base import met
 
 _SPEC: Final = "cloudai.spec"
 _LINES: Final = "cloudai.lines"
@@ -234,7 +235,7 @@ class AzureMLBatch:
         job has ended."""
         item = self._get(id, call)
         kept: dict[str, str] = item["properties"]["properties"]
-        spec = msgspec.json.decode(kept[_SPEC], type=BatchTransform)
+        spec = msgspec.json.decode(kept[_SPEC], type=met(BatchTransform))
         job = self._job(id, kept, call)
         if job is None:
             path = f"batchEndpoints/{id}/deployments/{_DEPLOYMENT}"
@@ -368,7 +369,9 @@ class AzureMLBatch:
             with suppress(NotFound):
                 self._workspace.send("DELETE", f"jobs/{job['name']}", call)
         self._workspace.send("DELETE", f"batchEndpoints/{id}", call)
-        spec = msgspec.json.decode(item["properties"]["properties"][_SPEC], type=BatchTransform)
+        spec = msgspec.json.decode(
+            item["properties"]["properties"][_SPEC], type=met(BatchTransform)
+        )
         mark(spec, id).unlink(missing_ok=True)
 
     def list(self, call: Call) -> Sequence[JobStatus]:
@@ -378,7 +381,7 @@ class AzureMLBatch:
             kept = item["properties"].get("properties") or {}
             if _SPEC not in kept:
                 continue
-            spec = msgspec.json.decode(kept[_SPEC], type=BatchTransform)
+            spec = msgspec.json.decode(kept[_SPEC], type=met(BatchTransform))
             job = self._job(str(item["name"]), kept, call)
             native = str(job["properties"].get("status")) if job else "Creating"
             state = STATES.get(native.lower(), State.UNKNOWN) if job else State.STARTING

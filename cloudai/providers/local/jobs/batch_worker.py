@@ -24,6 +24,7 @@ from cloudai.providers.local.jobs.store import Store
 from cloudai.providers.local.profile import reopen
 from cloudai.providers.local.spec import SPEC
 from cloudai.types import JSON, BatchTransform
+from cloudai.types._base import met
 
 REPORT_SECONDS: Final = 0.25
 
@@ -81,7 +82,7 @@ def run(home: Path, id: str) -> None:
     row = store.row(id, "batch")
     if row["outcome"] is not None:  # killed between its end and its exit
         return
-    spec = msgspec.json.decode(row["spec"], type=BatchTransform)
+    spec = msgspec.json.decode(row["spec"], type=met(BatchTransform))
     sheet = msgspec.json.decode(row["sheet"])
     profile = reopen(sheet["profile"])
     transform, identity = _transform(spec, profile)

@@ -20,6 +20,7 @@ from cloudai._core.state.disk import database, transaction
 from cloudai._core.state.home import ensure
 from cloudai.errors import Conflict, NotFound
 from cloudai.types import SecretRef
+from cloudai.types._base import met
 
 _MIGRATIONS: Final = (
     """CREATE TABLE endpoints (
@@ -132,7 +133,7 @@ class EndpointStore:
                 host=host,
                 port=port,
                 tls=bool(tls),
-                token=msgspec.json.decode(token, type=SecretRef) if token else None,
+                token=msgspec.json.decode(token, type=met(SecretRef)) if token else None,
                 created_at=created,
                 launched_at=launched,
             )

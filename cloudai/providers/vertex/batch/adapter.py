@@ -45,6 +45,7 @@ from cloudai.types import (
     Variant,
     Violation,
 )
+from cloudai.types._base import met
 
 _KEPT: Final = "cloudai/batch/"
 
@@ -281,7 +282,7 @@ class VertexBatch:
             return found
         try:
             data = self._files.get(f"{base}/{wire.DONE}", call)
-            done = msgspec.json.decode(data, type=wire.Done)
+            done = msgspec.json.decode(data, type=met(wire.Done))
         except NotFound:
             done = self._assemble(job, base, found, call)
             self._files.put(f"{base}/{wire.DONE}", msgspec.json.encode(done), call)
@@ -297,7 +298,7 @@ class VertexBatch:
 
     def _told(self, base: str, call: Call) -> tuple[BatchTransform, int]:
         told = msgspec.json.decode(self._files.get(f"{base}/{wire.SPEC}", call))
-        return msgspec.convert(told["spec"], BatchTransform), int(told["lines"])
+        return msgspec.convert(told["spec"], met(BatchTransform)), int(told["lines"])
 
     def _assemble(self, job: dict[str, Any], base: str, found: JobStatus, call: Call) -> wire.Done:
         """Puts the output together, and in its place."""

@@ -14,6 +14,7 @@ from cloudai.errors import CloudAIError, InvalidRequest
 from cloudai.providers.azure.errors import made
 from cloudai.providers.azure.openai.wire import chat, chat_reply
 from cloudai.types import BatchTransform, ChatRequest, State
+from cloudai.types._base import met
 
 MAX_LINES: Final = 100_000
 """Lines of one file (Azure OpenAI's batch guide, read 2025-08)."""
@@ -91,7 +92,7 @@ def spec_of(batch: dict[str, Any]) -> BatchTransform:
     while (name := f"{_SPEC}{len(pieces)}") in about:
         pieces.append(about[name])
     packed = zlib.decompress(base64.b64decode("".join(pieces)))
-    return msgspec.json.decode(packed, type=BatchTransform)
+    return msgspec.json.decode(packed, type=met(BatchTransform))
 
 
 def part_of(batch: dict[str, Any]) -> tuple[int, int]:
