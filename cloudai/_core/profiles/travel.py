@@ -12,6 +12,7 @@ from cloudai._core.profiles.config import Config, Profile
 from cloudai._core.profiles.registry import NETWORK_KEYS
 from cloudai._core.profiles.secrets import Secret
 from cloudai.types import SecretRef
+from cloudai.types._base import met
 
 
 def pack(profile: Profile) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def pack(profile: Profile) -> dict[str, Any]:
 def unpack(about: dict[str, Any]) -> Profile:
     """The profile. References are fetched when they are needed, as the client would."""
     references = {
-        name: msgspec.convert(value, SecretRef) for name, value in about["references"].items()
+        name: msgspec.convert(value, met(SecretRef)) for name, value in about["references"].items()
     }
     secrets = {name: Secret(value) for name, value in about["secrets"].items()}
     return Profile(
