@@ -250,9 +250,6 @@ def main() -> int:
         aws = AwsEmulator()
         aws.start(Toolkits(folder / "emulated", options.environments))
         try:
-            boto3.setup_default_session(
-                aws_access_key_id="AKIAEMULATED0000000", aws_secret_access_key="emulated"
-            )
             os.environ["CLOUDAI_HOME"] = str(folder / "home")
             os.environ.update({k: v for k, v in aws.env.items() if k != "AWS_ENDPOINT_URL"})
             with (

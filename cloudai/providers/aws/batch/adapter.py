@@ -231,7 +231,8 @@ class AwsBatch:
             self._looks.stop(id, call)
 
     def delete(self, id: str, call: Call) -> None:
-        """Stops the batch, and removes its model and its objects in S3; the output stays. AWS
+        """Stops the batch, and removes its model and its objects in S3; the output stays, and so
+        does what another program made of its own. AWS
         keeps the records of ended transform and invocation jobs."""
         if self._client.owns(id):
             self._client.delete(id)
@@ -249,7 +250,10 @@ class AwsBatch:
                 "bedrock", "get_model_invocation_job", call, jobIdentifier=id
             )
             name = found["jobName"]
-        manifest = self._looks.manifest(name, call)
+        try:
+            manifest = self._looks.manifest(name, call)
+        except NotFound:  # another program's: it has no objects of ours
+            return
         if manifest.model is not None:
             self._forget_model(manifest.model, call)
         self._store.delete_under(f"{self._planner.base(name)}/", call)

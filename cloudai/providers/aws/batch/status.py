@@ -60,30 +60,36 @@ class Snapshots:
         except (Conflict, InvalidRequest):
             return  # it has ended, or is stopping already
 
+    def _known(self, name: str, output: str, call: Call) -> wire.Manifest | None:
+        """The manifest; None where the job writes elsewhere: another program made it. Raises
+        NotFound for one of ours that was deleted, whose record AWS keeps."""
+        if output.rstrip("/").endswith(f"/cloudai/{name}/out"):
+            return self.manifest(name, call)
+        return None
+
     def _transform_status(self, id: str, call: Call) -> JobStatus:
-        manifest = self.manifest(id, call)
         found = self._session.call("sagemaker", "describe_transform_job", call, TransformJobName=id)
+        output = found["TransformOutput"]["S3OutputPath"]
+        manifest = self._known(id, output, call)
         native = found["TransformJobStatus"]
         state = wire.TRANSFORM_STATES.get(native, State.UNKNOWN)
         if state is State.RUNNING and "TransformStartTime" not in found:
             state = State.STARTING
         created = found["CreationTime"].timestamp()
-        limit = manifest.spec.timeout
+        limit = manifest.spec.timeout if manifest else None
         late = limit is not None and time.time() - created > limit
         if late and not state.done and state is not State.STOPPING:
             # Transform jobs know no time limit of their own; whoever looks stops a late one.
             self.stop(id, call)
         status = JobStatus(
             id=id,
-            name=manifest.spec.name,
-            idempotency_key=manifest.spec.idempotency_key,
             state=state,
             reason=found.get("FailureReason"),
             native_state=native,
             created_at=created,
             started_at=_seconds(found.get("TransformStartTime")),
             ended_at=_seconds(found.get("TransformEndTime")),
-            progress=(0, manifest.lines + manifest.bad),
+            **_told(manifest, id, output),
         )
         if state is State.CANCELLED and limit is not None:
             ended = status.ended_at or time.time()
@@ -94,28 +100,29 @@ class Snapshots:
             tail = logs.tail(self._session, GROUP, f"{id}/", _TAIL, call)
             capacity = common.no_capacity(status.reason)
             return msgspec.structs.replace(status, log_tail=tail, capacity=capacity)
-        if state is not State.SUCCEEDED:
+        if state is not State.SUCCEEDED or manifest is None:
             return status
         return self._ended(status, manifest, "transform", self._planner.base(id), call)
 
     def _invocation_status(self, id: str, call: Call) -> JobStatus:
         found = self._session.call("bedrock", "get_model_invocation_job", call, jobIdentifier=id)
-        manifest = self.manifest(found["jobName"], call)
+        output = found["outputDataConfig"]["s3OutputDataConfig"]["s3Uri"]
+        manifest = self._known(found["jobName"], output, call)
         native = found["status"]
         state = wire.INVOCATION_STATES.get(native, State.UNKNOWN)
-        total = manifest.lines + manifest.bad
+        told = _told(manifest, found["jobName"], output)
+        if manifest is not None:
+            told["progress"] = (found.get("processedRecordCount") or 0, told["progress"][1])
         status = JobStatus(
             id=id,
-            name=manifest.spec.name,
-            idempotency_key=manifest.spec.idempotency_key,
             state=state,
             reason=found.get("message"),
             native_state=native,
             created_at=_seconds(found.get("submitTime")),
             ended_at=_seconds(found.get("endTime")),
-            progress=(found.get("processedRecordCount") or 0, total),
+            **told,
         )
-        if state is not State.SUCCEEDED:
+        if state is not State.SUCCEEDED or manifest is None:
             return status
         return self._ended(status, manifest, "invocation", self._planner.base(manifest.name), call)
 
@@ -156,6 +163,17 @@ class Snapshots:
                     self._store, base, manifest.lines, folder, call
                 )
             return staging.collate(self._store, manifest, results, call)
+
+
+def _told(manifest: wire.Manifest | None, name: str, output: str) -> dict[str, Any]:
+    """What only the manifest knows; of another program's job its name and where it writes."""
+    if manifest is None:
+        return {"name": name, "outputs": {"output": output}}
+    return {
+        "name": manifest.spec.name,
+        "idempotency_key": manifest.spec.idempotency_key,
+        "progress": (0, manifest.lines + manifest.bad),
+    }
 
 
 def _seconds(value: Any) -> float | None:

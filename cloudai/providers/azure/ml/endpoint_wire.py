@@ -24,6 +24,8 @@ from cloudai.types import Deployment, State, Variant, VariantStatus
 from cloudai.types.endpoints import MAX_QUEUE
 
 TRAFFIC: Final = "cloudai.traffic"
+MODEL: Final = "cloudai_model"
+"""The tag of a deployment that cloudai made."""
 MIRROR: Final = "cloudai.mirror"
 _STATES: Final[dict[str, State]] = {
     "creating": State.STARTING,
@@ -94,7 +96,7 @@ def deployment(
     return {
         "location": "",
         "sku": {"name": "Default", "capacity": variant.min or 1},
-        "tags": {"cloudai_model": variant.uri[:256]},
+        "tags": {MODEL: variant.uri[:256]},
         "properties": properties,
     }
 
@@ -185,7 +187,7 @@ def status(item: dict[str, Any], wanted: dict[str, int]) -> VariantStatus:
     ready = str(item["properties"].get("provisioningState")).lower() == "succeeded"
     return VariantStatus(
         name=neutral(str(item["name"])),
-        model=str((item.get("tags") or {}).get("cloudai_model", "")),
+        model=str((item.get("tags") or {}).get(MODEL, "")),
         share=wanted.get(str(item["name"]), 0) / 100,
         ready=int((item.get("sku") or {}).get("capacity") or 1) if ready else 0,
     )

@@ -205,17 +205,21 @@ class AzureMLEndpoints:
     # -- looking -------------------------------------------------------------------------
 
     def status(self, id: str, call: Call) -> EndpointStatus:
-        """A snapshot; once all deployments are up, gives them their shares of the traffic."""
+        """A snapshot; once all deployments are up, gives them their shares of the traffic. What
+        another program made is looked at, no more."""
         item = self._get(id, call)
         deployments = self._workspace.listed(f"onlineEndpoints/{id}/deployments", call)
         state, native = wire.state([item, *deployments])
         properties = item["properties"]
         kept = properties.get("properties") or {}
-        wanted: dict[str, int] = json.loads(kept.get(wire.TRAFFIC) or "{}")
-        mirror: dict[str, int] = json.loads(kept.get(wire.MIRROR) or "{}")
         traffic: dict[str, int] = properties.get("traffic") or {}
+        ours = wire.TRAFFIC in kept
+        wanted: dict[str, int] = json.loads(kept[wire.TRAFFIC]) if ours else traffic
+        mirror: dict[str, int] = json.loads(kept.get(wire.MIRROR) or "{}")
         names = {str(one["name"]) for one in deployments}
-        if state is State.RUNNING and not set(wanted) <= names:
+        if not ours:
+            pass
+        elif state is State.RUNNING and not set(wanted) <= names:
             state = State.STARTING
         elif state is State.RUNNING and traffic != wanted:
             body = {
@@ -230,8 +234,11 @@ class AzureMLEndpoints:
             self._workspace.send("PUT", f"onlineEndpoints/{id}", call, body)
             state = State.STARTING
         elif state is State.RUNNING:
-            for name in names - set(wanted) - set(mirror):
-                # Of before an update: no traffic goes there any more.
+            for one in deployments:
+                name = str(one["name"])
+                if name in wanted or name in mirror or wire.MODEL not in (one.get("tags") or {}):
+                    continue
+                # Ours, of before an update: no traffic goes there any more.
                 with suppress(NotFound):
                     self._workspace.send("DELETE", f"onlineEndpoints/{id}/deployments/{name}", call)
         failed = state is State.FAILED

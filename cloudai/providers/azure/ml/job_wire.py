@@ -288,7 +288,12 @@ def status(job: dict[str, Any], log: str | None) -> JobStatus:
                 reason = f"it ran longer than its timeout of {kept[TIMEOUT]} s"
     outputs: dict[str, str] = {}
     if state is State.SUCCEEDED:
-        outputs = {name: str(o["uri"]) for name, o in (properties.get("outputs") or {}).items()}
+        # The service does not always say where it put one that was not told where (azure-ai-ml
+        # 1.35, ``JobOperations._get_named_output_uri``, looks in this place).
+        outputs = {
+            name: str((one or {}).get("uri") or datastore_uri(f"azureml/{job['name']}/{name}"))
+            for name, one in (properties.get("outputs") or {}).items()
+        }
     return JobStatus(
         id=str(job["name"]),
         state=state,

@@ -198,8 +198,8 @@ class AwsEmulator:
         return self._app(environ, start)
 
     def start(self, executor: Executor | None = None) -> AwsEmulator:
-        """Empties the account, puts the bucket there, and begins to serve; harmless when it
-        serves already. ``executor`` takes the place of the one it was made with."""
+        """Empties the account, puts the bucket and the role there, and begins to serve; harmless
+        when it serves already. ``executor`` takes the place of the one it was made with."""
         self._executor = executor or self._executor
         _empty(self._executor, self.region)
         self.requests.clear()
@@ -228,6 +228,7 @@ def _require_moto() -> None:
 def _empty(executor: Executor | None, region: str) -> None:
     from moto.core.base_backend import BackendDict
     from moto.core.model_instances import reset_model_data
+    from moto.iam.models import iam_backends
     from moto.s3.models import s3_backends
 
     _close()
@@ -236,8 +237,24 @@ def _empty(executor: Executor | None, region: str) -> None:
     STATE.reset()
     if executor is not None:
         STATE.executor = executor
-    backend: Any = s3_backends[ACCOUNT]["aws"]
-    backend.create_bucket(BUCKET, region)
+    storage: Any = s3_backends[ACCOUNT]["aws"]
+    storage.create_bucket(BUCKET, region)
+    roles: Any = iam_backends[ACCOUNT]["aws"]
+    roles.create_role(ROLE.rpartition("/")[2], _TRUST, "/", None, "", [], "3600")
+
+
+_TRUST: Final = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"Service": ["sagemaker.amazonaws.com", "bedrock.amazonaws.com"]},
+                "Action": "sts:AssumeRole",
+            }
+        ],
+    }
+)
 
 
 def _close() -> None:

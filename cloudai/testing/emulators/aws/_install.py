@@ -75,6 +75,8 @@ def install() -> None:
             return
         from moto.bedrock.responses import BedrockResponse
         from moto.bedrockruntime.responses import BedrockRuntimeResponse
+        from moto.core.responses import BaseResponse
+        from moto.iam.responses import IamResponse
         from moto.logs.responses import LogsResponse
         from moto.resourcegroupstaggingapi.responses import (
             ResourceGroupsTaggingAPIResponse,
@@ -96,10 +98,32 @@ def install() -> None:
                 setattr(response, _snake(name), _rest_operation(service, name, function))
         streaming = "{0}/endpoints/(?P<name>[^/]+)/invocations-response-stream$"
         runtime_urls.url_paths[streaming] = SageMakerRuntimeResponse.dispatch
+        _wrap_missing(BaseResponse)
         _wrap_logs(LogsResponse)
         _wrap_tagging(ResourceGroupsTaggingAPIResponse)
         _wrap_sts(TokenResponse)
+        setattr(IamResponse, "simulate_principal_policy", _simulate)  # noqa: B010 - as above
         _done.append(True)
+
+
+def _wrap_missing(response: Any) -> None:
+    """An operation that moto lacks is refused in its service's form; moto's own answer is a page of
+    HTML with 500, which every SDK asks for again and cannot read."""
+
+    class ValidationException(Exception):
+        """Its name is the code that the service's error has."""
+
+    before = response.call_action
+
+    def call_action(self: Any) -> Any:
+        try:
+            return before(self)
+        except NotImplementedError as error:
+            refused: Any = ValidationException()
+            refused.message = f"The emulated AWS lacks this: {error}"
+            return self.serialized(ActionResult(refused))
+
+    response.call_action = call_action
 
 
 def _wrap_logs(response: Any) -> None:
@@ -128,6 +152,18 @@ def _wrap_tagging(response: Any) -> None:
             return ActionResult({"ResourceTagMappingList": _sagemaker.tagged(self.region, asked)})
 
     response.get_resources = get_resources
+
+
+def _simulate(self: Any) -> Any:
+    """SimulatePrincipalPolicy, by which the sagemaker SDK looks at a role before it trains: the
+    emulated account allows its roles everything."""
+    resources = self.params.get("ResourceArns") or ["*"]
+    results = [
+        {"EvalActionName": action, "EvalResourceName": resource, "EvalDecision": "allowed"}
+        for action in self.params["ActionNames"]
+        for resource in resources
+    ]
+    return ActionResult({"EvaluationResults": results, "IsTruncated": False})
 
 
 def _wrap_sts(response: Any) -> None:

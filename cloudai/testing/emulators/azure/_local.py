@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cloudai._core.files.unpack import lay_out
 from cloudai.errors import CloudAIError, InvalidRequest
@@ -37,6 +37,7 @@ _MOUNT = "/var/azureml-app/azureml-models"
 """Where models are mounted by default ("Use a custom container", read 2026-11)."""
 
 _OPTIONAL = re.compile(r"\$\[\[(.*?)\]\]", re.DOTALL)
+_DEFAULT_STORE: Final = "azureml://datastores/workspaceblobstore/paths"
 _PLACE = re.compile(r"\$\{\{(inputs|outputs)\.(\w+)\}\}")
 
 
@@ -169,10 +170,12 @@ class LocalExecutor(ScriptedExecutor):
         }
         code = self._run(job, ["bash", "-c", command], root / "code", env)
         for name, given in (properties.get("outputs") or {}).items():
+            # Where it was not told, as azure-ai-ml 1.35 looks for it (_get_named_output_uri).
+            uri = given.get("uri") or f"{_DEFAULT_STORE}/azureml/{job.name}/{name}"
             for file in sorted(places["outputs", name].rglob("*")):
                 if file.is_file():
                     inner = file.relative_to(places["outputs", name]).as_posix()
-                    job.put(given["uri"], inner, file.read_bytes())
+                    job.put(uri, inner, file.read_bytes())
         return "Completed" if code == 0 else "Failed"
 
     def _run(self, job: Running, words: list[str], cwd: Path, env: dict[str, str]) -> int:

@@ -21,15 +21,19 @@ API_VERSIONS: Final = {
     # Those that azure-ai-ml 1.35 sends, which are several, one an operation.
     "2022-02-01-preview",
     "2022-05-01",
+    "2022-10-01",
+    "2022-10-01-preview",
     "2023-02-01-preview",
     "2023-04-01",
     "2023-04-01-preview",
+    "2023-06-01-preview",
     "2023-08-01-preview",
     "2023-10-01",
     "2024-01-01-preview",
     "2024-04-01-preview",
     "2024-07-01-preview",
     "2024-10-01",
+    "2024-10-01-preview",
     "2025-01-01-preview",
     "2025-06-01",
     "2025-09-01",
@@ -398,6 +402,9 @@ class MachineLearning:
             raise Refused(400, "UserError", "instanceType is required.")
         if not online and not properties.get("compute"):
             raise Refused(400, "UserError", "compute is required.")
+        if online and not properties.get("scaleSettings"):
+            # The service shows it always: azure-ai-ml 1.35 reads it without asking.
+            properties["scaleSettings"] = {"scaleType": "Default"}
         fate = self._cloud_state.fate("ml_deployments", "Succeeded")
         if online and self._cloud_state.told.take("endpoints", "Azure ML") == "FAILED":
             fate, properties["log"] = "Failed", "emulated failure\n"
