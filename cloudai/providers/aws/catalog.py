@@ -1,7 +1,9 @@
 """Machines: static tables with their dates. Nothing is fetched; models are in ``models``.
 
-Prices are on-demand, US dollars, us-east-1, from AWS's price pages as of ``AS_OF``. Other regions
-differ, mostly upwards; what is not in a table has no known price and its cost is None.
+Prices are on-demand, US dollars, us-east-1, from AWS's price pages as of ``AS_OF``; those of g6e,
+p4d and p5 as others read them off AWS's price list (2026-07 to 2026-09). p4de, p5.4xlarge and p5en
+are EC2's prices by 1.15, which is SageMaker's share on p4d and p5. Other regions differ, mostly
+upwards; what is not in a table has no known price and its cost is None.
 """
 
 from __future__ import annotations
@@ -109,24 +111,24 @@ MACHINES: Final[dict[str, Machine]] = {
     "ml.g6.8xlarge": Machine(32, 128, "L4", 24, 1, 2.518),
     "ml.g6.12xlarge": Machine(48, 192, "L4", 24, 4, 5.752),
     "ml.g6.48xlarge": Machine(192, 768, "L4", 24, 8, 16.688),
-    "ml.g6e.xlarge": Machine(4, 32, "L40S", 48, 1),
-    "ml.g6e.2xlarge": Machine(8, 64, "L40S", 48, 1),
-    "ml.g6e.12xlarge": Machine(48, 384, "L40S", 48, 4),
-    "ml.g6e.48xlarge": Machine(192, 1536, "L40S", 48, 8),
+    "ml.g6e.xlarge": Machine(4, 32, "L40S", 48, 1, 2.61),
+    "ml.g6e.2xlarge": Machine(8, 64, "L40S", 48, 1, 2.8),
+    "ml.g6e.12xlarge": Machine(48, 384, "L40S", 48, 4, 13.12),
+    "ml.g6e.48xlarge": Machine(192, 1536, "L40S", 48, 8, 37.66),
     "ml.p3.2xlarge": Machine(8, 61, "V100", 16, 1, 3.825),
     "ml.p3.8xlarge": Machine(32, 244, "V100", 16, 4, 14.688),
     "ml.p3.16xlarge": Machine(64, 488, "V100", 16, 8, 28.152),
     "ml.p3dn.24xlarge": Machine(96, 768, "V100", 32, 8, 35.894),
-    "ml.p4d.24xlarge": Machine(96, 1152, "A100", 40, 8),
-    "ml.p4de.24xlarge": Machine(96, 1152, "A100", 80, 8),
-    "ml.p5.4xlarge": Machine(16, 256, "H100", 80, 1),
-    "ml.p5.48xlarge": Machine(192, 2048, "H100", 80, 8),
+    "ml.p4d.24xlarge": Machine(96, 1152, "A100", 40, 8, 25.251),
+    "ml.p4de.24xlarge": Machine(96, 1152, "A100", 80, 8, 31.564),
+    "ml.p5.4xlarge": Machine(16, 256, "H100", 80, 1, 7.912),
+    "ml.p5.48xlarge": Machine(192, 2048, "H100", 80, 8, 63.296),
     "ml.p5e.48xlarge": Machine(192, 2048, "H200", 141, 8),
-    "ml.p5en.48xlarge": Machine(192, 2048, "H200", 141, 8),
+    "ml.p5en.48xlarge": Machine(192, 2048, "H200", 141, 8, 72.79),
     "ml.p6-b200.48xlarge": Machine(192, 2048, "B200", 180, 8),
     "ml.trn1.2xlarge": Machine(8, 32, "TRAINIUM", 32, 1),
-    "ml.trn1.32xlarge": Machine(128, 512, "TRAINIUM", 32, 16),
-    "ml.inf2.xlarge": Machine(4, 16, "INFERENTIA2", 32, 1),
+    "ml.trn1.32xlarge": Machine(128, 512, "TRAINIUM", 32, 16, 28.497),
+    "ml.inf2.xlarge": Machine(4, 16, "INFERENTIA2", 32, 1, 0.99),
 }
 
 # Their own disks are encrypted by their hardware, and SageMaker refuses another key for these
@@ -161,7 +163,8 @@ _CPU_ORDER: Final = ("ml.m5.", "ml.c5.", "ml.r5.")
 
 
 def with_accelerator(wanted: Accelerator) -> list[str]:
-    """The machines that have exactly this, the smallest first."""
+    """The machines that have exactly this, the smallest first; of like ones those with a price on
+    demand."""
     found = [
         name
         for name, machine in MACHINES.items()
@@ -169,7 +172,7 @@ def with_accelerator(wanted: Accelerator) -> list[str]:
         and machine.gpus == wanted.count
         and wanted.memory in {None, machine.gpu_memory}
     ]
-    return sorted(found, key=lambda name: MACHINES[name].cpus)
+    return sorted(found, key=lambda name: (MACHINES[name].cpus, MACHINES[name].price is None))
 
 
 def near(wanted: Accelerator) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from cloudai._core.files import pack
+from cloudai._core.files import requirements as required
 from cloudai._core.files.tree import tree
 from cloudai._core.files.unpack import unpack
 from cloudai._core.handlers import portable
@@ -30,14 +31,14 @@ class Code:
 
     def __init__(self, handler: str | None, requirements: str | None) -> None:
         self.handler = Path(handler).expanduser() if handler is not None else None
-        self.requirements = Path(requirements).expanduser() if requirements is not None else None
+        self.requirements = requirements
 
     def check(self) -> None:
         """Refuses files that are missing, and a handler without its functions."""
         if self.handler is not None:
             find_handler(self.handler.parent, self.handler)
-        if self.requirements is not None and not self.requirements.is_file():
-            raise invalid("requirements", str(self.requirements), "is not a file")
+        if self.requirements is not None:
+            required.lines(self.requirements)
 
     @property
     def digest(self) -> str:
@@ -55,7 +56,8 @@ class Code:
         elif own is not None and portable.MODULE[:-3].encode() not in own:
             made[f"code/{portable.ENTRY}"] = own
         if self.requirements is not None:
-            made["code/requirements.txt"] = self.requirements.read_bytes()
+            lines = required.lines(self.requirements)
+            made["code/requirements.txt"] = "".join(f"{line}\n" for line in lines).encode()
         return made
 
 

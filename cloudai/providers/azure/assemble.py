@@ -72,12 +72,13 @@ def mark(spec: BatchTransform, id: str) -> Path:
 
 
 def absolute(spec: BatchTransform) -> BatchTransform:
-    """The spec with paths that mean the same in every process."""
-    return replace(
-        spec,
-        input=str(Path(spec.input.removeprefix("file://")).expanduser().absolute()),
-        output=str(Path(spec.output.removeprefix("file://")).expanduser().absolute()),
-    )
+    """The spec with paths that mean the same in every process; URIs are so already."""
+
+    def whole(path: str) -> str:
+        plain = path.removeprefix("file://")
+        return plain if "://" in plain else str(Path(plain).expanduser().absolute())
+
+    return replace(spec, input=whole(spec.input), output=whole(spec.output))
 
 
 def records(spec: BatchTransform) -> Iterator[tuple[int, Any]]:

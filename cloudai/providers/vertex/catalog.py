@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai._core.numerals import numeral
-from cloudai.types import Accelerator, Resources
+from cloudai.types import Accelerator, CostRange, Resources
 
 AS_OF: Final = "2025-11-01"
 
@@ -322,11 +322,14 @@ def _cpu(resources: Resources) -> Machine:
     )
 
 
-def hour(type: str) -> float | None:
-    """US dollars an hour of a machine type, with the accelerators its name stands for."""
+def hour(type: str, vendor: str | None = None, count: int = 0) -> float | None:
+    """US dollars an hour of a machine type, with the accelerators its name stands for, or, of n1,
+    those that are put to it."""
     for chip in CHIPS.values():
         for one in chip.machines:
-            if one.type == type and not type.startswith("n1-"):
+            if one.type == type and (
+                (one.vendor, one.count) == (vendor, count) or not type.startswith("n1-")
+            ):
                 return one.hour
     family, _, size = type.rpartition("-")
     if family in {"n2-standard", "n2-highmem"} and size.isdigit():
@@ -339,8 +342,31 @@ def hourly(machines: list[tuple[dict[str, Any], int]]) -> float | None:
     price."""
     total = 0.0
     for spec, count in machines:
-        price = hour(str(spec.get("machineType")))
+        chips = int(spec.get("acceleratorCount") or 0)
+        price = hour(str(spec.get("machineType")), spec.get("acceleratorType"), chips)
         if price is None:
             return None
         total += price * count
     return round(total, 4)
+
+
+def cost(
+    machine: Machine, count: int, timeout: float | None, share: float = 1.0
+) -> CostRange | None:
+    """What machines cost from a minute up to the timeout, or an hour; None without a known price.
+
+    Parameters
+    ----------
+    share: of the price at the least, such as ``SPOT_SHARE``.
+    """
+    if machine.hour is None:
+        return None
+    hours = (timeout or 3600.0) / 3600
+    what = "the timeout" if timeout else "one hour (no timeout is set)"
+    return CostRange(
+        low=machine.hour * count * min(hours, 1 / 60) * share,
+        high=machine.hour * count * hours,
+        basis=f"{count} × {machine.type} at ${numeral(machine.hour)} an hour "
+        f"(us-central1, on demand): from one minute to {what}",
+        as_of=AS_OF,
+    )

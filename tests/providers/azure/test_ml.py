@@ -353,13 +353,106 @@ def test_z2_a_batch_environment_has_what_azure_ml_runs_it_with(
     ]
 
 
-def test_k19_what_azure_ml_installs_and_runs_in_has_a_version() -> None:
-    from cloudai.providers.azure.ml import job_wire, model_assets
+def test_z2_an_environment_without_it_fails_in_the_service_s_words(
+    azure: AzureEmulator,
+    client: cloudai.Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """ "Troubleshoot batch endpoints" and "Deploy models for scoring in batch endpoints"."""
+    from cloudai.providers.azure.ml import model_assets
 
-    for name in (*model_assets.ONLINE, *model_assets.BATCH):
+    for name, left, told in (
+        ("none", (), "No module named 'azureml'"),
+        ("half", model_assets.BATCH[:1], "are required by batch deployments"),
+    ):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(model_assets, "BATCH", left)
+        batch = a_batch(client, tmp_path / name)
+        with pytest.raises(JobFailed, match=told):
+            batch.wait(60)
+
+
+@pytest.mark.parametrize("scheme", ["azureml", "https"])
+def test_z13_a_batch_reads_and_writes_azure_s_storage(
+    azure: AzureEmulator, client: cloudai.Client, tmp_path: Path, scheme: str
+) -> None:
+    """What was submitted counts: the input is kept as it was then."""
+    base = {
+        "azureml": "azureml://datastores/workspaceblobstore/paths/lines",
+        "https": f"{azure.secure_url}/store/data/lines",
+    }[scheme]
+    azure.cloud_state.blobs["data/lines/in.csv"] = b"n,word\n1,a\n2,b\n"
+    handler = (
+        "def load(place): return None\n"
+        "def predict(model, inputs):\n    return [row['n'] * 2 for row in inputs]\n"
+    )
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "handler.py").write_text(handler)
+    spec = cloudai.BatchTransform(
+        model=str(tmp_path / "model"), input=f"{base}/in.csv", output=f"{base}/out.jsonl",
+        join="input",
+    )  # fmt: skip
+    assert client.batch.plan(spec).ok
+    batch = client.batch.submit(spec)
+    azure.cloud_state.blobs["data/lines/in.csv"] = b"gone"
+    status = batch.wait(60)
+    assert status.outputs == {"output": f"{base}/out.jsonl"}
+    made = azure.cloud_state.blobs["data/lines/out.jsonl"].splitlines()
+    assert [json.loads(line)["output"] for line in made] == ["11", "22"]
+    assert json.loads(made[0])["input"] == {"n": "1", "word": "a"}
+    # Whoever looks later finds it done, and a second batch does not write over it.
+    azure.cloud_state.blobs["data/lines/out.jsonl"] = b"moved on"
+    assert client.attach(batch.id).status.state is State.SUCCEEDED
+    assert azure.cloud_state.blobs["data/lines/out.jsonl"] == b"moved on"
+    azure.cloud_state.blobs["data/lines/in.csv"] = b"n\n1\n"
+    with pytest.raises(cloudai.Conflict, match="exists"):
+        client.batch.submit(spec)
+    # A local output of a remote input.
+    here = cloudai.BatchTransform(
+        model=spec.model, input=f"{base}/in.csv", output=str(tmp_path / "out.jsonl")
+    )
+    other = client.batch.submit(here)
+    other.wait(60)
+    assert (tmp_path / "out.jsonl").read_text() == '"11"\n'
+    for one in (batch, other):
+        one.delete()
+    assert not [name for name in azure.cloud_state.blobs if name.startswith("data/cloudai/")]
+
+
+def test_z13_where_a_blob_lies() -> None:
+    """By the forms that Azure Storage's own documents give ("The Azure Blob Filesystem driver")."""
+    address = _workspace.address
+    blob = ("https://acme.blob.core.windows.net/lake", "a b/c.jsonl")
+    for uri in (
+        "abfss://lake@acme.dfs.core.windows.net/a%20b/c.jsonl",
+        "wasbs://lake@acme.blob.core.windows.net/a b/c.jsonl",
+        "https://acme.blob.core.windows.net/lake/a%20b/c.jsonl",
+        "https://acme.dfs.core.windows.net/lake/a%20b/c.jsonl",
+    ):
+        assert address(uri) == blob
+    from azure.storage.blob import BlobClient
+
+    made = BlobClient(*blob[0].rsplit("/", 1), blob[1])
+    assert BlobClient.from_blob_url(made.url).blob_name == blob[1]
+    for uri, told in (
+        ("https://evil.example/lake/c.jsonl", "no blob of Azure Storage"),
+        ("https://acme.blob.core.windows.net.evil.example/lake/c", "no blob of Azure Storage"),
+        ("https://acme.blob.core.windows.net/lake", "no blob of Azure Storage"),
+        ("https://acme.blob.core.windows.net/lake/c?sig=x", "signed address"),
+    ):
+        with pytest.raises(InvalidRequest, match=told) as caught:
+            address(uri)
+        assert "sig=x" not in str(caught.value)
+
+
+def test_k19_what_azure_ml_installs_and_runs_in_has_a_version() -> None:
+    from cloudai.providers.azure.ml import images, model_assets
+
+    for name in (*model_assets.ONLINE, *model_assets.BATCH, *images.packages("pytorch", [])):
         assert re.search(r"==\d", name)
-    for image in (job_wire.CPU_IMAGE, job_wire.GPU_IMAGE):
-        assert re.search(r":\d", image)
+    for row in images.table().images:
+        assert re.search(r":\d", row.name)
 
 
 def test_z3_an_update_keeps_the_traffic(

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from cloudai._core.batches.client_side import ClientBatches
+from cloudai._core.batches.cost import HALF, estimate
 from cloudai._core.calls import wait
 from cloudai._core.calls.call import multi_step_create
 from cloudai._core.calls.paging import paged
@@ -24,12 +25,13 @@ from cloudai.errors import (
     NotFound,
 )
 from cloudai.protocols import Call, Place
-from cloudai.providers.aws import common, s3, tags
+from cloudai.providers.aws import catalog, common, s3, tags
 from cloudai.providers.aws import logs as _logs
 from cloudai.providers.aws.batch import staging, wire
 from cloudai.providers.aws.batch.plan import Drafted, Planner, Service, records
 from cloudai.providers.aws.batch.status import GROUP, Snapshots
 from cloudai.providers.aws.endpoints import model_upload
+from cloudai.providers.aws.models import TABLE
 from cloudai.providers.aws.session import session
 from cloudai.types import (
     BatchTransform,
@@ -75,9 +77,20 @@ class AwsBatch:
                 else "bedrock:CreateModelInvocationJob"
             )
             requests.append(NativeRequest(operation=operation, body=made.job))
+        cost = None
+        if made is not None and made.service == "transform":
+            machine, count = wire.machines(made.job)
+            most = spec.timeout or 3600.0
+            what = f"for a minute up to {'the timeout' if spec.timeout else 'an hour'}"
+            cost = common.cost(machine, count, 60, most, what)
+        elif made is not None:
+            share = HALF if made.service == "invocation" else 1.0
+            price = self._session.profile.prices.get(spec.chat or spec.embeddings or "")
+            cost = estimate(spec, TABLE, share, price=price)
         return Plan(
             provider="aws",
             capability="batch",
+            cost=cost,
             requests=tuple(requests),
             violations=draft.violations,
             dropped=tuple(draft.dropped),
@@ -203,6 +216,16 @@ class AwsBatch:
             told = self._session.call("bedrock", "list_tags_for_resource", call, resourceARN=id)
             return {tag["key"]: tag["value"] for tag in told["tags"]}.get(common.KEY_TAG)
         return self._keys.owner(id, call)
+
+    def hourly(self, id: str, call: Call) -> float | None:
+        """US dollars an hour of a transform job's machines, on demand; 0.0 where none runs, None
+        for what is billed by the token."""
+        if self._client.owns(id) or id.startswith("arn:"):
+            return None
+        job = self._session.call("sagemaker", "describe_transform_job", call, TransformJobName=id)
+        if job["TransformJobStatus"] not in {"InProgress", "Stopping"}:
+            return 0.0
+        return catalog.hourly([wire.machines(job)])
 
     def resume(self, id: str | None, spec: BatchTransform, call: Call) -> None:
         """Goes on with a batch on the client's side whose worker was lost."""

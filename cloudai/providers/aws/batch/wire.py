@@ -112,6 +112,12 @@ def transform(
     return merge(body, spec.native.get("aws", {}).get("CreateTransformJob", {}))
 
 
+def machines(job: Mapping[str, Any]) -> tuple[str, int]:
+    """The machines of a transform job, in its request and in its description."""
+    told = job["TransformResources"]
+    return str(told["InstanceType"]), int(told["InstanceCount"])
+
+
 def lines_of(spec: BatchTransform) -> int:
     """The lines of one request. SageMaker packs requests by bytes alone, which a slow model cannot
     answer in time; so each request is a file of so many lines."""

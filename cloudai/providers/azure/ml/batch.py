@@ -5,6 +5,9 @@ each part's outputs under its name. So the output is put together in the input's
 keys and joins, by whoever sees the end first. All that is needed for it is kept at the
 endpoint. Batch deployments run on a cluster: ``native={"azure": {"compute": NAME}}``.
 
+Input and output may lie in storage: then the input is kept beside the parts, in the workspace's
+datastore, as it was when the batch was submitted.
+
 Longer than other modules: the adapter's methods are one Protocol's, over one workspace.
 """
 
@@ -21,7 +24,8 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from cloudai._core.batches.runner import check_paths
+from cloudai._core.batches.formats import format_of
+from cloudai._core.batches.runner import BatchResult, check_paths
 from cloudai._core.files.tree import planned
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
@@ -37,7 +41,7 @@ from cloudai.protocols import Call, Place
 from cloudai.providers.azure import arm
 from cloudai.providers.azure.assemble import Lookup, absolute, mark, publish, records
 from cloudai.providers.azure.errors import refuse
-from cloudai.providers.azure.ml import model_assets
+from cloudai.providers.azure.ml import machines, model_assets
 from cloudai.providers.azure.ml.job_wire import KEY, LOGS, NAME, STATES
 from cloudai.providers.azure.ml.workspace import (
     API_VERSION,
@@ -45,7 +49,9 @@ from cloudai.providers.azure.ml.workspace import (
     DATA,
     Files,
     Workspace,
+    address,
     datastore_uri,
+    remote,
 )
 from cloudai.types import (
     BatchTransform,
@@ -57,7 +63,7 @@ from cloudai.types import (
     State,
     Violation,
 )
-from cloudai.types._base import met
+from cloudai.types._base import invalid, met
 
 _SPEC: Final = "cloudai.spec"
 _LINES: Final = "cloudai.lines"
@@ -78,13 +84,18 @@ class AzureMLBatch:
 
     def _check(self, spec: BatchTransform) -> None:
         model_assets.check(str(spec.model_uri), spec.handler, "model")
-        _, output = check_paths(spec)
+        for field in ("input", "output"):
+            uri = str(getattr(spec, field))
+            if remote(uri) and not uri.startswith("azureml://"):
+                address(uri, field)
+        format_of(Path(spec.input), spec.format)
+        if remote(spec.output):
+            return
+        output = Path(spec.output.removeprefix("file://")).expanduser().absolute()
+        if not remote(spec.input):
+            check_paths(spec)
         if output.exists() and not spec.overwrite:
-            raise Conflict(
-                f"the output {output} exists",
-                provider="azure",
-                hint="Use overwrite=True to replace it, or name another output.",
-            )
+            raise _taken(output)
 
     def _compute(self, spec: BatchTransform) -> str | None:
         native = spec.native.get("azure", {})
@@ -92,7 +103,7 @@ class AzureMLBatch:
 
     def _violations(self, spec: BatchTransform) -> list[Violation]:
         native = spec.native.get("azure", {})
-        found = model_assets.image_violations(spec.image)
+        found = model_assets.image_violations(spec.image) + model_assets.violations(spec)
         if self._compute(spec) is None:
             mend = "Name a cluster: compute in the profile, or native.azure.compute."
             found.append(Violation("compute", "is needed by batch endpoints.", mend))
@@ -180,21 +191,39 @@ class AzureMLBatch:
         refuse(self._violations(spec))
         spec = absolute(spec)
         workspace = self._workspace
+        there = not spec.overwrite and remote(spec.output)
+        if there and workspace.exists(spec.output, call, "output"):
+            raise _taken(spec.output)
+        id = _id(spec.idempotency_key or "")
         with model_assets.scratch() as folder:
-            files, lines = _parts(spec, Path(folder))
+            near = self._near(spec, spec.input, Path(folder), call)
+            if near is not spec:
+                # The records once more, as they are now, for whoever puts the output together.
+                workspace.put(_kept_input(id, spec), Path(near.input), call)
+            files, lines = _parts(near, Path(folder))
             uri = workspace.upload("codes", files, call)[1]
         model = model_assets.model(workspace, str(spec.model_uri), call)
         code = model_assets.code(workspace, spec.handler, call)
         environment = model_assets.environment(
-            workspace, spec.image, spec.requirements, spec.resources, call, model_assets.BATCH
+            workspace, spec, spec.resources, call, model_assets.BATCH
         )
         location = str(workspace.send("GET", "", call)["location"])
-        id = _id(spec.idempotency_key or "")
         path = f"batchEndpoints/{id}"
         workspace.send("PUT", path, call, self._endpoint(spec, uri, lines, location))
         body = self._deployment(spec, model, code, environment, location)
         workspace.send("PUT", f"{path}/deployments/{_DEPLOYMENT}", call, body)
         return id
+
+    def _near(self, spec: BatchTransform, uri: str, folder: Path, call: Call) -> BatchTransform:
+        """The spec with its input on this machine, which is copied from ``uri`` where it is not."""
+        if not remote(spec.input):
+            return spec
+        path = folder / "input" / spec.input.rpartition("/")[2]
+        try:
+            self._workspace.fetch(uri, path, call, "input")
+        except NotFound:
+            raise invalid("input", spec.input, "does not exist") from None
+        return replace(spec, input=str(path), format=format_of(path, spec.format))
 
     def where(self, call: Call) -> Place:
         return self._workspace.place()
@@ -202,6 +231,18 @@ class AzureMLBatch:
     def owner(self, id: str, call: Call) -> str | None:
         """The idempotency key in its tag. Raises NotFound."""
         return (self._get(id, call).get("tags") or {}).get(KEY) or None
+
+    def hourly(self, id: str, call: Call) -> float | None:
+        """US dollars an hour of its machines of the cluster, on demand in East US; 0.0 where none
+        runs."""
+        kept = self._kept(id, call)
+        spec = msgspec.json.decode(kept[_SPEC], type=met(BatchTransform))
+        job = self._job(id, kept, call)
+        native = str(job["properties"].get("status")) if job is not None else ""
+        if job is None or STATES.get(native.lower(), State.UNKNOWN).done:
+            return 0.0
+        size = self._workspace.size_of(self._compute(spec) or "", call)
+        return machines.hourly([(str(size), spec.shards)])
 
     def find(self, key: str, call: Call) -> str | None:
         id = _id(key)
@@ -253,16 +294,16 @@ class AzureMLBatch:
             reason = self._why(id, kept, call) if state is State.FAILED else None
             return self._snapshot(id, spec, kept, state, native, reason=reason)
         try:
-            result = publish(spec, id, lambda folder: self._answers(id, spec, folder, call))
+            result = self._published(id, spec, call)
         except Conflict:
             reason = "another process is putting the output together"
             return self._snapshot(id, spec, kept, State.RUNNING, native, reason=reason)
         if isinstance(result, CloudAIError):
             reason = f"{type(result).__name__}: {result.message}"
             return self._snapshot(id, spec, kept, State.FAILED, native, reason=reason)
-        outputs = {"output": str(result.output)}
+        outputs = {"output": spec.output}
         if result.errors_file is not None:
-            outputs["errors"] = str(result.errors_file)
+            outputs["errors"] = spec.errors_uri
         reason = f"{result.errors} of {result.lines} lines failed" if result.errors else None
         return replace(
             self._snapshot(id, spec, kept, result.state, native, reason=reason),
@@ -325,6 +366,34 @@ class AzureMLBatch:
         lines = self._log(id, kept, call).decode("utf-8", "replace").splitlines()
         return lines[-1] if lines else "the service gave no reason"
 
+    def _published(self, id: str, spec: BatchTransform, call: Call) -> BatchResult | CloudAIError:
+        """Puts the output together, once; in storage, a mark beside the kept input tells."""
+        if not remote(spec.input) and not remote(spec.output):
+            return publish(spec, id, lambda folder: self._answers(id, spec, folder, call))
+        workspace, done = self._workspace, datastore_uri(f"{_kept_path(id)}/result.json")
+        told = workspace.read(DATA, f"{_kept_path(id)}/result.json", call)
+        if told:
+            return msgspec.json.decode(
+                told, type=met(BatchResult), dec_hook=lambda kind, x: kind(x)
+            )
+        with model_assets.scratch() as scratch:
+            near = self._near(spec, _kept_input(id, spec), Path(scratch), call)
+            if remote(spec.output):
+                output = Path(scratch) / "output" / spec.output.rpartition("/")[2]
+                output.parent.mkdir()
+                near = replace(near, output=str(output))
+            result = publish(near, id, lambda folder: self._answers(id, near, folder, call))
+            if isinstance(result, CloudAIError):
+                return result
+            if remote(spec.output):
+                workspace.put(spec.output, Path(result.output), call, "output")
+                if result.errors_file is not None:
+                    workspace.put(spec.errors_uri, Path(result.errors_file), call, "output")
+            mark = Path(scratch) / "result.json"
+            mark.write_bytes(msgspec.json.encode(result, enc_hook=str))
+            workspace.put(done, mark, call)
+        return result
+
     def _answers(self, id: str, spec: BatchTransform, folder: Path, call: Call) -> _Answers:
         self._workspace.download(DATA, f"cloudai/{id}", folder, call)
         return _Answers(spec, folder)
@@ -368,11 +437,14 @@ class AzureMLBatch:
             self._workspace.remove(DATA, f"cloudai/{id}", call)
             with suppress(NotFound):
                 self._workspace.send("DELETE", f"jobs/{job['name']}", call)
-        self._workspace.send("DELETE", f"batchEndpoints/{id}", call)
         spec = msgspec.json.decode(
             item["properties"]["properties"][_SPEC], type=met(BatchTransform)
         )
-        mark(spec, id).unlink(missing_ok=True)
+        if remote(spec.input) or remote(spec.output):
+            self._workspace.remove(DATA, _kept_path(id), call)
+        self._workspace.send("DELETE", f"batchEndpoints/{id}", call)
+        if not remote(spec.output):
+            mark(spec, id).unlink(missing_ok=True)
 
     def list(self, call: Call) -> Sequence[JobStatus]:
         """The batches that were made through cloudai; none of them is gone on with."""
@@ -428,6 +500,20 @@ def _parts(spec: BatchTransform, folder: Path) -> tuple[Files, int]:
         files[name] = folder / name
         files[name].write_bytes(b"".join(rows[at : at + each]))
     return files, index + 1
+
+
+def _taken(output: Path | str) -> Conflict:
+    hint = "Use overwrite=True to replace it, or name another output."
+    return Conflict(f"the output {output} exists", provider="azure", hint=hint)
+
+
+def _kept_path(id: str) -> str:
+    """Where a batch whose files lie in storage keeps its input, in the workspace's datastore."""
+    return f"cloudai/{id}-kept"
+
+
+def _kept_input(id: str, spec: BatchTransform) -> str:
+    return datastore_uri(f"{_kept_path(id)}/{spec.input.rpartition('/')[2]}")
 
 
 def _run(id: str, kept: dict[str, str]) -> str:

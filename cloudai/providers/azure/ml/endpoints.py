@@ -29,11 +29,11 @@ from cloudai.formats.native import unread
 from cloudai.protocols import Call, Place
 from cloudai.providers.azure.errors import error_of, refuse, request_id, told
 from cloudai.providers.azure.ml import endpoint_wire as wire
-from cloudai.providers.azure.ml import model_assets
+from cloudai.providers.azure.ml import machines, model_assets
 from cloudai.providers.azure.ml.job_wire import KEY
-from cloudai.providers.azure.ml.machines import machine
 from cloudai.providers.azure.ml.workspace import API_VERSION, Workspace
 from cloudai.types import (
+    CostRange,
     Deployment,
     EndpointStatus,
     LogLine,
@@ -69,7 +69,7 @@ class AzureMLEndpoints:
                 handler = variant.handler or spec.handler
                 own = spec.image is not None
                 model_assets.check(variant.uri, handler, "variants.model", image=own)
-                machine(variant.resources)
+                machines.machine(variant.resources)
             except InvalidRequest as error:
                 found.append(Violation(error.field or "variants", str(error)))
             if not 3 <= len(wire.named(variant)) <= 32:
@@ -81,6 +81,8 @@ class AzureMLEndpoints:
             found.append(Violation("secrets", "cannot be handed over by the service.", mend))
         if spec.image is not None:
             found += self._image_violations(spec)
+        elif "environment" not in spec.native.get("azure", {}):
+            found += model_assets.violations(spec)
         known: dict[str, tuple[str, ...]] = {"environment": (), "location": (), "mirror": ()}
         found += unread("azure", spec.native.get("azure", {}), known)
         return found
@@ -128,7 +130,16 @@ class AzureMLEndpoints:
             violations=tuple(violations),
             dropped=tuple(wire.dropped(spec)),
             uploads=() if violations else planned(spec)[0],
+            cost=None if violations else self._cost(spec),
         )
+
+    @staticmethod
+    def _cost(spec: Deployment) -> CostRange | None:
+        (first, *more) = spec.variants
+        if more:
+            return None
+        what = "for an hour up to a day; it is billed until it is deleted"
+        return machines.cost(machines.machine(first.resources), first.min or 1, 1, 24, what)
 
     def deploy(self, spec: Deployment, call: Call) -> str:
         """Uploads the models, makes the endpoint and its deployments. Raises what ``plan``
@@ -176,7 +187,7 @@ class AzureMLEndpoints:
         named = spec.native.get("azure", {}).get("environment")
         if named is not None:
             return workspace.named("environments", str(named))
-        return model_assets.environment(workspace, None, spec.requirements, variant.resources, call)
+        return model_assets.environment(workspace, spec, variant.resources, call)
 
     def where(self, call: Call) -> Place:
         return self._workspace.place()
@@ -184,6 +195,19 @@ class AzureMLEndpoints:
     def owner(self, id: str, call: Call) -> str | None:
         """The idempotency key in its tag. Raises NotFound."""
         return (self._get(id, call).get("tags") or {}).get(KEY) or None
+
+    def hourly(self, id: str, call: Call) -> float | None:
+        """US dollars an hour of its deployments' machines, on demand in East US."""
+        rows = self._workspace.listed(f"onlineEndpoints/{id}/deployments", call)
+        return machines.hourly(
+            [
+                (
+                    str(row["properties"].get("instanceType")),
+                    int((row.get("sku") or {}).get("capacity") or 1),
+                )
+                for row in rows
+            ]
+        )
 
     def find(self, key: str, call: Call) -> str | None:
         for item in self._workspace.listed("onlineEndpoints", call):

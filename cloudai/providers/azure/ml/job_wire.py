@@ -9,10 +9,12 @@ import re
 import shlex
 from typing import Any, Final
 
+from cloudai._core import frameworks
 from cloudai._core.metrics import MetricPatterns
 from cloudai._core.numerals import numeral
 from cloudai.bootstrap import arguments, variable
-from cloudai.errors import CloudAIError
+from cloudai.errors import CloudAIError, InvalidRequest
+from cloudai.providers.azure.ml import images
 from cloudai.providers.azure.ml.machines import machine
 from cloudai.providers.azure.ml.workspace import datastore_uri
 from cloudai.types import JobStatus, MetricPoint, State, TrainingJob, Violation
@@ -23,10 +25,6 @@ METRICS: Final = "cloudai.metrics"
 TIMEOUT: Final = "cloudai.timeout"
 BOOTSTRAP: Final = "_cloudai_bootstrap.py"
 SOURCE: Final = "cloudai"
-GPU_IMAGE: Final = "mcr.microsoft.com/azureml/curated/acpt-pytorch-2.2-cuda12.1:40"
-CPU_IMAGE: Final = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:20260715.v1"
-"""Microsoft's own images, by dated tags (seen in public use, read 2026-11): an environment is the
-same whenever it is made."""
 _EXIT: Final = re.compile(r"cloudai: exit code (\d+) after (\d+) s")
 _LOG: Final = "ExperimentRun/dcid.{}/user_logs/"
 LOGS: Final = (f"{_LOG}std_log.txt", f"{_LOG}std_log_process_{{}}.txt")
@@ -80,6 +78,11 @@ def violations(spec: TrainingJob) -> list[Violation]:
             machine(spec.resources)
         except CloudAIError as error:
             found.append(Violation("resources.accelerator", str(error)))
+    found += frameworks.check(spec)
+    try:
+        environment(spec)
+    except InvalidRequest as error:
+        found.append(Violation("framework", error.message, error.hint or ""))
     if spec.secrets:
         found.append(
             Violation(
@@ -115,23 +118,14 @@ def dropped(spec: TrainingJob) -> list[str]:
     return found
 
 
-def environment(spec: TrainingJob, requirements: str | None) -> dict[str, Any] | None:
-    """The body of the environment to be made; None where one is named."""
-    if "environment" in spec.native.get("azure", {}):
+def environment(spec: TrainingJob) -> dict[str, Any] | None:
+    """The body of the environment to be made; None where one is named. Raises InvalidRequest for a
+    framework without an image."""
+    if "environment" in spec.native.get("azure", {}) or spec.kind == "finetune":
         return None
-    image = spec.image or (GPU_IMAGE if spec.resources.accelerator else CPU_IMAGE)
-    properties: dict[str, Any] = {"image": image, "osType": "Linux"}
-    if requirements is not None:
-        pip = "".join(
-            f"      - {json.dumps(line)}\n"
-            for line in map(str.strip, requirements.splitlines())
-            if line and not line.startswith("#")
-        )
-        properties["condaFile"] = (
-            "name: cloudai\nchannels:\n  - conda-forge\ndependencies:\n  - python=3.11\n  - pip\n"
-            f"  - pip:\n{pip}"
-        )
-    return {"properties": properties}
+    gpu = spec.resources.accelerator is not None
+    image = spec.image or images.job(spec.framework, gpu=gpu)
+    return {"properties": {"image": image, "osType": "Linux"}}
 
 
 def environment_name(body: dict[str, Any]) -> str:
@@ -194,7 +188,16 @@ def encode(
         properties["codeId"] = code
     if compute is not None:
         properties["computeId"] = compute
-    if spec.resources.nodes > 1:
+    tensorflow = spec.kind == "script" and spec.framework.startswith("tensorflow")
+    if tensorflow:
+        variables["CLOUDAI_FRAMEWORK"] = "tensorflow"
+    if spec.resources.nodes > 1 and tensorflow:
+        # The service tells each machine by TF_CONFIG.
+        properties["distribution"] = {
+            "distributionType": "TensorFlow",
+            "workerCount": spec.resources.nodes,
+        }
+    elif spec.resources.nodes > 1:
         # One process a machine: the bootstrap starts torchrun there.
         properties["distribution"] = {
             "distributionType": "PyTorch",
@@ -235,8 +238,13 @@ def command(spec: TrainingJob, inputs: dict[str, str]) -> str:
             given += arguments(spec.hyperparameters)
         script = f"python {BOOTSTRAP} {shlex.join(given)}"
     limit = f"timeout -k 30 {numeral(spec.timeout)} " if spec.timeout is not None else ""
+    install = ""
+    if spec.kind == "script" and spec.requirements is not None:
+        # Beside what the image has, as pip reads the file in the source.
+        pip = "python -m pip install --no-input --disable-pip-version-check -r"
+        install = f"{pip} {shlex.quote(spec.requirements)} && "
     return (
-        f"begun=$(date +%s); {limit}env {' '.join(places)} {script}; code=$?; "
+        f"begun=$(date +%s); {install}{limit}env {' '.join(places)} {script}; code=$?; "
         'echo "cloudai: exit code $code after $(( $(date +%s) - begun )) s"; exit $code'
     )
 

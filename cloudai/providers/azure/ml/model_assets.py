@@ -7,13 +7,16 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+from cloudai._core.files import requirements as required
 from cloudai._core.files.tree import tree
 from cloudai._core.handlers import container, portable
 from cloudai._core.handlers.handler import find_handler, siblings, travelling
+from cloudai.errors import InvalidRequest
 from cloudai.protocols import Call
-from cloudai.providers.azure.ml.job_wire import CPU_IMAGE, GPU_IMAGE, environment_name
+from cloudai.providers.azure.ml import images
+from cloudai.providers.azure.ml.job_wire import environment_name
 from cloudai.providers.azure.ml.workspace import Files, Workspace
-from cloudai.types import Resources, Violation
+from cloudai.types import BatchTransform, Deployment, Resources, Violation
 from cloudai.types._base import invalid
 
 SCRIPT: Final = "_cloudai_score.py"
@@ -87,29 +90,36 @@ def code(workspace: Workspace, handler: str | None, call: Call) -> str:
 
 def environment(
     workspace: Workspace,
-    image: str | None,
-    requirements: str | None,
+    spec: BatchTransform | Deployment,
     resources: Resources,
     call: Call,
     needed: tuple[str, ...] = ONLINE,
 ) -> str:
-    """The id of the environment that serves: the image with what Azure ML itself needs in it."""
-    lines = [*needed]
-    if requirements is not None:
-        path = Path(requirements).expanduser()
-        if not path.is_file():
-            raise invalid("requirements", requirements, "is not a file", f"Looked at {path}.")
-        lines += [line.strip() for line in path.read_text("utf-8").splitlines()]
-    pip = "".join(f"      - {json.dumps(x)}\n" for x in lines if x and not x.startswith("#"))
+    """The id of the environment that serves: an image with what Azure ML itself needs in it, the
+    framework, and the handler's requirements."""
+    own = [] if spec.requirements is None else required.lines(spec.requirements)
+    framework = [] if spec.image is not None else images.packages(spec.framework, own)
+    pip = "".join(f"      - {json.dumps(line)}\n" for line in (*needed, *framework, *own))
     body: dict[str, Any] = {
         "properties": {
-            "image": image or (GPU_IMAGE if resources.accelerator else CPU_IMAGE),
+            "image": spec.image or images.base(gpu=resources.accelerator is not None),
             "osType": "Linux",
             "condaFile": "name: cloudai\nchannels:\n  - conda-forge\ndependencies:\n"
             f"  - python=3.11\n  - pip\n  - pip:\n{pip}",
         }
     }
     return registered(workspace, body, call)
+
+
+def violations(spec: BatchTransform | Deployment) -> list[Violation]:
+    """What is wrong with the framework and the requirements of an environment that we make."""
+    found = [] if spec.image is not None else images.violations(spec.framework)
+    if spec.requirements is not None:
+        try:
+            required.lines(spec.requirements)
+        except InvalidRequest as error:
+            found.append(Violation("requirements", error.message, error.hint or ""))
+    return found
 
 
 def registered(workspace: Workspace, body: dict[str, Any], call: Call) -> str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from cloudai import bootstrap
 from cloudai._core.files.tree import planned, source, tree
@@ -26,6 +26,7 @@ from cloudai.errors import (
 from cloudai.protocols import Call, Place
 from cloudai.providers.azure.errors import refuse
 from cloudai.providers.azure.ml import job_wire as wire
+from cloudai.providers.azure.ml import machines
 from cloudai.providers.azure.ml.workspace import (
     API_VERSION,
     ARTIFACTS,
@@ -33,8 +34,10 @@ from cloudai.providers.azure.ml.workspace import (
     Files,
     Workspace,
     asset_name,
+    remote,
 )
 from cloudai.types import (
+    CostRange,
     JobStatus,
     LogLine,
     LogPage,
@@ -44,8 +47,6 @@ from cloudai.types import (
     Violation,
 )
 from cloudai.types._base import invalid
-
-_REMOTE: Final = ("azureml://", "https://", "abfss://", "wasbs://")
 
 
 class AzureMLTraining:
@@ -72,7 +73,18 @@ class AzureMLTraining:
             violations=tuple(violations),
             dropped=tuple(wire.dropped(spec)),
             uploads=travels,
+            cost=None if violations else self._cost(spec),
         )
+
+    @staticmethod
+    def _cost(spec: TrainingJob) -> CostRange | None:
+        """Of serverless machines; a cluster's are the workspace's."""
+        if "compute" in spec.native.get("azure", {}) or spec.spot is not None:
+            return None
+        most = (spec.timeout or 3600.0) / 3600
+        what = f"from one minute to {'the timeout' if spec.timeout else 'one hour'}"
+        name = machines.machine(spec.resources)
+        return machines.cost(name, spec.resources.nodes, min(most, 1 / 60), most, what)
 
     def _requests(self, spec: TrainingJob) -> tuple[NativeRequest, ...]:
         workspace = self._workspace
@@ -95,7 +107,7 @@ class AzureMLTraining:
             name: upload(files)[1] + tail if files else uri
             for name, (files, uri, tail) in self._inputs(spec).items()
         }
-        body = wire.environment(spec, self._requirements(spec))
+        body = wire.environment(spec)
         named = self._named_environment(spec)
         if body is not None:
             named = put(f"environments/{wire.environment_name(body)}/versions/1", body)
@@ -118,14 +130,6 @@ class AzureMLTraining:
         given = str(spec.native.get("azure", {}).get("environment", ""))
         return self._workspace.named("environments", given) if given else ""
 
-    def _requirements(self, spec: TrainingJob) -> str | None:
-        if spec.requirements is None:
-            return None
-        path = Path(spec.source or ".", spec.requirements)
-        if not path.is_file():
-            raise invalid("requirements", spec.requirements, "is not a file", f"Looked at {path}.")
-        return path.read_text("utf-8")
-
     def _code(self, spec: TrainingJob) -> Files:
         files = source(spec, self._workspace.session.profile.home).files
         files[wire.BOOTSTRAP] = Path(str(bootstrap.__file__))
@@ -136,7 +140,7 @@ class AzureMLTraining:
         found: dict[str, tuple[Files, str, str]] = {}
         for name in spec.inputs:
             uri = spec.input(name).uri
-            if uri.startswith(_REMOTE):
+            if remote(uri):
                 found[name] = ({}, uri, "")
                 continue
             path = Path(uri.removeprefix("file://")).expanduser()
@@ -163,7 +167,7 @@ class AzureMLTraining:
         workspace = self._workspace
         given = self._inputs(spec)
         files = self._code(spec) if spec.source is not None else None
-        environment = wire.environment(spec, self._requirements(spec))
+        environment = wire.environment(spec)
         known = workspace.found(f"jobs/{wire.job_id(spec)}", call)
         if known is not None:
             tag = (known["properties"].get("tags") or {}).get(wire.KEY)
@@ -200,6 +204,17 @@ class AzureMLTraining:
     def owner(self, id: str, call: Call) -> str | None:
         """The idempotency key in its tag. Raises NotFound."""
         return (self._get(id, call)["properties"].get("tags") or {}).get(wire.KEY) or None
+
+    def hourly(self, id: str, call: Call) -> float | None:
+        """US dollars an hour of its machines, on demand in East US; 0.0 where none runs."""
+        job = self._get(id, call)
+        if wire.status(job, None).state.done:
+            return 0.0
+        told = job["properties"].get("resources") or {}
+        name = told.get("instanceType") or self._workspace.size_of(
+            str(job["properties"].get("computeId") or ""), call
+        )
+        return machines.hourly([(str(name), int(told.get("instanceCount") or 1))])
 
     def find(self, key: str, call: Call) -> str | None:
         for job in self._workspace.listed("jobs", call):

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from cloudai._core.batches.client_side import ClientBatches
+from cloudai._core.batches.cost import HALF, estimate
 from cloudai._core.batches.runner import check_paths
 from cloudai._core.batches.transforms import chat_request, embedding_request
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import CloudAIError, Conflict, UnsupportedByProvider
 from cloudai.protocols import Call, Place
 from cloudai.providers.azure.assemble import absolute
+from cloudai.providers.azure.models import TABLE
 from cloudai.providers.azure.openai.service_batch import ServiceBatches
 from cloudai.providers.azure.openai.wire.endpoints import fine_tuned
 from cloudai.providers.azure.session import session
@@ -113,12 +115,14 @@ class AzureBatch:
             dropped.append("timeout: the service's window is 24 h; cancel it yourself")
         if why is None and (spec.concurrency, spec.batch_size) != (8, 64):
             dropped.append("concurrency, batch_size: the service chooses them")
+        price = self._session.profile.prices.get(spec.chat or spec.embeddings or "")
         return Plan(
             provider="azure",
             capability="batch",
             requests=requests,
             violations=violations,
             dropped=tuple(dropped),
+            cost=estimate(spec, TABLE, HALF if why is None else 1.0, price=price),
         )
 
     def submit(self, spec: BatchTransform, call: Call) -> str:
@@ -142,6 +146,10 @@ class AzureBatch:
     def owner(self, id: str, call: Call) -> str | None:
         """The idempotency key that it carries. Raises NotFound."""
         return self._owner(id).owner(id, call)
+
+    def hourly(self, id: str, call: Call) -> float | None:
+        """US dollars an hour of Azure ML's machines; None for what is billed by the token."""
+        return self.ml.hourly(id, call) if self._owner(id) is self.ml is not None else None
 
     def resume(self, id: str | None, spec: BatchTransform, call: Call) -> None:
         """Goes on with a batch on the client's side whose worker was lost."""

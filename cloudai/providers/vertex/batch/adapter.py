@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.batches.cost import HALF, estimate
 from cloudai._core.batches.formats import Source, format_of
 from cloudai._core.batches.runner import PER_RECORD, run_batch
 from cloudai._core.calls.call import multi_step_create
@@ -24,7 +25,7 @@ from cloudai._core.files.tree import planned
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import CloudAIError, Conflict, InvalidRequest, NotFound
 from cloudai.protocols import Call, Place
-from cloudai.providers.vertex import common, once
+from cloudai.providers.vertex import catalog, common, once
 from cloudai.providers.vertex import logs as _logs
 from cloudai.providers.vertex.batch import wire
 from cloudai.providers.vertex.chat import wire as chat_wire
@@ -32,10 +33,12 @@ from cloudai.providers.vertex.endpoints import wire as endpoints_wire
 from cloudai.providers.vertex.endpoints.models import Models
 from cloudai.providers.vertex.errors import PROVIDER
 from cloudai.providers.vertex.gcs import Files
+from cloudai.providers.vertex.models import TABLE
 from cloudai.providers.vertex.resources import Resources
 from cloudai.providers.vertex.session import API, VertexSession
 from cloudai.types import (
     BatchTransform,
+    CostRange,
     Deployment,
     JobStatus,
     LogPage,
@@ -83,7 +86,15 @@ class VertexBatch:
             violations=tuple(found),
             dropped=tuple(wire.dropped(spec)),
             uploads=() if found else planned(spec)[0],
+            cost=None if found else self._cost(spec),
         )
+
+    def _cost(self, spec: BatchTransform) -> CostRange | None:
+        if spec.model is not None:
+            machine = catalog.machine(spec.resources, self._session.location)
+            return catalog.cost(machine, spec.shards, spec.timeout)
+        price = self._session.profile.prices.get(spec.chat or spec.embeddings or "")
+        return estimate(spec, TABLE, HALF, price=price)
 
     def _violations(self, spec: BatchTransform) -> list[Violation]:
         found = wire.violations(spec)
@@ -263,6 +274,17 @@ class VertexBatch:
         return self._jobs.get(id, call).get("labels", {}).get(common.KEY_LABEL)
 
     tag_of = staticmethod(common.key_label)
+
+    def hourly(self, id: str, call: Call) -> float | None:
+        """US dollars an hour of its machines at the least, on demand in us-central1; 0.0 where none
+        runs, None for what is billed by the token."""
+        job = self._jobs.get(id, call)
+        if common.state(job.get("state")).done:
+            return 0.0
+        told = job.get("dedicatedResources")
+        if told is None:
+            return None
+        return catalog.hourly([(told.get("machineSpec", {}), int(told["startingReplicaCount"]))])
 
     def find(self, key: str, call: Call) -> str | None:
         found = self._jobs.find(key, call)

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cloudai._core.files import requirements
 from cloudai._core.files.tree import tree
 from cloudai._core.handlers import container, travel
 from cloudai._core.handlers.handler import find_handler, siblings
@@ -49,8 +50,11 @@ class Models:
                 container.settings(spec.image)
             except InvalidRequest as error:
                 found.append(Violation("image", error.message, error.hint or ""))
-        if spec.requirements is not None and not Path(spec.requirements).is_file():
-            found.append(Violation("requirements", f"there is no {spec.requirements!r}."))
+        if spec.requirements is not None and spec.image is None:
+            try:
+                requirements.lines(spec.requirements)
+            except InvalidRequest as error:
+                found.append(Violation("requirements", error.message, error.hint or ""))
         for variant in spec.variants:
             if variant.uri.startswith("projects/"):
                 problem = f"{variant.uri!r} is at Vertex AI already, not a directory."
@@ -131,7 +135,8 @@ class Models:
             for name, file in {**siblings(own), "handler.py": own}.items():
                 self._files.put_file(f"{artifact}/{name}", file, call)
         if spec.image is None:
-            for name, data in travel.files(wire.packages(spec.requirements)).items():
+            own = [] if spec.requirements is None else requirements.lines(spec.requirements)
+            for name, data in travel.files(own).items():
                 self._files.put(f"{artifact}/{travel.FOLDER}/{name}", data, call)
 
     def remove_all(self, name: str, call: Call, only: str | None = None) -> None:

@@ -212,7 +212,7 @@ def model(spec: Deployment, variant: Variant, artifact: str, location: str) -> d
     machine = catalog.machine(variant.resources, location)
     if spec.image is None:
         own = images.choose(spec.framework, "serving", gpu=bool(machine.vendor))
-        told = container.platforms(own.uri(location)).vertex
+        told = container.platforms(images.uri(own, location)).vertex
         env = spec.env
     else:
         told = container.settings(spec.image).vertex
@@ -322,15 +322,6 @@ def split(shares: dict[str, float]) -> dict[str, int]:
     for id in sorted(exact, key=lambda id: (found[id] - exact[id], id))[:rest]:
         found[id] += 1
     return found
-
-
-def packages(path: str | None) -> list[str]:
-    """The packages that a requirements file names."""
-    if path is None:
-        return []
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    cut = [line.partition(" #")[0].strip() for line in lines]
-    return [line for line in cut if line and not line.startswith("#")]
 
 
 def cost(spec: Deployment, location: str) -> CostRange | None:

@@ -11,7 +11,6 @@ import msgspec
 from cloudai._core.calls.call import multi_step_create
 from cloudai._core.files.tree import planned
 from cloudai._core.metrics import MetricPatterns
-from cloudai._core.numerals import numeral
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import InvalidRequest, NotFound, UnsupportedByProvider
 from cloudai.protocols import Call, Place
@@ -67,7 +66,9 @@ class VertexTraining:
                 requests.append(
                     NativeRequest(operation=self._operation, body=wire.encode(spec, place))
                 )
-                cost = _cost(spec, place.location)
+                machine = catalog.machine(spec.resources, place.location)
+                share = catalog.SPOT_SHARE if spec.spot else 1.0
+                cost = catalog.cost(machine, spec.resources.nodes, spec.timeout, share)
             except InvalidRequest as error:
                 found.append(Violation(error.field or "spec", error.message, error.hint or ""))
         return Plan(
@@ -297,20 +298,3 @@ def _missing(spec: TrainingJob) -> list[Violation]:
         if path is not None and "://" not in path and not Path(path).expanduser().exists():
             found.append(Violation(f"inputs.{name}", f"there is no {path!r}.", "Mend the path."))
     return found
-
-
-def _cost(spec: TrainingJob, location: str) -> CostRange | None:
-    machine = catalog.machine(spec.resources, location)
-    if machine.hour is None:
-        return None
-    hour = machine.hour * spec.resources.nodes
-    hours = (spec.timeout or 3600.0) / 3600
-    low = hour * min(hours, 1 / 60) * (catalog.SPOT_SHARE if spec.spot else 1.0)
-    what = "the timeout" if spec.timeout else "one hour (no timeout is set)"
-    return CostRange(
-        low=low,
-        high=hour * hours,
-        basis=f"{spec.resources.nodes} × {machine.type} at ${numeral(machine.hour)} an hour "
-        f"(us-central1, on demand): from one minute to {what}",
-        as_of=catalog.AS_OF,
-    )

@@ -265,7 +265,7 @@ def _work(spec: TrainingJob, place: Place, machine: catalog.Machine) -> dict[str
     uri = spec.image
     if uri is None:
         gpu = machine.vendor is not None
-        uri = images.choose(spec.framework, "training", gpu=gpu).uri(place.location)
+        uri = images.uri(images.choose(spec.framework, "training", gpu=gpu), place.location)
     return {
         "containerSpec": {
             "imageUri": uri,

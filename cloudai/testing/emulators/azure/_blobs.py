@@ -9,6 +9,7 @@ from xml.sax.saxutils import escape
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
 from cloudai.testing.emulators.azure._state import AzureState
 
+_AUDIENCE = "https://storage.azure.com"
 STORE = "store"
 """The storage account's name: the first segment of the path, as with Azurite."""
 
@@ -27,8 +28,9 @@ class Blobs:
         table.add("DELETE", f"/{STORE}/(?P<path>.+)", self._delete)
 
     def admit(self, request: Request) -> None:
-        """Raises Refused without a signature."""
-        if request.query.get("sig") != self._cloud_state.sas:
+        """Raises Refused without a signature or a token for storage."""
+        token = self._cloud_state.token_for(request.headers.get("authorization", ""))
+        if request.query.get("sig") != self._cloud_state.sas and token != _AUDIENCE:
             raise Refused(403, "AuthenticationFailed", "Server failed to authenticate the request.")
 
     def _put(self, request: Request) -> Response:

@@ -50,6 +50,7 @@ _BATCH_JOB: Final = {
     "miniBatchSize", "outputDataset", "outputFileName", "retrySettings",
 }  # fmt: skip
 """What azure-ai-ml 1.35 sends (``BatchJobSchema``)."""
+_BATCH_NEEDS: Final = ("azureml-core", "azureml-dataset-runtime[fuse]")
 _ENDED: Final = {"Completed", "Failed", "Canceled"}
 
 
@@ -139,6 +140,7 @@ class MachineLearning:
             ("GET", "/(?P<kind>codes|models|environments)/{name}/versions", self._list_versions),
             ("GET", "/datastores/{name}", self._datastore),
             ("POST", "/datastores/{name}/listSecrets", self._secrets),
+            ("GET", "/computes/{name}", self._compute),
             ("GET", "/jobs", self._list_jobs),
             ("PUT", "/jobs/{name}", self._put_job),
             ("GET", "/jobs/{name}", self._get_job),
@@ -176,6 +178,12 @@ class MachineLearning:
 
     def _workspace(self, request: Request) -> Response:
         return Response(body={"id": BASE, "name": WORKSPACE, "location": "westeurope"})
+
+    def _compute(self, request: Request) -> Response:
+        """The one cluster that is always there."""
+        name = request.groups["name"]
+        about = {"computeType": "AmlCompute", "properties": {"vmSize": "Standard_DS3_v2"}}
+        return Response(body={"id": f"{BASE}/computes/{name}", "name": name, "properties": about})
 
     # -- assets and storage --------------------------------------------------------------
 
@@ -287,7 +295,11 @@ class MachineLearning:
 
         def run() -> None:
             held["properties"]["status"] = "Running"
-            if told == "FAILED":  # it is not run
+            missing = self._missing(held)
+            if missing:
+                running.log(f"{missing}\n")
+                ended = "Failed"
+            elif told == "FAILED":  # it is not run
                 running.log("emulated failure\n")
                 ended = "Failed"
             else:
@@ -302,6 +314,24 @@ class MachineLearning:
             held["properties"]["status"] = fate or ended
 
         threading.Thread(target=run, daemon=True).start()
+
+    def _missing(self, job: dict[str, Any]) -> str:
+        """What the log of a batch says whose environment lacks what batch deployments require; what
+        an image has in it nobody looks at."""
+        batch = job["properties"].get("batch")
+        if batch is None:
+            return ""
+        id = batch["deployment"]["environmentId"].removeprefix(f"{BASE}/")
+        conda = self._cloud_state.ml[id]["properties"].get("condaFile")
+        if conda is None or all(name in conda for name in _BATCH_NEEDS):
+            return ""
+        if _BATCH_NEEDS[0] not in conda:
+            return "No module named 'azureml'"  # "Troubleshoot batch endpoints", read 2026-11
+        # "Deploy models for scoring in batch endpoints", read 2026-11.
+        return (
+            "The packages azureml-core and azureml-dataset-runtime[fuse] are required by batch "
+            "deployments and should be included in the environment dependencies."
+        )
 
     def _list_jobs(self, request: Request) -> Response:
         return self._listed("jobs/")
