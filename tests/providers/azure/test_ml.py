@@ -433,7 +433,8 @@ def test_z13_where_a_blob_lies() -> None:
         assert address(uri) == blob
     from azure.storage.blob import BlobClient
 
-    made = BlobClient(*blob[0].rsplit("/", 1), blob[1])
+    account, container = blob[0].rsplit("/", 1)
+    made = BlobClient(account, container, blob[1])
     assert BlobClient.from_blob_url(made.url).blob_name == blob[1]
     for uri, told in (
         ("https://evil.example/lake/c.jsonl", "no blob of Azure Storage"),
