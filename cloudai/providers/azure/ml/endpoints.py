@@ -6,6 +6,8 @@ PERCENT}}}`` copies a part of the traffic to a variant whose answers nobody sees
 by Azure ML's own server and a scoring script of ours, in Microsoft's image or in the environment
 that ``native={"azure": {"environment": "azureml:NAME:VERSION"}}`` names; or by an image of one's
 own, with what its package says of it.
+
+Longer than other modules: the adapter's methods are one Protocol's, over one workspace.
 """
 
 from __future__ import annotations
