@@ -1,23 +1,25 @@
-"""Batch lines in OpenAI's dicts, as each service gets them."""
+"""A batch's lines as each service gets them, and its output put together."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from cloudai._core.batches import transforms
+from cloudai._core.batches import assemble, transforms
 from cloudai.client._messages import messages
-from cloudai.errors import InvalidRequest
+from cloudai.errors import HandlerError, InvalidRequest
 from cloudai.providers.aws.batch import wire as aws
 from cloudai.providers.aws.chat import converse
 from cloudai.providers.azure.openai.wire import batch as azure
 from cloudai.providers.azure.openai.wire import chat
 from cloudai.providers.vertex.batch import wire as vertex
 from cloudai.providers.vertex.chat import wire as gemini
-from cloudai.types import BatchTransform, ChatReply, ChatRequest, ToolCall, ToolResult, Usage
+from cloudai.types import BatchTransform, ChatReply, ChatRequest, State, ToolCall, ToolResult, Usage
 
 TURNS: list[dict[str, Any]] = [
     {"role": "developer", "content": "Be brief."},
@@ -105,3 +107,41 @@ def test_t7_a_batch_line_says_which_field_is_wrong(turn: dict[str, Any], field: 
     with pytest.raises(InvalidRequest) as caught:
         transforms.messages({"messages": [turn]})
     assert caught.value.field == f"line.messages[0].{field}"
+
+
+def test_i11_an_output_is_put_together_once_and_each_answer_looked_up_once(tmp_path: Path) -> None:
+    """By one piece for every service: in the input's order, bad lines alone, the same for whoever
+    comes later."""
+    given = tmp_path / "in.jsonl"
+    given.write_text('"a"\nnot json\n"bad"\n"c"\n')
+    spec = BatchTransform(
+        input=str(given), output=str(tmp_path / "out.jsonl"), chat="m", on_error="dead_letter"
+    )
+    asked: list[int] = []
+
+    class Answers(assemble.Lookup):
+        def answer(self, index: int, record: Any) -> Any:
+            asked.append(index)
+            if record == "bad":
+                raise HandlerError("no answer")
+            return record.upper()
+
+    def answers(folder: Path) -> Any:
+        return Answers(assemble.source_of(spec))
+
+    found = assemble.publish(spec, "projects/p/jobs/1", answers)
+    assert (found.state, found.lines, found.errors) == (State.PARTIAL, 4, 2)
+    assert Path(spec.output).read_text() == '"A"\nnull\nnull\n"C"\n'
+    assert [
+        json.loads(line)["line"] for line in Path(spec.errors_uri).read_text().splitlines()
+    ] == [2, 3]
+    assert asked == [0, 2, 3]
+    assert assemble.publish(spec, "projects/p/jobs/1", answers) == found
+    assert asked == [0, 2, 3]
+    other = assemble.publish(spec, "projects/p/jobs/2", answers)
+    assert other.state is State.FAILED
+    assert "exists" in str(other.reason)
+    assemble.unmark(spec, "projects/p/jobs/1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "in.jsonl", "out.jsonl", "out.jsonl.errors.jsonl",
+    ]  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from cloudai._core.batches.assemble import absolute
 from cloudai._core.batches.client_side import ClientBatches
 from cloudai._core.batches.cost import HALF, estimate
 from cloudai._core.calls import wait
@@ -102,7 +103,7 @@ class AwsBatch:
     def submit(self, spec: BatchTransform, call: Call) -> str:
         """Prepares the lines, puts them into S3 and starts the job. Its id is a transform job's
         name, a model invocation job's ARN, or ``client-…``."""
-        spec = _absolute(spec)
+        spec = absolute(spec)
         draft = common.Draft()
         self._planner.draft(spec, draft, None if s3.local(spec.input) else 1)
         draft.refuse()
@@ -230,7 +231,7 @@ class AwsBatch:
     def resume(self, id: str | None, spec: BatchTransform, call: Call) -> None:
         """Goes on with a batch on the client's side whose worker was lost."""
         if id is not None and self._client.owns(id):
-            self._client.resume(id, _absolute(spec))
+            self._client.resume(id, absolute(spec))
 
     def status(self, id: str, call: Call) -> JobStatus:
         """The snapshot. Whoever first sees that the job has ended puts its output together."""
@@ -312,16 +313,6 @@ class AwsBatch:
             except NotFound:
                 continue  # deleted: its manifest is gone
         return found
-
-
-def _absolute(spec: BatchTransform) -> BatchTransform:
-    """The spec with paths that mean the same to any process."""
-    changes: dict[str, str] = {}
-    for field in ("input", "output"):
-        path = s3.local(getattr(spec, field))
-        if path is not None:
-            changes[field] = str(path)
-    return msgspec.structs.replace(spec, **changes)
 
 
 def _size(spec: BatchTransform, service: Service, lines: int) -> int:

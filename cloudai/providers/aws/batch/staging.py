@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from cloudai._core.batches import transforms
-from cloudai._core.batches.formats import Source, format_of
-from cloudai._core.batches.runner import BatchResult, run_batch
+from cloudai._core.batches.assemble import Lookup, sendable, source_of
+from cloudai._core.batches.formats import Source
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     CloudAIError,
-    ContentFiltered,
     HandlerError,
     InvalidRequest,
     NotFound,
@@ -33,13 +31,11 @@ from cloudai.errors import (
 from cloudai.protocols import Call
 from cloudai.providers.aws import s3
 from cloudai.providers.aws.batch import wire
-from cloudai.providers.aws.chat import converse_reply
+from cloudai.providers.aws.chat import converse, converse_reply
 from cloudai.providers.aws.embeddings import wire as embed
 from cloudai.providers.aws.endpoints.predict_wire import handler_error
 from cloudai.providers.aws.session import session
-from cloudai.types import BatchTransform, ChatReply, ChatRequest, EmbeddingReply, EmbeddingRequest
-
-_CHUNK: Final = 512
+from cloudai.types import BatchTransform
 
 
 class Prepared(msgspec.Struct, kw_only=True):
@@ -93,24 +89,18 @@ def prepare(
 
     Raises InvalidRequest for the first bad line, where ``on_error`` is ``fail``.
     """
-    source = Source(path, format_of(path, spec.format), spec.max_payload)
     good = bad = 0
     whole = folder / "whole.jsonl"
+    lines = sendable(
+        spec, source_of(spec, path), lambda _, record: msgspec.json.encode(made(good, record))
+    )
     with whole.open("wb") as out:
-        for number, raw in source.records():
-            try:
-                line = msgspec.json.encode(made(good, source.decode(raw)))
-            except InvalidRequest as error:
-                if spec.on_error == "fail":
-                    raise InvalidRequest(
-                        f"line {number} of {path.name}: {error.message}",
-                        field="input",
-                        hint='Mend it, or pass on_error="skip"',
-                    ) from error
+        for line in lines:
+            if line is None:
                 bad += 1
-                continue
-            out.write(line + b"\n")
-            good += 1
+            else:
+                out.write(line + b"\n")
+                good += 1
     return Prepared(
         input=path, parts=_split(whole, folder, size, spec.max_payload), lines=good, bad=bad
     )
@@ -135,135 +125,38 @@ def _split(whole: Path, folder: Path, size: int, most: int) -> list[Path]:
     return made
 
 
-def collate(
-    store: s3.Store, manifest: wire.Manifest, results: Iterator[Any], call: Call
-) -> wire.Result:
-    """Puts the output together and in its place. ``results`` are the job's, in order, each an
-    output or the error in its stead."""
-    spec = manifest.spec
-    with tempfile.TemporaryDirectory(prefix="cloudai-") as name:
-        folder = Path(name)
-        snapshot = folder / manifest.original.rpartition("/")[2]
-        store.download(manifest.original, snapshot, call)
-        remote = s3.is_s3(spec.output)
-        output = folder / "out" / spec.output.rpartition("/")[2] if remote else Path(spec.output)
-        feed = _Feed(results)
-        work = msgspec.structs.replace(
-            spec,
-            input=str(snapshot),
-            output=str(output),
-            format=format_of(Path(spec.input), spec.format),
-            batch_size=1 if spec.chat is not None or spec.embeddings is not None else _CHUNK,
-        )
-        try:
-            result = run_batch(
-                work, _transform(spec, feed), identity=["aws", manifest.name], concurrency=1
-            )
-        except (HandlerError, InvalidRequest, ContentFiltered) as error:
-            return wire.Result(
-                state=wire.State.FAILED, lines=manifest.lines, reason=f"{error.message}"
-            )
-        return _placed(store, spec, result, remote, call)
+class Answers(Lookup):
+    """The job's results, in order: each an output, or the error in its stead."""
 
-
-def _placed(
-    store: s3.Store, spec: BatchTransform, result: BatchResult, remote: bool, call: Call
-) -> wire.Result:
-    outputs = {"output": spec.output}
-    if result.errors_file is not None:
-        outputs["errors"] = spec.errors_uri
-    if remote:
-        store.upload(result.output, spec.output, call)
-        if result.errors_file is not None:
-            store.upload(result.errors_file, spec.errors_uri, call)
-    reason = f"{result.errors} of {result.lines} lines failed" if result.errors else None
-    return wire.Result(
-        state=result.state,
-        lines=result.lines,
-        errors=result.errors,
-        outputs=outputs,
-        reason=reason,
-    )
-
-
-class _Feed:
-    """The job's results, taken in order."""
-
-    def __init__(self, results: Iterator[Any]) -> None:
+    def __init__(self, spec: BatchTransform, source: Source, results: Iterator[Any]) -> None:
+        super().__init__(source)
+        self._spec = spec
         self._results = results
-        self._ahead: list[Any] = []
 
-    def peek(self, count: int) -> list[Any]:
-        while len(self._ahead) < count:
-            try:
-                self._ahead.append(next(self._results))
-            except StopIteration:
-                raise ProviderError(
-                    "the job wrote fewer lines than it was given", provider="aws"
-                ) from None
-        return self._ahead[:count]
-
-    def take(self, count: int) -> None:
-        del self._ahead[:count]
-
-    def next(self) -> Any:
-        (found,) = self.peek(1)
-        self.take(1)
+    def answer(self, index: int, record: Any) -> Any:
+        spec = self._spec
+        if spec.model is None:
+            wire.model_input(spec, record)  # a record that was not sent tells its own error
+        found = next(self._results, None)
+        if found is None:
+            raise ProviderError("the job wrote fewer lines than it was given", provider="aws")
         if isinstance(found, CloudAIError):
             raise found
-        return found
+        if spec.chat is not None:
+            return _said(spec, found)
+        if spec.embeddings is not None:
+            vectors, _ = embed.reply(spec.embeddings, msgspec.json.encode(found), None, None)
+            return {"embedding": vectors[0]}
+        return found[0]
 
 
-def _transform(spec: BatchTransform, feed: _Feed) -> Callable[[list[Any]], list[Any]]:
-    """The runner's transform: takes the results in the place of the records."""
-    if spec.chat is not None:
-        model = spec.chat
-
-        def create(request: ChatRequest, call: Call) -> ChatReply:
-            body = msgspec.json.encode(feed.next())
-            try:
-                return converse_reply.reply(body, model, None, converse_carrier(request))
-            except ProviderError as error:  # of this line alone: the others have their answers
-                raise HandlerError(error.message, code="ModelError", provider="aws") from None
-
-        return transforms.chat(create, model, spec.params)
-    if spec.embeddings is not None:
-        return transforms.embeddings(_Vectors(feed), spec.embeddings, spec.params)
-
-    def outputs(records: list[Any]) -> list[Any]:
-        found = feed.peek(len(records))
-        failed = next((one for one in found if isinstance(one, CloudAIError)), None)
-        if failed is None:
-            feed.take(len(records))
-            return found
-        if len(records) == 1:
-            feed.take(1)
-        # The runner halves the chunk, in order, until the bad record stands alone.
-        raise failed
-
-    return outputs
-
-
-def converse_carrier(request: ChatRequest) -> str | None:
-    from cloudai.providers.aws.chat import converse
-
-    return converse.schema_tool(request)
-
-
-class _Vectors:
-    """The embedding results, as an adapter gives them."""
-
-    def __init__(self, feed: _Feed) -> None:
-        self._feed = feed
-
-    def embed(self, request: EmbeddingRequest, call: Call) -> EmbeddingReply:
-        from cloudai.providers.aws.embeddings.adapter import floats
-
-        data = msgspec.json.encode(self._feed.next())
-        vectors, _ = embed.reply(request.model, data, None, None)
-        return EmbeddingReply(
-            data=floats(vectors), dim=len(vectors[0]), model=request.model, provider="aws"
-        )
+def _said(spec: BatchTransform, output: dict[str, Any]) -> dict[str, Any]:
+    request = transforms.chat_request(spec.chat or "", spec.params)
+    data, carrier = msgspec.json.encode(output), converse.schema_tool(request)
+    try:
+        return transforms.said(converse_reply.reply(data, request.model, None, carrier))
+    except ProviderError as error:  # of this line alone: the others have their answers
+        raise HandlerError(error.message, code="ModelError", provider="aws") from None
 
 
 def transform_results(store: s3.Store, base: str, folder: Path, call: Call) -> Iterator[Any]:
@@ -276,7 +169,7 @@ def transform_results(store: s3.Store, base: str, folder: Path, call: Call) -> I
             for line in file:
                 if line.strip():
                     value = msgspec.json.decode(line)
-                    yield handler_error(value) or value
+                    yield handler_error(value) or (value,)  # None is an output too
 
 
 def invocation_results(

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.batches.assemble import Result, publish, source_of, unmark
 from cloudai._core.numerals import numeral
 from cloudai.errors import Conflict, InvalidRequest, NotFound
 from cloudai.protocols import Call
@@ -132,15 +133,14 @@ class Snapshots:
         """The snapshot of a job that has ended: with its output put together, once."""
         data = self._store.get(f"{base}/result.json", call)
         if data is not None:
-            result = msgspec.json.decode(data, type=met(wire.Result))
+            result = msgspec.json.decode(data, type=met(Result))
         else:
             try:
                 result = self._collated(manifest, service, base, call)
-            except Conflict as error:
-                if "at it" in error.message or "another" in error.message:
-                    return msgspec.structs.replace(status, state=State.RUNNING)
-                result = wire.Result(state=State.FAILED, lines=manifest.lines, reason=error.message)
+            except Conflict:  # another process is at it
+                return msgspec.structs.replace(status, state=State.RUNNING)
             self._store.put(f"{base}/result.json", msgspec.json.encode(result), call)
+            unmark(manifest.spec, manifest.name)
         total = manifest.lines + manifest.bad
         return msgspec.structs.replace(
             status,
@@ -151,18 +151,25 @@ class Snapshots:
             progress=(total, total),
         )
 
-    def _collated(
-        self, manifest: wire.Manifest, service: Service, base: str, call: Call
-    ) -> wire.Result:
+    def _collated(self, manifest: wire.Manifest, service: Service, base: str, call: Call) -> Result:
         with tempfile.TemporaryDirectory(prefix="cloudai-") as name:
             folder = Path(name)
+            source = folder / manifest.original.rpartition("/")[2]
+            self._store.download(manifest.original, source, call)
             if service == "transform":
                 results = staging.transform_results(self._store, base, folder, call)
             else:
                 results = staging.invocation_results(
                     self._store, base, manifest.lines, folder, call
                 )
-            return staging.collate(self._store, manifest, results, call)
+            spec = manifest.spec
+            return publish(
+                spec,
+                manifest.name,
+                lambda _: staging.Answers(spec, source_of(spec, source), results),
+                source=source,
+                deliver=lambda path, uri: self._store.upload(path, uri, call),
+            )
 
 
 def _told(manifest: wire.Manifest | None, name: str, output: str) -> dict[str, Any]:

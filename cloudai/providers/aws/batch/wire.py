@@ -54,16 +54,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     created: float = 0.0
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What a batch came to, once its output was put together."""
-
-    state: State
-    lines: int
-    errors: int = 0
-    outputs: dict[str, str] = {}
-    reason: str | None = None
-
-
 def token(key: str) -> str:
     """An idempotency key in the letters that Bedrock takes."""
     return hashlib.sha256(key.encode()).hexdigest()

@@ -24,8 +24,17 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
+from cloudai._core.batches.assemble import (
+    Lookup,
+    Result,
+    absolute,
+    publish,
+    sendable,
+    source_of,
+    unmark,
+)
 from cloudai._core.batches.formats import format_of
-from cloudai._core.batches.runner import BatchResult, check_paths
+from cloudai._core.batches.runner import check_paths
 from cloudai._core.files.tree import planned
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
@@ -39,7 +48,6 @@ from cloudai.errors import (
 )
 from cloudai.protocols import Call, Place
 from cloudai.providers.azure import arm
-from cloudai.providers.azure.assemble import Lookup, absolute, mark, publish, records
 from cloudai.providers.azure.errors import refuse
 from cloudai.providers.azure.ml import machines, model_assets
 from cloudai.providers.azure.ml.job_wire import KEY, LOGS, NAME, STATES
@@ -298,16 +306,9 @@ class AzureMLBatch:
         except Conflict:
             reason = "another process is putting the output together"
             return self._snapshot(id, spec, kept, State.RUNNING, native, reason=reason)
-        if isinstance(result, CloudAIError):
-            reason = f"{type(result).__name__}: {result.message}"
-            return self._snapshot(id, spec, kept, State.FAILED, native, reason=reason)
-        outputs = {"output": spec.output}
-        if result.errors_file is not None:
-            outputs["errors"] = spec.errors_uri
-        reason = f"{result.errors} of {result.lines} lines failed" if result.errors else None
         return replace(
-            self._snapshot(id, spec, kept, result.state, native, reason=reason),
-            outputs=outputs,
+            self._snapshot(id, spec, kept, result.state, native, reason=result.reason),
+            outputs=result.outputs,
             errors=result.errors,
             progress=(result.lines, result.lines),
         )
@@ -366,37 +367,32 @@ class AzureMLBatch:
         lines = self._log(id, kept, call).decode("utf-8", "replace").splitlines()
         return lines[-1] if lines else "the service gave no reason"
 
-    def _published(self, id: str, spec: BatchTransform, call: Call) -> BatchResult | CloudAIError:
+    def _published(self, id: str, spec: BatchTransform, call: Call) -> Result:
         """Puts the output together, once; in storage, a mark beside the kept input tells."""
-        if not remote(spec.input) and not remote(spec.output):
-            return publish(spec, id, lambda folder: self._answers(id, spec, folder, call))
-        workspace, done = self._workspace, datastore_uri(f"{_kept_path(id)}/result.json")
-        told = workspace.read(DATA, f"{_kept_path(id)}/result.json", call)
+        workspace, kept = self._workspace, f"{_kept_path(id)}/result.json"
+        away = remote(spec.input) or remote(spec.output)
+        told = workspace.read(DATA, kept, call) if away else b""
         if told:
-            return msgspec.json.decode(
-                told, type=met(BatchResult), dec_hook=lambda kind, x: kind(x)
-            )
+            return msgspec.json.decode(told, type=met(Result))
         with model_assets.scratch() as scratch:
             near = self._near(spec, _kept_input(id, spec), Path(scratch), call)
-            if remote(spec.output):
-                output = Path(scratch) / "output" / spec.output.rpartition("/")[2]
-                output.parent.mkdir()
-                near = replace(near, output=str(output))
-            result = publish(near, id, lambda folder: self._answers(id, near, folder, call))
-            if isinstance(result, CloudAIError):
-                return result
-            if remote(spec.output):
-                workspace.put(spec.output, Path(result.output), call, "output")
-                if result.errors_file is not None:
-                    workspace.put(spec.errors_uri, Path(result.errors_file), call, "output")
-            mark = Path(scratch) / "result.json"
-            mark.write_bytes(msgspec.json.encode(result, enc_hook=str))
-            workspace.put(done, mark, call)
-        return result
 
-    def _answers(self, id: str, spec: BatchTransform, folder: Path, call: Call) -> _Answers:
-        self._workspace.download(DATA, f"cloudai/{id}", folder, call)
-        return _Answers(spec, folder)
+            def answers(folder: Path) -> _Answers:
+                workspace.download(DATA, f"cloudai/{id}", folder, call)
+                return _Answers(near, folder)
+
+            result = publish(
+                spec,
+                id,
+                answers,
+                source=Path(near.input),
+                deliver=lambda path, uri: workspace.put(uri, path, call, "output"),
+            )
+            if away and result.state is not State.FAILED:
+                mark = Path(scratch) / "result.json"
+                mark.write_bytes(msgspec.json.encode(result))
+                workspace.put(datastore_uri(kept), mark, call)
+        return result
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
         """The job's log. The cursor is a number of bytes."""
@@ -443,8 +439,7 @@ class AzureMLBatch:
         if remote(spec.input) or remote(spec.output):
             self._workspace.remove(DATA, _kept_path(id), call)
         self._workspace.send("DELETE", f"batchEndpoints/{id}", call)
-        if not remote(spec.output):
-            mark(spec, id).unlink(missing_ok=True)
+        unmark(spec, id)
 
     def list(self, call: Call) -> Sequence[JobStatus]:
         """The batches that were made through cloudai; none of them is gone on with."""
@@ -465,7 +460,7 @@ class _Answers(Lookup):
     """Looks outputs up in the parts that the scoring script wrote."""
 
     def __init__(self, spec: BatchTransform, folder: Path) -> None:
-        super().__init__(spec)
+        super().__init__(source_of(spec))
         self._found: dict[int, dict[str, Any]] = {}
         for part in sorted(folder.glob("*.jsonl")):
             for line in part.read_bytes().splitlines():
@@ -484,22 +479,21 @@ class _Answers(Lookup):
 
 def _parts(spec: BatchTransform, folder: Path) -> tuple[Files, int]:
     """The input in numbered parts, and the number of its records."""
-    rows: list[bytes] = []
-    index = -1
-    for index, (number, value) in enumerate(records(spec)):
-        if isinstance(value, InvalidRequest):
-            if spec.on_error == "fail":
-                value.message = f"line {number} of {Path(spec.input).name}: {value.message}"
-                raise value
-            continue
-        rows.append(msgspec.json.encode({"line": index, "value": value}) + b"\n")
+    made = list(
+        sendable(
+            spec,
+            source_of(spec),
+            lambda index, value: msgspec.json.encode({"line": index, "value": value}) + b"\n",
+        )
+    )
+    rows = [row for row in made if row is not None]
     each = max(1, min(_PART, -(-len(rows) // spec.shards)))
     files: Files = {}
     for at in range(0, max(len(rows), 1), each):
         name = f"part-{at // each:05}.jsonl"
         files[name] = folder / name
         files[name].write_bytes(b"".join(rows[at : at + each]))
-    return files, index + 1
+    return files, len(made)
 
 
 def _taken(output: Path | str) -> Conflict:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
+from cloudai._core.batches.assemble import absolute
 from cloudai._core.batches.client_side import ClientBatches
 from cloudai._core.batches.cost import HALF, estimate
 from cloudai._core.batches.runner import check_paths
@@ -15,7 +16,6 @@ from cloudai._core.batches.transforms import chat_request, embedding_request
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import CloudAIError, Conflict, UnsupportedByProvider
 from cloudai.protocols import Call, Place
-from cloudai.providers.azure.assemble import absolute
 from cloudai.providers.azure.models import TABLE
 from cloudai.providers.azure.openai.service_batch import ServiceBatches
 from cloudai.providers.azure.openai.wire.endpoints import fine_tuned

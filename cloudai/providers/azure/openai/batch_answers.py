@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from cloudai._core.batches.assemble import Lookup, source_of
 from cloudai._core.batches.transforms import messages
 from cloudai.errors import InvalidRequest
 from cloudai.protocols import Call
-from cloudai.providers.azure.assemble import Lookup
 from cloudai.providers.azure.openai import files_api
 from cloudai.providers.azure.openai.wire import batch as wire
 from cloudai.providers.azure.session import AzureSession
@@ -34,7 +34,7 @@ class Answers(Lookup):
         folder: Path,
         lost: str | None,
     ) -> None:
-        super().__init__(spec)
+        super().__init__(source_of(spec))
         self._model = spec.chat or ""
         self._lost = lost or "the service gave no answer"
         folder.mkdir(parents=True, exist_ok=True)

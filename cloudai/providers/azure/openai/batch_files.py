@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cloudai._core.batches.assemble import sendable, source_of
 from cloudai._core.batches.runner import check_paths
 from cloudai._core.batches.transforms import chat_request
 from cloudai.errors import Conflict, InvalidRequest
-from cloudai.providers.azure.assemble import records
 from cloudai.providers.azure.openai.wire import batch as wire
 from cloudai.types import BatchTransform
 
@@ -24,27 +24,25 @@ def parts_of(
     folder: where the files go. url: what each line asks. modern: see ``_wire.chat.encode``.
     max_lines, max_bytes: of one file.
     """
-    source, output = check_paths(spec)
+    _, output = check_paths(spec)
     if output.exists() and not spec.overwrite:
         raise Conflict(
             f"the output {output} exists",
             hint="Use overwrite=True to replace it, or name another output.",
         )
     request = chat_request(spec.chat or "", spec.params)
+
+    def made(index: int, record: Any) -> bytes:
+        return wire.line(request, record, index, url, modern)
+
     parts: list[Path] = []
     lines = size = 0
     file: Any = None
-    index = -1
+    total = 0
     try:
-        for index, (number, record) in enumerate(records(spec)):
-            try:
-                if isinstance(record, InvalidRequest):
-                    raise record
-                line = wire.line(request, record, index, url, modern)
-            except InvalidRequest as error:
-                if spec.on_error == "fail":
-                    error.message = f"line {number} of {source.name}: {error.message}"
-                    raise
+        for line in sendable(spec, source_of(spec), made):
+            total += 1
+            if line is None:
                 continue
             if file is None or lines >= max_lines or size + len(line) > max_bytes:
                 if file is not None:
@@ -66,4 +64,4 @@ def parts_of(
             provider="azure",
             hint="Each line is a prompt, or an object with prompt or messages",
         )
-    return parts, index + 1
+    return parts, total

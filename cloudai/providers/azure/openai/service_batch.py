@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from cloudai._core.batches.assemble import absolute, mark, publish, unmark
 from cloudai._core.batches.spool import exclusive
 from cloudai.errors import (
     CloudAIError,
@@ -28,7 +29,6 @@ from cloudai.errors import (
     QuotaExceeded,
 )
 from cloudai.protocols import Call
-from cloudai.providers.azure.assemble import absolute, mark, publish
 from cloudai.providers.azure.openai import deployments, files_api
 from cloudai.providers.azure.openai.batch_answers import Answers, first_failure
 from cloudai.providers.azure.openai.batch_files import parts_of
@@ -311,20 +311,17 @@ class ServiceBatches:
         finally:
             for one in opened:
                 one.close()
-        if isinstance(result, CloudAIError):
-            return self._snapshot(id, spec, batches, State.FAILED, reason=str(result))
-        outputs = {"output": str(result.output)}
-        if result.errors_file is not None:
-            outputs["errors"] = str(result.errors_file)
+        if result.state is State.FAILED:
+            return self._snapshot(id, spec, batches, State.FAILED, reason=result.reason)
         state = State.EXPIRED if expired else result.state
-        reason = f"{result.errors} of {result.lines} lines failed" if result.errors else None
+        reason = result.reason
         return self._snapshot(
             id,
             spec,
             batches,
             state,
             reason=f"{reason}; {lost}" if reason and lost else reason,
-            outputs=outputs,
+            outputs=result.outputs,
             errors=result.errors,
             progress=(result.lines, result.lines),
         )
@@ -377,7 +374,7 @@ class ServiceBatches:
                 if batch.get(name):
                     files_api.delete_file(self._session, str(batch[name]), call)
         if batches:
-            mark(wire.spec_of(batches[0]), id).unlink(missing_ok=True)
+            unmark(wire.spec_of(batches[0]), id)
         self._members.pop(id, None)
 
     def list(self, call: Call) -> Sequence[JobStatus]:

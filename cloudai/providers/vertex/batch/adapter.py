@@ -17,13 +17,14 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.batches.assemble import Lookup, Result, publish, sendable, unmark
 from cloudai._core.batches.cost import HALF, estimate
 from cloudai._core.batches.formats import Source, format_of
-from cloudai._core.batches.runner import PER_RECORD, run_batch
+from cloudai._core.batches.runner import PER_RECORD
 from cloudai._core.calls.call import multi_step_create
 from cloudai._core.files.tree import planned
 from cloudai._core.profiles.config import Profile
-from cloudai.errors import CloudAIError, Conflict, InvalidRequest, NotFound
+from cloudai.errors import Conflict, InvalidRequest, NotFound
 from cloudai.protocols import Call, Place
 from cloudai.providers.vertex import catalog, common, once
 from cloudai.providers.vertex import logs as _logs
@@ -304,10 +305,14 @@ class VertexBatch:
             return found
         try:
             data = self._files.get(f"{base}/{wire.DONE}", call)
-            done = msgspec.json.decode(data, type=met(wire.Done))
+            done = msgspec.json.decode(data, type=met(Result))
         except NotFound:
-            done = self._assemble(job, base, found, call)
+            try:
+                done = self._assemble(job, base, found, call)
+            except Conflict:  # another process is at it
+                return msgspec.structs.replace(found, state=State.STOPPING)
             self._files.put(f"{base}/{wire.DONE}", msgspec.json.encode(done), call)
+            unmark(self._told(base, call)[0], id)
         return wire.status(job, None, done)
 
     def _total(self, base: str, call: Call) -> int | None:
@@ -322,7 +327,7 @@ class VertexBatch:
         told = msgspec.json.decode(self._files.get(f"{base}/{wire.SPEC}", call))
         return msgspec.convert(told["spec"], met(BatchTransform)), int(told["lines"])
 
-    def _assemble(self, job: dict[str, Any], base: str, found: JobStatus, call: Call) -> wire.Done:
+    def _assemble(self, job: dict[str, Any], base: str, found: JobStatus, call: Call) -> Result:
         """Puts the output together, and in its place."""
         spec, count = self._told(base, call)
         lines = self._files.get(f"{base}/{wire.INPUT}", call).splitlines()
@@ -335,59 +340,21 @@ class VertexBatch:
                     outcomes.add(line)
                     read += 1
         if found.state is State.FAILED and not read and count:
-            return wire.Done(State.FAILED, 0, 0, reason=found.reason)
+            return Result(state=State.FAILED, reason=found.reason)
         with tempfile.TemporaryDirectory(prefix="cloudai-batch-") as place:
-            done = self._publish(spec, outcomes, Path(place), call)
+            source = self._source(spec, Path(place), call)
+            done = publish(
+                spec,
+                job["name"],
+                lambda _: _Answers(spec, source, outcomes),
+                source=source.path,
+                deliver=lambda path, uri: self._files.put_file(uri, path, call),
+            )
         if done.state is State.SUCCEEDED and found.state is not State.SUCCEEDED:
             # Each line has its answer, and yet the service does not call it a success.
             reason = found.reason or f"the service calls it {found.native_state}"
             return msgspec.structs.replace(done, state=found.state, reason=reason)
         return done
-
-    def _publish(
-        self, spec: BatchTransform, outcomes: wire.Outcomes, place: Path, call: Call
-    ) -> wire.Done:
-        source = self._source(spec, place, call)
-        output = place / f"output{Path(spec.output).suffix}"
-        local = msgspec.structs.replace(
-            spec,
-            input=str(source.path),
-            format=source.format,
-            output=str(output),
-            batch_size=1,
-            overwrite=True,
-        )
-        index = 0
-
-        def transform(records: list[Any]) -> list[Any]:
-            # One record at a time and in order: as ``_prepare`` numbered them.
-            nonlocal index
-            if not _sendable(spec, records[0]):
-                raise InvalidRequest(f"{records[0]!r:.80} cannot be sent", field="line")
-            index += 1
-            return [outcomes.answer(index - 1)]
-
-        try:
-            result = run_batch(local, transform, concurrency=1)
-        except PER_RECORD as error:
-            return wire.Done(State.FAILED, 0, max(1, outcomes.failed), reason=str(error))
-        outputs = {"output": spec.output}
-        self._deliver(output, spec.output, call)
-        if result.errors_file is not None:
-            outputs["errors"] = spec.errors_uri
-            self._deliver(result.errors_file, spec.errors_uri, call)
-        reason = f"{result.errors} of {result.lines} lines failed" if result.errors else None
-        return wire.Done(result.state, result.lines, result.errors, outputs, reason)
-
-    def _deliver(self, path: Path, target: str, call: Call) -> None:
-        if target.startswith("gs://"):
-            self._files.put_file(target, path, call)
-            return
-        final = Path(target.removeprefix("file://")).expanduser()
-        final.parent.mkdir(parents=True, exist_ok=True)
-        draft = final.with_name(f".{final.name}.draft")
-        draft.write_bytes(path.read_bytes())
-        draft.replace(final)
 
     def logs(self, id: str, cursor: str | None, call: Call) -> LogPage:
         since: float | None = None
@@ -422,29 +389,29 @@ class VertexBatch:
         ]
 
 
-def _sendable(spec: BatchTransform, record: Any) -> bool:
-    try:
-        wire.line(spec, 0, record, objects=False)
-    except CloudAIError:
-        return False
-    return True
+class _Answers(Lookup):
+    """The job's answers, which came in any order."""
+
+    def __init__(self, spec: BatchTransform, source: Source, outcomes: wire.Outcomes) -> None:
+        super().__init__(source)
+        self._spec = spec
+        self._outcomes = outcomes
+        self._sent = 0
+
+    def answer(self, index: int, record: Any) -> Any:
+        # As ``_prepare`` numbered them; a record that was not sent tells its own error.
+        wire.line(self._spec, 0, record, objects=False)
+        self._sent += 1
+        return self._outcomes.answer(self._sent - 1)
 
 
 def _prepare(spec: BatchTransform, source: Source, target: Path, *, objects: bool) -> int:
-    """Writes the lines that can be sent; the others fail when the output is put together. Gives
-    their number."""
+    """Writes the lines that can be sent. Gives their number."""
     count = 0
+    made = sendable(spec, source, lambda _, record: wire.line(spec, count, record, objects=objects))
     with target.open("wb") as out:
-        for number, raw in source.records():
-            try:
-                record = source.decode(raw)
-                line = wire.line(spec, count, record, objects=objects)
-            except PER_RECORD as error:
-                if spec.on_error == "fail":
-                    raise InvalidRequest(
-                        f"input: line {number}: {error.message}", field="input", provider=PROVIDER
-                    ) from None
-                continue
-            out.write(line + b"\n")
-            count += 1
+        for line in made:
+            if line is not None:
+                out.write(line + b"\n")
+                count += 1
     return count

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.batches.assemble import Result
 from cloudai._core.batches.transforms import chat_request, embedding_request, messages, said
 from cloudai.errors import CloudAIError, HandlerError, InvalidRequest
 from cloudai.formats.native import merge
@@ -30,22 +31,6 @@ LINE: Final = "cloudai_line"
 INPUT: Final = "input.jsonl"
 SPEC: Final = "spec.json"
 DONE: Final = "done.json"
-
-
-class Done(msgspec.Struct, frozen=True):
-    """What became of a batch, once its output was put together.
-
-    Parameters
-    ----------
-    state, reason: how it ended. lines, errors: how many in all, and how many failed.
-    outputs: URIs or paths by name.
-    """
-
-    state: State
-    lines: int
-    errors: int
-    outputs: dict[str, str] = {}
-    reason: str | None = None
 
 
 def violations(spec: BatchTransform) -> list[Violation]:
@@ -272,7 +257,7 @@ def base_of(job: dict[str, Any]) -> str:
     return str(uris[0]).rpartition("/")[0]
 
 
-def status(job: dict[str, Any], total: int | None, done: Done | None) -> JobStatus:
+def status(job: dict[str, Any], total: int | None, done: Result | None) -> JobStatus:
     """A BatchPredictionJob as a snapshot.
 
     Parameters
