@@ -16,23 +16,28 @@ What it makes of a request's open fields:
   schema token by token. An answer that ends with ``finish_reason="length"`` may still be cut
   short: bound its lists and texts with ``maxItems`` and ``maxLength``. The schema is not put
   into the prompt, which confuses small models; say there what the fields mean.
+- ``tools`` with ``tool_choice`` None or ``"auto"``: the model answers in text, calls tools, or
+  both, in the format of its own chat template (``calls``); a call that it begins is held to the
+  tool's schema. A model whose template knows no tools is told of them in the system message.
+- ``reasoning`` is the switch of the model's chat template (``enable_thinking`` as in Qwen3, or
+  ``reasoning_effort``); None leaves a model with a switch without reasoning. What it thinks comes
+  as ``reasoning``; then ``max_tokens`` None is 4096.
 - ``native`` may hold ``dtype`` ("float32", "bfloat16", "float16"), ``top_k`` and
   ``repetition_penalty``.
 """
 
 from __future__ import annotations
 
-import functools
-import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from cloudai.engine import catalog, templates
+from cloudai.engine import calls, catalog, templates
 from cloudai.engine import device as _device
-from cloudai.engine.detokenizer import StopFilter, TextDecoder
+from cloudai.engine.answers import Answer
+from cloudai.engine.calls import Style, Think
 from cloudai.engine.generation import ChatModel, Sampling
 from cloudai.engine.grammar import Grammar
 from cloudai.engine.pool import Held
@@ -45,14 +50,19 @@ from cloudai.types import (
     ChatReply,
     ChatRequest,
     FinishReason,
+    Reasoning,
+    Tool,
     ToolCall,
     ToolCallDelta,
     Usage,
 )
-from cloudai.types._base import invalid, met, unknown
+from cloudai.types._base import invalid, unknown
 
 SYSTEM: Final = "You are a concise, factual assistant."
 MAX_TOKENS: Final = 512
+MAX_TOKENS_THINKING: Final = 4096
+_TAIL: Final = 8
+"""Tokens at a prompt's end among which a template may have begun the reasoning."""
 _NATIVE: Final = ("dtype", "top_k", "repetition_penalty")
 
 
@@ -65,8 +75,7 @@ class _Run(msgspec.Struct):
     limit: int
     sampling: Sampling
     grammar: Grammar | None
-    calls_tool: bool
-    request: ChatRequest
+    answer: Answer
 
 
 class ChatModels:
@@ -97,22 +106,17 @@ class ChatModels:
         UnsupportedByProvider, CallTimeout, CapacityError.
         """
         run = self._prepare(request, call)
-        text: list[str] = []
-        last = ChatChunk()
-        calls: tuple[ToolCall, ...] = ()
-        for last in _chunks(run, call):
-            text.append(last.text)
-            calls += tuple(
-                ToolCall(id=piece.id or "", name=piece.name or "", arguments=piece.arguments)
-                for piece in last.tool_calls
-            )
+        chunks = list(_chunks(run, call))
+        last = chunks[-1]
+        thought = "".join([chunk.reasoning for chunk in chunks])
         return ChatReply(
-            text="".join(text),
+            text="".join([chunk.text for chunk in chunks]),
             finish_reason=last.finish_reason or "stop",
             usage=last.usage or Usage(),
             model=run.name,
             provider="local",
-            tool_calls=calls,
+            tool_calls=_called(chunks),
+            reasoning=(Reasoning(text=thought, provider="local"),) if thought else (),
             cost=0.0,
         )
 
@@ -123,15 +127,8 @@ class ChatModels:
 
     def _prepare(self, request: ChatRequest, call: Call) -> _Run:
         sampling = _sampling(request)
-        tools = templates.chosen_tools(request)
-        if request.reasoning not in (None, "none"):
-            raise UnsupportedByProvider(
-                f"reasoning={request.reasoning!r}",
-                provider="local",
-                alternative='Leave reasoning out or pass "none"; ask for steps in the prompt',
-                field="reasoning",
-            )
-        if tools and request.response_schema:
+        tools, forced = calls.chosen(request)
+        if forced and request.response_schema:
             raise invalid(
                 "response_schema",
                 request.response_schema.name,
@@ -141,18 +138,22 @@ class ChatModels:
         name = request.model or self._default
         found = catalog.find("chat", name, home=self._home)
         # Messages are checked before a model is loaded for them.
-        told = templates.messages(request, tools=False)
+        templates.messages(request, tools=False)
         model = self._load(found, request.native.get("dtype"))
-        if model.knows_tools:
-            told = templates.messages(request, tools=True)
-        prompt = _prompt(model, told, request, tools, call.remaining())
-        limit = _room(model, found.name, len(prompt), request.max_tokens)
-        grammar = None
-        if tools:
-            grammar = model.grammar(templates.call_schema(tools), "tools")
-        elif request.response_schema:
-            held = rewrite.fit(request.response_schema.schema, GRAMMAR).schema
-            grammar = model.grammar(held, "response_schema")
+        style = model.style
+        held = forced or request.response_schema is not None
+        switches, think = _thinking(request, style, held)
+        prompt = _prompt(model, request, tools, forced, switches, call.remaining())
+        if style.think and model.text(prompt[-_TAIL:]).rstrip().endswith(style.think[0]):
+            # The template has begun the reasoning.
+            if think != "may" or request.reasoning == "none":
+                prompt += model.encode(f"\n{style.think[1]}\n\n")
+                think = ""
+            else:
+                think = "opened"
+        usual = MAX_TOKENS_THINKING if think else MAX_TOKENS
+        limit = _room(model, found.name, len(prompt), request.max_tokens, usual)
+        grammar = _grammar(model, request, tools, forced, think)
         call.remaining()
         return _Run(
             model=model,
@@ -161,8 +162,15 @@ class ChatModels:
             limit=limit,
             sampling=sampling,
             grammar=grammar,
-            calls_tool=bool(tools),
-            request=request,
+            answer=Answer(
+                model.decode,
+                found.name,
+                request.stop,
+                style,
+                calls=(style.calls or "tags") if tools else None,
+                forced=forced,
+                think=think,
+            ),
         )
 
     def _load(self, found: catalog.Found, dtype: Any) -> ChatModel:
@@ -179,69 +187,107 @@ class ChatModels:
 
 
 def _chunks(run: _Run, call: Call) -> Iterator[ChatChunk]:
-    decoder = TextDecoder(run.model.decode)
-    stops = StopFilter(run.request.stop)
     made = 0
     finish: FinishReason = "length"
-    written: list[str] = []
-    emit = functools.partial(ChatChunk, model=run.name)
     steps = run.model.generate(
         run.prompt, limit=run.limit, sampling=run.sampling, call=call, grammar=run.grammar
     )
     for ids in steps:
         made += len(ids)
-        ended = ids[-1] in run.model.ends or (run.grammar is not None and run.grammar.done)
-        text = decoder.push([token for token in ids if token not in run.model.ends])
-        text = stops.push(text)
-        if text and run.calls_tool:
-            written.append(text)
-        elif text:
-            yield emit(text=text)
-        if stops.stopped or ended:
+        yield from run.answer.push([token for token in ids if token not in run.model.ends])
+        if run.answer.stopped or ids[-1] in run.model.ends:
             finish = "stop"
             break
-    # What was held back: an incomplete character, or the beginning of no stop sequence.
-    text = stops.push(decoder.finish())
-    if stops.stopped:
-        finish = "stop"
     else:
-        text += stops.finish()
-    usage = Usage(input_tokens=len(run.prompt), output_tokens=made)
-    if run.calls_tool:
-        yield _tool_chunk("".join([*written, text]), finish, usage, run.name)
-        return
-    if text:
-        yield emit(text=text)
-    yield emit(finish_reason=finish, usage=usage, cost=0.0)
-
-
-def _tool_chunk(text: str, finish: FinishReason, usage: Usage, name: str) -> ChatChunk:
-    """The last chunk of a forced call; without the call where it was cut by ``max_tokens`` or a
-    stop sequence."""
-    try:
-        called = msgspec.json.decode(text, type=met(templates.Called))
-    except msgspec.DecodeError:
-        return ChatChunk(finish_reason=finish, usage=usage, cost=0.0, model=name)
-    piece = ToolCallDelta(
-        index=0,
-        id=f"call_{secrets.token_hex(8)}",
-        name=called.name,
-        arguments=bytes(called.arguments).decode(),
+        # Until the last step the grammar is the engine's own.
+        if run.grammar is not None and run.grammar.done:
+            finish = "stop"
+    yield from run.answer.finish(cut=finish == "length")
+    if run.answer.stopped:
+        finish = "stop"
+    if run.answer.called and finish == "stop":
+        finish = "tool_calls"
+    usage = Usage(
+        input_tokens=len(run.prompt),
+        output_tokens=made,
+        reasoning_tokens=run.answer.reasoning_tokens,
     )
-    return ChatChunk(
-        tool_calls=(piece,), finish_reason="tool_calls", usage=usage, cost=0.0, model=name
+    yield ChatChunk(finish_reason=finish, usage=usage, cost=0.0, model=run.name)
+
+
+def _called(chunks: Sequence[ChatChunk]) -> tuple[ToolCall, ...]:
+    """The calls whose pieces came to their end."""
+    made: dict[int, list[ToolCallDelta]] = {}
+    for piece in (piece for chunk in chunks for piece in chunk.tool_calls):
+        made.setdefault(piece.index, []).append(piece)
+    found: list[ToolCall] = []
+    for pieces in made.values():
+        arguments = "".join([piece.arguments for piece in pieces])
+        try:
+            msgspec.json.decode(arguments)
+        except msgspec.DecodeError:
+            continue  # cut by max_tokens or a stop sequence
+        found.append(ToolCall(pieces[0].id or "", pieces[0].name or "", arguments))
+    return tuple(found)
+
+
+def _thinking(request: ChatRequest, style: Style, held: bool) -> tuple[dict[str, Any], Think]:
+    """The template's variables for the reasoning that was asked for, and whether any may come.
+
+    Raises UnsupportedByProvider where the model has no switch for it and does not reason by
+    itself.
+    """
+    wanted = request.reasoning not in (None, "none")
+    if wanted and style.think is None:
+        raise UnsupportedByProvider(
+            f"reasoning={request.reasoning!r}",
+            provider="local",
+            alternative='Leave reasoning out or pass "none"; ask for steps in the prompt, or name '
+            "a model whose chat template has <think>",
+            field="reasoning",
+        )
+    if style.switch == "enable_thinking":
+        # A model that has the switch does not reason unless it is asked to.
+        return {"enable_thinking": wanted}, "may" if wanted else ""
+    may: Think = "may" if style.think is not None and (wanted or not held) else ""
+    if style.switch == "reasoning_effort" and request.reasoning is not None:
+        return {"reasoning_effort": request.reasoning}, may
+    return {}, may
+
+
+def _grammar(
+    model: ChatModel, request: ChatRequest, tools: tuple[Tool, ...], forced: bool, think: Think
+) -> Grammar | None:
+    """What the answer is held to; None for free text."""
+    if forced:
+        schema, field = calls.call_schema(tools), "tools"
+    elif request.response_schema:
+        schema = rewrite.fit(request.response_schema.schema, GRAMMAR).schema
+        field = "response_schema"
+    elif tools:
+        how = model.style.calls or "tags"
+        return model.grammar(calls.grammar(tools, how, model.style, think), "tools")
+    else:
+        return None
+    return model.grammar(
+        calls.thinking_json(schema, model.style, think) if think else schema, field
     )
 
 
 def _prompt(
     model: ChatModel,
-    told: list[dict[str, Any]],
     request: ChatRequest,
-    tools: tuple[Any, ...],
+    tools: tuple[Tool, ...],
+    forced: bool,
+    switches: dict[str, Any],
     seconds: float,
 ) -> list[int]:
-    words = templates.functions_in_words(tools) if tools and not model.knows_tools else ""
-    shown = templates.functions(tools) if tools and model.knows_tools else []
+    style = model.style
+    # A forced call is JSON alone, in whatever format the template has the model write calls.
+    knows = "tools" in model.template if forced or not tools else style.calls is not None
+    told = templates.messages(request, tools=knows, thoughts=style.thoughts)
+    words = calls.in_words(tools, forced=forced) if tools and not knows else ""
+    shown = calls.functions(tools) if tools and knows else []
     if told[0]["role"] == "system":
         own = [told[0]["content"], words]
         rest = told[1:]
@@ -250,20 +296,21 @@ def _prompt(
         rest = told
     system = "\n\n".join(part for part in own if part)
     if not system:
-        return model.render(rest, shown, seconds)
+        return model.render(rest, shown, seconds, switches)
+    whole = [{"role": "system", "content": system}, *rest]
     try:
-        return model.render([{"role": "system", "content": system}, *rest], shown, seconds)
+        return model.render(whole, shown, seconds, switches)
     except InvalidRequest:
         if rest is not told or words:
             raise
         # Some templates (Gemma's) know no system message; ours is not worth an error.
-        return model.render(rest, shown, seconds)
+        return model.render(rest, shown, seconds, switches)
 
 
-def _room(model: ChatModel, name: str, prompt: int, wanted: int | None) -> int:
+def _room(model: ChatModel, name: str, prompt: int, wanted: int | None, usual: int) -> int:
     """How many tokens the answer may have. Raises ContextOverflow where they do not fit."""
     if model.context is None:
-        return wanted or MAX_TOKENS
+        return wanted or usual
     needed = prompt + (wanted or 1)
     if needed > model.context:
         room = f" and max_tokens={wanted}" if wanted else ""
@@ -276,7 +323,7 @@ def _room(model: ChatModel, name: str, prompt: int, wanted: int | None) -> int:
             provider="local",
             hint="Shorten the messages or lower max_tokens",
         )
-    return wanted or min(MAX_TOKENS, model.context - prompt)
+    return wanted or min(usual, model.context - prompt)
 
 
 def _sampling(request: ChatRequest) -> Sampling:

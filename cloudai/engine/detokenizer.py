@@ -78,7 +78,7 @@ class StopFilter:
             self.stopped = True
             self._held = ""
             return held[: min(found)]
-        keep = max(_overlap(held, stop) for stop in self._stops)
+        keep = max(overlap(held, stop) for stop in self._stops)
         cut = len(held) - keep
         self._held = held[cut:]
         return held[:cut]
@@ -89,7 +89,7 @@ class StopFilter:
         return held
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """How many characters at the end of ``text`` begin ``stop``."""
     for size in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:size]):

@@ -11,14 +11,14 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from transformers import DynamicCache
 
-from cloudai.engine import bounded, loading
+from cloudai.engine import bounded, calls, loading
 from cloudai.engine import device as _device
 from cloudai.engine.decoding.attention import Unfit
 from cloudai.engine.decoding.build import build
@@ -90,6 +90,7 @@ class ChatModel:
         self.model = loading.model(path, "chat", device, _device.dtype(dtype))
         self.context = _context(self.model.config, self.tokenizer)
         self.ends = _ends(self.model, self.tokenizer)
+        self.style = calls.style(self.template, self.tokenizer)
         self._turn = threading.Lock()
         self._text = threading.Lock()
         backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
@@ -112,12 +113,13 @@ class ChatModel:
         messages: Sequence[dict[str, Any]],
         tools: Sequence[dict[str, Any]] = (),
         seconds: float = TEMPLATE_SECONDS,
+        switches: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """The prompt's tokens. Raises InvalidRequest where the template refuses the messages, or
-        has no end within ``seconds``."""
+        """The prompt's tokens; ``switches`` are further variables of the template. Raises
+        InvalidRequest where the template refuses the messages, or has no end within
+        ``seconds``."""
         import jinja2
 
-        kwargs: dict[str, Any] = {"enable_thinking": False} if self.thinks else {}
         try:
             with bounded.within(min(seconds, TEMPLATE_SECONDS)):
                 text = self.tokenizer.apply_chat_template(
@@ -125,7 +127,7 @@ class ChatModel:
                     tools=list(tools) or None,
                     add_generation_prompt=True,
                     tokenize=False,
-                    **kwargs,
+                    **(switches or {}),
                 )
         except bounded.Late:
             raise InvalidRequest(
@@ -141,21 +143,14 @@ class ChatModel:
                 field="messages",
                 provider="local",
             ) from error
-        # The template writes the special tokens itself.
+        return self.encode(text)
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text that has its special tokens already, as a template writes them."""
         if self._backend is not None:
             return list(self._backend.encode(text, add_special_tokens=False).ids)
         with self._text:  # tokenizers written in Python are not made for threads
             return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    @property
-    def thinks(self) -> bool:
-        """Whether the template has a switch for reasoning."""
-        return "enable_thinking" in self.template
-
-    @property
-    def knows_tools(self) -> bool:
-        """Whether the template shows tools to the model."""
-        return "tools" in self.template
 
     def decode(self, ids: list[int]) -> str:
         """The text of tokens, without special ones, exactly as they spell it."""
@@ -164,9 +159,14 @@ class ChatModel:
         with self._text:
             return self.tokenizer.decode(ids, skip_special_tokens=True)
 
-    def grammar(self, schema: dict[str, Any], field: str) -> Grammar:
-        """What holds an answer to a JSON Schema. Raises InvalidRequest for a schema with parts
-        that it cannot hold to, MissingExtra where llguidance is not installed."""
+    def text(self, ids: list[int]) -> str:
+        """The text of tokens, special ones too."""
+        with self._text:
+            return self.tokenizer.decode(ids, skip_special_tokens=False)
+
+    def grammar(self, schema: dict[str, Any] | str, field: str) -> Grammar:
+        """What holds an answer to a JSON Schema, or to a Lark grammar. Raises InvalidRequest for a
+        schema with parts that it cannot hold to, MissingExtra where llguidance is not installed."""
         return self._grammars.make(schema, field)
 
     def generate(

@@ -74,17 +74,20 @@ class GrammarMaker:
         self._lock = threading.Lock()
         self._made: Any = None
 
-    def make(self, schema: dict[str, Any], field: str) -> Grammar:
-        """The grammar of a JSON Schema. Raises InvalidRequest naming ``field`` for a schema
-        that is invalid or uses what cannot be held to."""
+    def make(self, schema: dict[str, Any] | str, field: str) -> Grammar:
+        """The grammar of a JSON Schema, or one written in Lark. Raises InvalidRequest naming
+        ``field`` for a schema that is invalid or uses what cannot be held to."""
         try:
             from llguidance import LLMatcher
         except ModuleNotFoundError:
             raise MissingExtra("llguidance", extra="local", provider="local") from None
-        # Without this the model may write blanks for ever.
-        text = LLMatcher.grammar_from_json_schema(
-            json.dumps(schema), overrides={"whitespace_flexible": False}
-        )
+        if isinstance(schema, str):
+            text = LLMatcher.grammar_from_lark(schema)
+        else:
+            # Without this the model may write blanks for ever.
+            text = LLMatcher.grammar_from_json_schema(
+                json.dumps(schema), overrides={"whitespace_flexible": False}
+            )
         matcher = LLMatcher(self._prepared(), text, log_level=0)
         if matcher.is_error():
             raise _refused(field, matcher)

@@ -166,10 +166,10 @@ def test_s3_what_gemini_is_sent(name: str, form: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_what_the_local_engine_compiles_for_a_tool(name: str) -> None:
     pytest.importorskip("torch")
-    from cloudai.engine import templates
+    from cloudai.engine import calls
 
     tools = _asked("m", name, tool=True).tools
-    dialect_grammar.check(templates.call_schema((*tools, Tool(name="other"))))
+    dialect_grammar.check(calls.call_schema((*tools, Tool(name="other"))))
 
 
 # ------------------------------------------------------------- through the emulated clouds

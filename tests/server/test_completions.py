@@ -45,7 +45,7 @@ def test_l7_every_parameter_of_the_sdk_is_known() -> None:
         ("logit_bias", {"50256": -100}), ("top_logprobs", 3), ("function_call", "auto"),
         ("functions", [{"name": "f", "parameters": {}}]), ("parallel_tool_calls", False),
         ("modalities", ["text", "audio"]), ("prediction", {"type": "content", "content": "x"}),
-        ("web_search_options", {}), ("verbosity", "low"), ("reasoning_effort", "high"),
+        ("web_search_options", {}), ("verbosity", "low"), ("reasoning_effort", "extreme"),
         ("top_k", 3), ("repetition_penalty", 1.1), ("max_token", 5),
         ("max_tokens", 0), ("max_completion_tokens", 0), ("max_tokens", -1),
         ("temperature", "hot"), ("stop", 7),

@@ -215,7 +215,9 @@ class Engine:
             self._running.append(request)
 
     def _read(self) -> tuple[Flight, list[Request]] | None:
+        # Those of a grammar may have grown by more than one.
         unread = [one for one in self._running if not one.fresh and not one.done]
+        unread = self._make_room(unread)
         if not unread:
             return None
         stepping = len(unread) < len(self._running)
@@ -272,11 +274,12 @@ class Engine:
         return flight, ready
 
     def _make_room(self, ready: list[Request]) -> list[Request]:
-        """Room for one more token each; where there is none, the latest are put back."""
+        """Room for what each has yet to read; where there is none, the latest are put back."""
         for one in sorted(ready, key=lambda one: one.number):
             if one.seat is None or one.done:
                 continue
-            while not self.runner.store.reserve(one.seat, one.read + 1):
+            size = max(one.read + 1, len(one.tokens))
+            while not self.runner.store.reserve(one.seat, size):
                 while self._flights:
                     self._land()
                 latest = max(self._running, key=lambda other: other.number)

@@ -183,6 +183,9 @@ def completion(model: str, reply: ChatReply) -> dict[str, Any]:
     if reply.tool_calls:
         said["content"] = reply.text or None
         said["tool_calls"] = [_call(one.id, one.name, one.arguments) for one in reply.tool_calls]
+    if reply.reasoning:
+        # DeepSeek's word for it, which SGLang and llama-server write too.
+        said["reasoning_content"] = "".join([one.text for one in reply.reasoning])
     choice = {"index": 0, "message": said, "logprobs": None, "finish_reason": reply.finish_reason}
     return {
         **head("chat.completion", model),
@@ -197,13 +200,16 @@ def head(kind: str, model: str) -> dict[str, Any]:
     return {"id": id, "object": kind, "created": int(time.time()), "model": model}
 
 
-def usage(spent: Usage) -> dict[str, int]:
+def usage(spent: Usage) -> dict[str, Any]:
     """What was spent."""
-    return {
+    told: dict[str, Any] = {
         "prompt_tokens": spent.input_tokens,
         "completion_tokens": spent.output_tokens,
         "total_tokens": spent.total_tokens,
     }
+    if spent.reasoning_tokens:
+        told["completion_tokens_details"] = {"reasoning_tokens": spent.reasoning_tokens}
+    return told
 
 
 def delta(chunk: ChatChunk) -> dict[str, Any]:
@@ -211,9 +217,13 @@ def delta(chunk: ChatChunk) -> dict[str, Any]:
     made: dict[str, Any] = {}
     if chunk.text:
         made["content"] = chunk.text
+    if chunk.reasoning:
+        made["reasoning_content"] = chunk.reasoning
     if chunk.tool_calls:
         made["tool_calls"] = [
             {"index": piece.index, **_call(piece.id, piece.name, piece.arguments)}
+            if piece.name is not None
+            else {"index": piece.index, "function": {"arguments": piece.arguments}}
             for piece in chunk.tool_calls
         ]
     return made

@@ -15,6 +15,7 @@ from cloudai.types import (
     Image,
     Message,
     Part,
+    Reasoning,
     Role,
     Text,
     ToolCall,
@@ -51,9 +52,13 @@ def message(item: Any, where: str, *, urls: bool = True) -> Message:
     if not isinstance(name, str | None):
         raise invalid(f"{where}.name", name, "is not a text")
     calls = item.get("tool_calls") or ()
-    if isinstance(content, str) and role != "tool" and not calls:
-        return Message(role, content, name)
+    thought = item.get("reasoning_content")
     parts: list[Any] = []
+    if thought and isinstance(thought, str):
+        # An open model's, which a template may take back; no cloud's, whose reasoning is signed.
+        parts.append(Reasoning(text=thought, provider="local"))
+    elif isinstance(content, str) and role != "tool" and not calls:
+        return Message(role, content, name)
     if isinstance(content, str):
         if content or role == "tool":
             parts.append(Text(content))

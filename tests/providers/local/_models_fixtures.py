@@ -17,17 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.models import END, START, TEMPLATE, byte_tokenizer
 
 from cloudai._core.profiles.config import Config, Profile
 from cloudai.engine import catalog, gguf
 from cloudai.errors import ConfigError
 from cloudai.types import ChatRequest, EmbeddingRequest, Message
 
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-START, END = 256, 257
 VOCABULARY = 258
 
 
@@ -50,33 +46,6 @@ def installed(kind: Any) -> None:
         catalog.find(kind, "", home=Path("/nowhere"))
     except ConfigError as error:
         pytest.skip(str(error))
-
-
-def byte_symbols() -> list[str]:
-    """The letter that stands for each byte in byte-level tokenizers (GPT-2's table)."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    moved = iter(range(256, 512))
-    return [chr(byte if byte in plain else next(moved)) for byte in range(256)]
-
-
-def byte_tokenizer(**settings: Any) -> Any:
-    """A tokenizer with one token a byte, so that every other letter is spread over several."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    made = Tokenizer(
-        models.BPE(vocab={symbol: at for at, symbol in enumerate(byte_symbols())}, merges=[])
-    )
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|im_end|>",
-        **settings,
-    )
 
 
 def llama(path: Path, *, context: int = 512, says: str | None = None, template: str = TEMPLATE):

@@ -13,12 +13,12 @@ import pytest
 from _models_fixtures import (
     END,
     ask,
-    byte_symbols,
     llama,
     profile,
     random_llama,
     scripted,
 )
+from support.models import byte_symbols
 
 from cloudai.errors import (
     ConfigError,
