@@ -153,11 +153,38 @@ _BOUND: Final[weakref.WeakValueDictionary[int, Bound]] = weakref.WeakValueDictio
 def _attend(
     number: int, module: Any, q: Any, k: Any, v: Any, mask: Any, scaling: Any = None, **given: Any
 ) -> tuple[Any, None]:
-    look = Look(scaling, given.pop("sliding_window", None), given.pop("softcap", None))
+    window, softcap = given.pop("sliding_window", None), given.pop("softcap", None)
+    if torch.compiler.is_compiling():
+        scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+        return _opaque(q, k, v, number, module.layer_idx, scale, window or 0, softcap or 0.0), None
     for name, value in given.items():
         if value is not None and name not in _PASSED_OVER and not isinstance(value, bool):
             raise Unfit(f"its attention takes {name}")
+    look = Look(scaling, window, softcap)
     return _BOUND[number].store.attend(module.layer_idx, q, k, v, look), None
+
+
+# What a compiled layer calls, and does not look into. It changes what no argument shows, and runs
+# in its place all the same: each layer's result depends on the one before.
+@torch.library.custom_op("cloudai::attend", mutates_args=())
+def _opaque(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    number: int,
+    layer: int,
+    scale: float,
+    window: int,
+    softcap: float,
+) -> torch.Tensor:
+    look = Look(scale, window or None, softcap or None)
+    return _BOUND[number].store.attend(layer, q, k, v, look)
+
+
+@_opaque.register_fake
+def _(q: Any, k: Any, v: Any, number: int, layer: int, *_: Any) -> Any:
+    rows, heads, tokens, dim = q.shape
+    return q.new_empty(rows, tokens, heads, dim)
 
 
 class _First:

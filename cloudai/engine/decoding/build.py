@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -13,39 +16,89 @@ from cloudai.engine.decoding.rows import Rows
 from cloudai.engine.decoding.runner import Piece, Runner
 from cloudai.errors import CapacityError
 
-ROWS: Final = 64
-"""Texts at once on a CPU: with more, the products no longer gain."""
-PACE: Final = {"cpu": (512, 64)}
+MOST: Final = {"cpu": 64, "cuda": 256}
+"""Texts at once: with more, the products no longer gain."""
+PACE: Final = {"cpu": (512, 64), "cuda": (4096, 512)}
 """Tokens of prompts that a turn reads: while nothing runs, and beside texts that wait for it."""
-SHARE: Final = 0.25
-"""Of the machine's memory that keys and values may take on a CPU."""
+SHARE: Final = {"cpu": 0.25, "cuda": 0.8}
+"""Of the memory that is left once the model is loaded, for keys and values."""
 
 
-def build(model: Any, name: str, device: str, context: int | None) -> Engine:
+def build(
+    model: Any,
+    name: str,
+    device: str,
+    context: int | None,
+    *,
+    share: float | None = None,
+    folder: Path | None = None,
+    compiles: bool = True,
+) -> Engine:
     """The engine of a model of transformers.
+
+    Parameters
+    ----------
+    context: tokens that one text may have; None: no bound.
+    share: of the device's memory that is left, for keys and values; None: ``SHARE``.
+    folder: where compiled layers are kept. compiles: whether a GPU's are compiled.
 
     Raises Unfit where its texts cannot be decoded together, CapacityError where the device has
     no room for one.
     """
+    kind = "cuda" if device.startswith("cuda") else "cpu"
     bound = Bound(model)
     try:
         dtype = model.dtype
-        each = bound.shape.bytes(dtype)
-        tokens = int(_memory() * SHARE) // each
-        if tokens < 2:
-            raise CapacityError(f"{device} has no room for keys and values", provider="local")
-        store = Rows(bound.shape, dtype, device, most=ROWS, tokens=tokens, context=context)
-        runner = Runner(bound, store)
-        _try(bound, runner)
+        left = _left(device)
+        tokens = int(left * (share or SHARE[kind])) // bound.shape.bytes(dtype)
+        if tokens < 128:
+            raise CapacityError(
+                f"{device} has {left / 2**30:.2f} GiB left beside {name}, room for {tokens} "
+                f"tokens of {bound.shape.bytes(dtype)} bytes",
+                provider="local",
+                hint="Choose a smaller model, another `device`, or free its memory",
+            )
+        runner = _runner(bound, dtype, device, MOST[kind], tokens, context, folder, compiles)
+        on_card = torch.cuda.device(device) if kind == "cuda" else contextlib.nullcontext()
+        with on_card:
+            _try(bound, runner)
     except BaseException:
         bound.release()
         raise
-    alone, beside = PACE["cpu"]
+    alone, beside = PACE[kind]
     return Engine(runner, name, alone=alone, beside=beside)
 
 
-def _memory() -> int:
-    """Of the machine, in bytes."""
+def _runner(
+    bound: Bound,
+    dtype: Any,
+    device: str,
+    most: int,
+    tokens: int,
+    context: int | None,
+    folder: Path | None,
+    compiles: bool,
+) -> Runner:
+    if not device.startswith("cuda") or importlib.util.find_spec("triton") is None:
+        most = min(most, MOST["cpu"])
+        return Runner(
+            bound, Rows(bound.shape, dtype, device, most=most, tokens=tokens, context=context)
+        )
+    from cloudai.engine.decoding.compiled import Compiled
+    from cloudai.engine.decoding.paged import PagedRunner
+    from cloudai.engine.decoding.pages import Pages
+
+    if context is not None:
+        tokens = min(tokens, most * (context + 1))
+    pages = Pages(bound.shape, dtype, device, most=most, tokens=tokens, context=context)
+    return PagedRunner(bound, pages, Compiled(bound.model, folder) if compiles else None)
+
+
+def _left(device: str) -> int:
+    """Bytes of memory that are free on a GPU; of the machine, for a CPU."""
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

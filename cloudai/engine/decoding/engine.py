@@ -318,6 +318,7 @@ class Engine:
         over = token in request.ends or request.made >= request.limit
         if over or (grammar is not None and grammar.done):
             request.finish()
+            self.runner.answered()
 
     def _stand_up(self, request: Request) -> None:
         """The request's seat is free."""
@@ -393,6 +394,8 @@ def _serve(engine: weakref.ref[Engine], mail: _Mail) -> None:
         found = engine()
         if found is None:
             return
+        if found.runner.device.startswith("cuda"):
+            torch.cuda.set_device(found.runner.device)
         while not found.idle:
             found.turn()
         found.runner.store.shrink()

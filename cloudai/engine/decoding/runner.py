@@ -9,7 +9,6 @@ import msgspec
 import torch
 
 from cloudai.engine.decoding.attention import Bound
-from cloudai.engine.decoding.rows import Rows
 from cloudai.engine.decoding.sampling import COLUMNS, Counts, Kind, Sampling, choose
 from cloudai.engine.grammar import Grammar
 
@@ -57,7 +56,7 @@ class Runner:
 
     Parameters
     ----------
-    bound: the model. store: where keys and values are.
+    bound: the model. store: where keys and values are (``Rows``).
     """
 
     pads = PADDED
@@ -66,7 +65,7 @@ class Runner:
     ahead = 0
     """Steps that may be begun before the one before them has landed."""
 
-    def __init__(self, bound: Bound, store: Rows) -> None:
+    def __init__(self, bound: Bound, store: Any) -> None:
         self.bound = bound
         self.store = store
         self.device: str = str(bound.model.device)
@@ -76,6 +75,9 @@ class Runner:
         self.numbers = torch.zeros(seats, 3, dtype=torch.long, device=self.device)
         """Of each seat: its last token, where that token stands, its seed."""
         self.counts: Counts | None = None
+
+    def answered(self) -> None:
+        """Called after each answer: what was put off for the first one may begin."""
 
     def seat(
         self, seat: int, how: Sampling, seed: int, prompt: Sequence[int], made: Sequence[int]

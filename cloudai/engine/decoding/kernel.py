@@ -1,0 +1,153 @@
+# pyright: reportUnknownParameterType=false, reportMissingParameterType=false
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false
+# pyright: reportUnknownArgumentType=false, reportUntypedFunctionDecorator=false
+# pyright: reportMissingImports=false
+"""Attention of one new token a text over pages, in Triton: keys are read where they lie, and as
+many as each text has, so that one captured graph serves texts of any lengths.
+
+Long texts are split among several programs, whose parts are put together afterwards (as in
+Flash-Decoding, Dao et al. 2023). The new key and value are written on the way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _part(
+    q, k_new, v_new, keys, values, table, order, places, out, sums, maxima,
+    q_row, k_row, k_head, v_row, v_head, width, scale,
+    HEADS: tl.constexpr, SHARED: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr,
+    WIDE: tl.constexpr, PAGE: tl.constexpr, SPLITS: tl.constexpr, WINDOW: tl.constexpr,
+    CAP: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0)
+    head = tl.program_id(1)
+    split = tl.program_id(2)
+    seat = tl.load(order + row)
+    place = tl.load(places + row)
+    first = place * 0
+    if WINDOW > 0:
+        first = tl.maximum(place - WINDOW + 1, 0)
+    low = first // PAGE
+    high = place // PAGE + 1
+    each = tl.cdiv(high - low, SPLITS)
+    start = low + split * each
+    end = tl.minimum(start + each, high)
+
+    dims = tl.arange(0, WIDE)
+    in_dim = dims < DIM
+    group = tl.arange(0, GROUP)
+    q_at = q + row * q_row + (head * SHARED + group)[:, None] * DIM + dims[None, :]
+    queries = tl.load(q_at, mask=(group < SHARED)[:, None] & in_dim[None, :], other=0.0)
+    fresh_k = tl.load(k_new + row * k_row + head * k_head + dims, mask=in_dim, other=0.0)
+    fresh_v = tl.load(v_new + row * v_row + head * v_head + dims, mask=in_dim, other=0.0)
+
+    most = tl.full([GROUP], -float("inf"), tl.float32)
+    total = tl.zeros([GROUP], tl.float32)
+    found = tl.zeros([GROUP, WIDE], tl.float32)
+    for at in range(start, end):
+        page = tl.load(table + seat * width + at).to(tl.int64)
+        spots = tl.arange(0, PAGE)
+        here = at * PAGE + spots
+        lie = (page * HEADS + head) * PAGE * DIM + spots[:, None] * DIM + dims[None, :]
+        seen = (here <= place) & (here >= first)
+        inside = seen[:, None] & in_dim[None, :]
+        k = tl.load(keys + lie, mask=inside, other=0.0)
+        k = tl.where((here == place)[:, None], fresh_k[None, :], k)
+        scores = tl.dot(queries, tl.trans(k), input_precision="ieee") * scale
+        if CAP > 0:
+            scores = CAP * (2 * tl.sigmoid(2 * scores / CAP) - 1)
+        scores = tl.where(seen[None, :], scores, -float("inf"))
+        now = tl.maximum(most, tl.max(scores, 1))
+        shrink = tl.exp(most - now)
+        chances = tl.exp(scores - now[:, None])
+        v = tl.load(values + lie, mask=inside, other=0.0)
+        v = tl.where((here == place)[:, None], fresh_v[None, :], v)
+        total = total * shrink + tl.sum(chances, 1)
+        found = found * shrink[:, None] + tl.dot(chances.to(v.dtype), v, input_precision="ieee")
+        most = now
+    last = place // PAGE
+    if (last >= start) & (last < end):
+        page = tl.load(table + seat * width + last).to(tl.int64)
+        lie = (page * HEADS + head) * PAGE * DIM + (place % PAGE) * DIM + dims
+        tl.store(keys + lie, fresh_k, mask=in_dim)
+        tl.store(values + lie, fresh_v, mask=in_dim)
+
+    query = (row * HEADS + head) * SHARED + group
+    if SPLITS == 1:
+        at = out + query[:, None] * DIM + dims[None, :]
+        given = (found / total[:, None]).to(out.dtype.element_ty)
+        tl.store(at, given, mask=(group < SHARED)[:, None] & in_dim[None, :])
+    else:
+        mine = query * SPLITS + split
+        at = out + mine[:, None] * DIM + dims[None, :]
+        tl.store(at, found, mask=(group < SHARED)[:, None] & in_dim[None, :])
+        tl.store(sums + mine, total, mask=group < SHARED)
+        tl.store(maxima + mine, most, mask=group < SHARED)
+
+
+@triton.jit
+def _whole(parts, sums, maxima, out, DIM: tl.constexpr, WIDE: tl.constexpr, SPLITS: tl.constexpr):
+    query = tl.program_id(0)
+    splits = tl.arange(0, SPLITS)
+    dims = tl.arange(0, WIDE)
+    in_dim = dims < DIM
+    maximum = tl.load(maxima + query * SPLITS + splits)
+    shrink = tl.exp(maximum - tl.max(maximum, 0))
+    total = tl.sum(tl.load(sums + query * SPLITS + splits) * shrink, 0)
+    at = parts + (query * SPLITS + splits)[:, None] * DIM + dims[None, :]
+    found = tl.load(at, mask=in_dim[None, :] & (shrink > 0)[:, None], other=0.0)
+    whole = tl.sum(found * shrink[:, None], 0) / total
+    tl.store(out + query * DIM + dims, whole.to(out.dtype.element_ty), mask=in_dim)
+
+
+def splits_of(rows: int, heads: int, programs: int) -> int:
+    """Among how many programs a text is split, so that there are about so many: a power of 2."""
+    wanted = programs // (rows * heads)
+    return min(16, 1 << max(0, wanted.bit_length() - 1)) if wanted else 1
+
+
+def decode(
+    q: Any, k: Any, v: Any, keys: Any, values: Any, table: Any, order: Any, places: Any,
+    scale: float, window: int, softcap: float, programs: int,
+) -> Any:  # fmt: skip
+    """What one new token of each row sees, of shape (rows, 1, heads, dim).
+
+    Parameters
+    ----------
+    q, k, v: of the new tokens, (rows, heads, 1, dim). keys, values: (pages, heads, page, dim).
+    table: the pages of each seat. order, places: each row's seat, and where its token stands.
+    window: how many tokens back a layer sees, 0: all. softcap: 0: none.
+    programs: how many shall run at once.
+    """
+    rows, every, _, dim = q.shape
+    _, heads, page, _ = keys.shape
+    shared = every // heads
+    q, k, v = q.contiguous(), k[:, :, 0], v[:, :, 0]
+    if k.stride(2) != 1 or v.stride(2) != 1:
+        k, v = k.contiguous(), v.contiguous()
+    splits = splits_of(rows, heads, programs)
+    out = torch.empty(rows, 1, every, dim, dtype=q.dtype, device=q.device)
+    parts, sums, maxima = out, out, out
+    if splits > 1:
+        parts = torch.empty(rows * every * splits, dim, dtype=torch.float32, device=q.device)
+        sums = torch.empty(rows * every * splits, dtype=torch.float32, device=q.device)
+        maxima = torch.empty_like(sums)
+    wide = triton.next_power_of_2(dim)
+    part: Any = _part
+    whole: Any = _whole
+    part[(rows, heads, splits)](
+        q, k, v, keys, values, table, order, places, parts, sums, maxima,
+        q.stride(0), k.stride(0), k.stride(1), v.stride(0), v.stride(1), table.stride(0), scale,
+        HEADS=heads, SHARED=shared, GROUP=max(16, triton.next_power_of_2(shared)), DIM=dim,
+        WIDE=wide, PAGE=page, SPLITS=splits, WINDOW=window, CAP=softcap,
+    )  # fmt: skip
+    if splits > 1:
+        whole[(rows * every,)](parts, sums, maxima, out, DIM=dim, WIDE=wide, SPLITS=splits)
+    return out
