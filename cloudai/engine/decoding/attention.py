@@ -219,7 +219,7 @@ def attend(q: Any, k: Any, v: Any, allowed: Any, look: Look) -> Any:
         scores = look.softcap * torch.tanh(scores / look.softcap)
         chances = scores.masked_fill(~mask, -torch.inf).softmax(-1, dtype=torch.float32)
         out = chances.to(q.dtype) @ v
-    return out.view(rows, heads, tokens, dim).transpose(1, 2)
+    return out.reshape(rows, heads, tokens, dim).transpose(1, 2)
 
 
 def why_not(config: Any) -> str | None:
