@@ -173,6 +173,7 @@ class PagedRunner(Runner):
             return None
         if self._compiled is not None and self._compiled.news():
             self._graphs.clear()
+            self._pool = None  # it ends with its last graph
         size = next(size for size in SIZES if size >= count)
         key = size, kind
         found = self._graphs.get(key)
