@@ -81,6 +81,8 @@ def bypassed(host: str, port: int, listed: str) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         address = None
+    if address is not None and address.is_link_local:
+        return True  # a machine's own metadata service, which no proxy reaches
     for entry in listed.lower().replace(",", " ").split():
         name, its_port = _entry(entry)
         if its_port not in {None, port}:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
+from cloudai._core.calls.sdk import deadline
 from cloudai._core.models import prices
 from cloudai._core.profiles import registry, trust
 from cloudai._core.profiles.registry import ProviderSpec
@@ -306,7 +307,8 @@ class Config:
             if ref.store in found.secrets:
                 factory = registry.load_extra(found.secrets[ref.store], found, "secrets")
                 own = asker is not None and asker.provider == name
-                return factory(asker if own else self._store_profile(name)).get(ref, Call())
+                reader = factory(asker if own else self._store_profile(name))
+                return reader.get(ref, Call(deadline()))  # the end of the call that needs it
         raise ConfigError(f"no provider here reads secrets from {ref.store!r}")
 
     def _store_profile(self, provider: str) -> Profile:

@@ -13,7 +13,8 @@ from cloudai._core.calls.http import Answer as Reply
 from cloudai._core.calls.paging import paged
 from cloudai.errors import CloudAIError
 from cloudai.protocols import Call
-from cloudai.providers.azure.auth import Auth, Header
+from cloudai.providers.azure.auth import Auth, Header, another
+from cloudai.providers.azure.auth import header as header_of
 from cloudai.providers.azure.errors import error_of
 from cloudai.providers.azure.session import HEADERS, AzureSession
 
@@ -59,10 +60,10 @@ def send(
         return session.http.send(method, base, target, made, sent, call.remaining())
 
     auth = auth or session.management
-    header = auth.fresh() or auth.header()
+    header = header_of(auth, call)
     answer = ask(header)
     if answer.status == 401:
-        other = auth.refused(header)
+        other = another(auth, header, call)
         if other is not None:
             answer = ask(other)
     low = {name.lower(): value for name, value in answer.headers.items()}

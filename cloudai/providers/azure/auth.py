@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Final, NoReturn, Protocol
 
+from cloudai._core.calls.sdk import left, within
 from cloudai._core.profiles.secrets import Hidden, Secret
-from cloudai.errors import AuthenticationError
+from cloudai.errors import AuthenticationError, CallTimeout
+from cloudai.protocols import Call
 
 LOOK: Final = 30.0
 """Seconds after which the core's cache of secrets is asked again; it has its own, longer life."""
+WAIT: Final = 120.0
+"""Seconds for a credential where no call has less."""
 EARLY: Final = 300.0
 """Seconds before its end at which a token is renewed (azure-identity itself does so too)."""
 
@@ -53,6 +58,21 @@ class Auth(Protocol):
         ...
 
 
+def header(auth: Auth, call: Call) -> Header:
+    """The header of a request; what has to be asked for it ends with the call."""
+    found = auth.fresh()
+    if found is None:
+        with within(call.remaining()):
+            found = auth.header()
+    return found
+
+
+def another(auth: Auth, refused: Header, call: Call) -> Header | None:
+    """The header after a 401, in the same way."""
+    with within(call.remaining()):
+        return auth.refused(refused)
+
+
 class _Cached:
     def __init__(self) -> None:
         self._header: Header | None = None
@@ -67,11 +87,21 @@ class _Cached:
     def header(self) -> Header:
         header = self.fresh()
         if header is None:
-            with self._lock:
+            with self._alone():
                 header = self.fresh()
                 if header is None:
                     header = self._header = self._make()
         return header
+
+    @contextmanager
+    def _alone(self) -> Generator[None]:
+        """One asks at a time; the others wait no longer than they have."""
+        if not self._lock.acquire(timeout=left(WAIT)):
+            raise CallTimeout("no credential came in time", provider="azure")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _make(self) -> Header:
         raise AuthenticationError("no credential", provider="azure")
@@ -117,7 +147,7 @@ class ApiKey(_Cached):
         return Header("Authorization", f"Bearer {key}", time.monotonic() + LOOK, secret)
 
     def refused(self, header: Header) -> Header | None:
-        with self._lock:
+        with self._alone():
             if self._header is not None and self._header.secret is not header.secret:
                 return self._header  # another call has renewed it meanwhile
             fresh = self._renew(header.secret)
@@ -147,7 +177,7 @@ class Entra(_Cached):
         return Header("Authorization", f"Bearer {token}", until, Secret(token))
 
     def refused(self, header: Header) -> Header | None:
-        with self._lock:
+        with self._alone():
             current = self._header
             if current is not None and current.secret is not header.secret:
                 return current

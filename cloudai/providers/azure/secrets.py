@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from cloudai._core.calls.sdk import cause, within
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     AuthenticationError,
     CallTimeout,
+    CloudAIError,
     ConfigError,
     Conflict,
     ConnectionFailed,
@@ -52,12 +54,12 @@ class KeyVaultSecrets:
                 hint="Write https://NAME.vault.azure.net",
             )
         where = f"the secret {ref.name!r} of {vault}"
-        left = call.remaining(60.0)
         try:
-            found = self._session.vault(vault).get_secret(
-                ref.name, ref.version or "", connection_timeout=min(10.0, left), read_timeout=left
-            )
+            with within(call.remaining(60.0)):
+                found = self._session.vault(vault).get_secret(ref.name, ref.version or "")
         except azure.ClientAuthenticationError as error:
+            if (failure := cause(error)) is not None:
+                raise failure from None
             raise AuthenticationError(
                 f"{where}: no token: {tried(error)}", provider="azure", hint=_SIGN_IN
             ) from None
@@ -115,10 +117,9 @@ class KeyVaultSecrets:
         from azure.core.exceptions import AzureError
 
         try:
-            self._session.vault(str(ref.vault).rstrip("/")).get_deleted_secret(
-                ref.name, read_timeout=min(10.0, call.remaining(10.0))
-            )
-        except (AzureError, ValueError):
+            with within(min(10.0, call.remaining(10.0))):
+                self._session.vault(str(ref.vault).rstrip("/")).get_deleted_secret(ref.name)
+        except (AzureError, ValueError, CloudAIError):
             return ""
         return ": it is deleted, and recoverable until it is purged"
 

@@ -13,13 +13,15 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from cloudai._core.calls.http import Http
 from cloudai._core.calls.network import Network, network_of
+from cloudai._core.calls.sdk import cause, left, within
+from cloudai._core.calls.sdk import session as sdk_session
 from cloudai._core.profiles import registry
 from cloudai._core.profiles.config import Profile
 from cloudai._core.profiles.secrets import Hidden, Secret
 from cloudai._version import __version__
 from cloudai.errors import AuthenticationError, ConfigError, MissingExtra
 from cloudai.protocols import Place
-from cloudai.providers.azure.auth import ApiKey, Auth, Entra
+from cloudai.providers.azure.auth import WAIT, ApiKey, Auth, Entra
 from cloudai.types._base import shorten
 
 if TYPE_CHECKING:
@@ -62,6 +64,9 @@ _CREDENTIALS: Final = {
 
 _OF_ENTRA: Final = {"default", "environment", "workload-identity"}
 """Credentials that ask Entra ID themselves, at AZURE_AUTHORITY_HOST where that is set."""
+
+_LOCAL: Final = {"cli", "developer-cli", "powershell"}
+"""Credentials that ask a program of this machine."""
 
 # The SDK logs whole requests at debug level only; retries are the core's.
 _QUIET: Final[dict[str, Any]] = {"retry_total": 0, "logging_enable": False}
@@ -171,8 +176,8 @@ class AzureSession:
                 hint="managed-identity may be followed by :CLIENT_ID",
             )
         kwargs: dict[str, Any] = {"client_id": client} if client else {}
-        if name in _OF_ENTRA and self.network.bundle is not None:
-            kwargs["connection_verify"] = self.network.bundle
+        if name not in _LOCAL:
+            kwargs["transport"] = self.transport
         authority = urlsplit(os.environ.get("AZURE_AUTHORITY_HOST", ""))
         if name in _OF_ENTRA and loopback(authority.hostname):
             # An emulator's: no other authority is asked whether it is one.
@@ -184,8 +189,11 @@ class AzureSession:
         from azure.core.exceptions import AzureError
 
         try:
-            got = self.credential.get_token(scope)
+            with within(left(WAIT)):
+                got = self.credential.get_token(scope)
         except (AzureError, ValueError) as error:
+            if (failure := cause(error)) is not None:
+                raise failure from None
             raise AuthenticationError(
                 f"no Entra ID token for {scope}: {tried(error)}",
                 provider="azure",
@@ -193,6 +201,17 @@ class AzureSession:
                 "AZURE_TENANT_ID and AZURE_CLIENT_SECRET, or set api_key",
             ) from None  # the SDK's own chain repeats the credential's requests
         return Hidden(got.token), float(got.expires_on)
+
+    @property
+    def transport(self) -> Any:
+        """Our transport, for what Azure's SDKs ask."""
+
+        def make() -> Any:
+            from azure.core.pipeline.transport import RequestsTransport
+
+            return RequestsTransport(session=sdk_session(self.http), session_owner=False)
+
+        return self._once("transport of SDKs", make)
 
     @property
     def network(self) -> Network:
@@ -249,10 +268,9 @@ class AzureSession:
         def make() -> Any:
             from azure.keyvault.secrets import SecretClient
 
-            about: dict[str, Any] = dict(_QUIET)
-            if self.network.bundle is not None:
-                about["connection_verify"] = self.network.bundle
-            return SecretClient(vault_url=url, credential=self.credential, **about)
+            return SecretClient(
+                vault_url=url, credential=self.credential, transport=self.transport, **_QUIET
+            )
 
         return self._once(f"vault {url}", make)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from cloudai._core.calls import failures
+from cloudai._core.calls.sdk import LONG, left, within
 from cloudai._core.files.tree import tree
 from cloudai._core.files.unpack import place
 from cloudai._core.profiles.config import Profile
@@ -55,32 +56,34 @@ class Files:
         if self._client is None:
             from google.cloud import storage
 
+            own = _credentials(self._session)
             self._client = storage.Client(
                 project=self._session.project,
-                credentials=_credentials(self._session),
+                credentials=own,
                 client_options={"api_endpoint": self._session.url("storage")},
+                _http=self._session.requests(own),
             )
         return self._client.bucket(bucket), name
 
     def put(self, uri: str, data: bytes, call: Call, *, generation: int | None = None) -> None:
         """Writes an object. ``generation`` is the one it replaces; 0: there must be none.
         Raises Conflict where it is another."""
-        with mapped():
+        with mapped(call):
             bucket, name = self._bucket(uri)
             bucket.blob(name).upload_from_string(
                 data,
                 content_type="application/octet-stream",
                 if_generation_match=generation,
-                timeout=call.remaining(),
+                timeout=call.remaining(LONG),
                 retry=None,
             )
 
     def put_file(self, uri: str, path: Path, call: Call, *, generation: int | None = None) -> None:
         """Writes an object from a file."""
-        with mapped():
+        with mapped(call):
             bucket, name = self._bucket(uri)
             bucket.blob(name).upload_from_filename(
-                str(path), if_generation_match=generation, timeout=call.remaining(), retry=None
+                str(path), if_generation_match=generation, timeout=call.remaining(LONG), retry=None
             )
 
     def put_folder(self, uri: str, folder: Path, call: Call) -> None:
@@ -94,20 +97,22 @@ class Files:
 
     def get(self, uri: str, call: Call) -> bytes:
         """An object's bytes. Raises NotFound."""
-        with mapped():
+        with mapped(call):
             bucket, name = self._bucket(uri)
-            found: bytes = bucket.blob(name).download_as_bytes(timeout=call.remaining(), retry=None)
+            found: bytes = bucket.blob(name).download_as_bytes(
+                timeout=call.remaining(LONG), retry=None
+            )
             return found
 
     def version(self, uri: str, call: Call) -> tuple[bytes, int]:
         """An object's bytes and generation. Raises NotFound."""
-        with mapped():
+        with mapped(call):
             bucket, name = self._bucket(uri)
             blob = bucket.blob(name)
-            blob.reload(timeout=call.remaining(), retry=None)
+            blob.reload(timeout=call.remaining(LONG), retry=None)
             generation = int(blob.generation)
             made = bucket.blob(name, generation=generation)
-            return made.download_as_bytes(timeout=call.remaining(), retry=None), generation
+            return made.download_as_bytes(timeout=call.remaining(LONG), retry=None), generation
 
     @property
     def home(self) -> str:
@@ -116,10 +121,12 @@ class Files:
 
     def get_file(self, uri: str, path: Path, call: Call) -> None:
         """Copies an object into a file."""
-        with mapped():
+        with mapped(call):
             bucket, name = self._bucket(uri)
             path.parent.mkdir(parents=True, exist_ok=True)
-            bucket.blob(name).download_to_filename(str(path), timeout=call.remaining(), retry=None)
+            bucket.blob(name).download_to_filename(
+                str(path), timeout=call.remaining(LONG), retry=None
+            )
 
     def get_folder(self, uri: str, folder: Path, call: Call) -> None:
         """Copies what lies below a URI, or the one object it names, into a folder. Raises
@@ -144,13 +151,15 @@ class Files:
         )
 
     def _copy(self, uri: str, to: str, call: Call) -> None:
-        with mapped():
+        with mapped(call):
             source, from_name = self._bucket(uri)
             target, to_name = self._bucket(to)
             blob, made = source.blob(from_name), target.blob(to_name)
             token: str | None = None
             while True:  # a large object takes several calls
-                token, _, _ = made.rewrite(blob, token=token, timeout=call.remaining(), retry=None)
+                token, _, _ = made.rewrite(
+                    blob, token=token, timeout=call.remaining(LONG), retry=None
+                )
                 if token is None:
                     break
 
@@ -161,20 +170,26 @@ class Files:
 
     def names(self, uri: str, call: Call) -> Iterator[str]:
         """The URIs of the objects whose names begin so, in order."""
-        with mapped():
+        with mapped(call):
             bucket, prefix = self._bucket(uri)
-            found = self._client.list_blobs(
-                bucket, prefix=prefix, timeout=call.remaining(), retry=None
-            )
-            for blob in found:
+            pages = self._client.list_blobs(
+                bucket, prefix=prefix, timeout=call.remaining(LONG), retry=None
+            ).pages
+        while True:
+            with mapped(call):
+                page = next(pages, None)
+                blobs = [] if page is None else list(page)
+            for blob in blobs:
                 yield f"gs://{bucket.name}/{blob.name}"
+            if page is None:
+                return
 
     def remove(self, uri: str, call: Call) -> None:
         """Removes an object; harmless where there is none."""
         try:
-            with mapped():
+            with mapped(call):
                 bucket, name = self._bucket(uri)
-                bucket.blob(name).delete(timeout=call.remaining(), retry=None)
+                bucket.blob(name).delete(timeout=call.remaining(LONG), retry=None)
         except NotFound:
             pass
 
@@ -203,9 +218,11 @@ class Files:
         places = self._locations.get(bucket)
         if places is None:
             try:
-                with mapped():
+                with mapped(call):
                     self._bucket(f"gs://{bucket}/")
-                    found = self._client.get_bucket(bucket, timeout=call.remaining(), retry=None)
+                    found = self._client.get_bucket(
+                        bucket, timeout=call.remaining(LONG), retry=None
+                    )
             except PermissionDenied:
                 # Who may write objects need not be allowed to look at the bucket itself.
                 return
@@ -279,26 +296,30 @@ def _credentials(session: VertexSession) -> Any:
         """The session's tokens, for the vendor's client: one refresh serves both."""
 
         def refresh(self, request: Any) -> None:
-            session.tokens.headers(60.0)
+            session.tokens.headers(left(60.0))
 
         def before_request(
             self, request: Any, method: str, url: str, headers: dict[str, str]
         ) -> None:
-            headers.update(session.tokens.headers(60.0))
+            headers.update(session.tokens.headers(left(60.0)))
 
     return Shared()
 
 
 @contextmanager
-def mapped() -> Generator[None]:
-    """Turns the errors of the storage client into ours."""
+def mapped(call: Call) -> Generator[None]:
+    """Turns the errors of the storage client into ours, and the call's end into its own."""
     from google.api_core.exceptions import GoogleAPICallError, RetryError
     from google.cloud.exceptions import ClientError
     from requests.exceptions import ConnectionError as NoConnection
     from requests.exceptions import RequestException, Timeout
+    from urllib3.exceptions import ReadTimeoutError
 
     try:
-        yield
+        with within(call.remaining(LONG)):
+            yield
+    except CloudAIError:  # our transport's; one is a TimeoutError too
+        raise
     except (GoogleAPICallError, ClientError) as error:
         status = int(error.code or 500)
         text = error.message.encode()
@@ -311,6 +332,8 @@ def mapped() -> Generator[None]:
     except Timeout:
         raise failures.late(errors.PROVIDER, "Cloud Storage") from None
     except (NoConnection, RetryError, RequestException) as error:
+        if error.args and isinstance(error.args[0], ReadTimeoutError):
+            raise failures.late(errors.PROVIDER, "Cloud Storage") from None
         raise failures.unreachable(error, errors.PROVIDER, "Cloud Storage", sent=True) from None
     except OSError as error:
         raise invalid("path", error.filename, f"cannot be used ({error.strerror})") from None

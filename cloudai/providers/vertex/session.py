@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from cloudai._core.calls.http import Http
 from cloudai._core.calls.network import network_of
+from cloudai._core.calls.sdk import left
+from cloudai._core.calls.sdk import session as sdk_session
 from cloudai._core.profiles import registry
 from cloudai._core.profiles.config import Profile
 from cloudai._core.profiles.secrets import Hidden
@@ -210,13 +212,21 @@ class VertexSession:
             base = f"{parts.scheme}://{parts.netloc}"
             target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
             try:
-                return self._transport.send(
-                    method, base, target, headers or {}, body, timeout or _TOKEN_TIMEOUT
-                )
+                seconds = left(timeout or _TOKEN_TIMEOUT)
+                return self._transport.send(method, base, target, headers or {}, body, seconds)
             except CloudAIError as error:
                 raise TransportError(error) from error
 
         return request
+
+    def requests(self, credentials: Any) -> Any:
+        """A session of Google's own clients, over our transport."""
+        from google.auth.transport.requests import AuthorizedSession
+
+        made, ours = AuthorizedSession(credentials), sdk_session(self._transport)
+        made.trust_env = ours.trust_env
+        made.adapters = ours.adapters
+        return made
 
     def _impersonated(self, source: Any) -> Any:
         account = self.profile.get("impersonate")

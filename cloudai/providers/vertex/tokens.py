@@ -47,7 +47,9 @@ class Tokens:
             if left > LAST:
                 threads.executor().submit(self._refresh, future)
             else:
-                self._refresh(future)
+                # In a thread of its own: the pool's may all be waiting here, and none may wait
+                # beyond its call.
+                threading.Thread(target=self._refresh, args=(future,), daemon=True).start()
         if left > LAST:
             return self._headers
         try:

@@ -25,9 +25,11 @@ from cloudai.errors import (
     JobTimedOut,
     UnsupportedByProvider,
 )
+from cloudai.protocols import Call
 from cloudai.providers.azure.ml import job_wire as wire
 from cloudai.providers.azure.ml import workspace as _workspace
 from cloudai.providers.azure.ml.machines import machine
+from cloudai.providers.azure.session import session
 from cloudai.testing.emulators.azure import AzureEmulator, LocalExecutor
 from cloudai.testing.emulators.azure._ml import Scoring
 from cloudai.types import Deployment, Metric, Resources, Spot, State, TrainingJob, Variant
@@ -302,9 +304,11 @@ def test_no_secret_gets_out(
 
 
 def unreachable() -> None:
+    transport = session(cloudai.Client(provider="azure").training._bound.profile).transport
+    url = "https://127.0.0.1:9/store/data?sp=r&sig=canary%2B0"
     with (
-        _workspace._container("https://127.0.0.1:9/store/data?sp=r&sig=canary%2B0") as container,
-        _workspace._told("data"),
+        _workspace._container(url, transport) as container,
+        _workspace._told("data", Call()),
     ):
         container.upload_blob("x", b"x")
 

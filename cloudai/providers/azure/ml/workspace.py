@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
+from cloudai._core.calls.sdk import LONG, cause, within
 from cloudai._core.files.unpack import place
 from cloudai._core.profiles import registry
 from cloudai._core.profiles.config import Profile
@@ -127,12 +128,13 @@ class Workspace:
         pending = self.send("POST", f"{path}/startPendingUpload", call, asked)
         blob = pending["blobReferenceForConsumption"]
         uri = str(blob["blobUri"]).rstrip("/")
-        with _container(str(blob["credential"]["sasUri"])) as container, _told(uri):
+        with (
+            _container(str(blob["credential"]["sasUri"]), self.session.transport) as container,
+            _told(uri, call),
+        ):
             for name, file in files.items():
                 with file.open("rb") as content:
-                    container.upload_blob(
-                        name, content, overwrite=True, read_timeout=call.remaining()
-                    )
+                    container.upload_blob(name, content, overwrite=True)
         properties: dict[str, Any] = {field: uri}
         if kind == "codes":
             properties["isAnonymous"] = True
@@ -155,7 +157,9 @@ class Workspace:
         sas, key = secrets.get("sasToken"), secrets.get("key")
         if sas:
             url = f"{url}?{str(sas).lstrip('?')}"
-        with _container(url, key or (None if sas else self.session.credential)) as container:
+        with _container(
+            url, self.session.transport, key or (None if sas else self.session.credential)
+        ) as container:
             yield container
 
     @contextmanager
@@ -199,7 +203,7 @@ class Workspace:
         """A blob from ``offset`` on; nothing where it is not there, or no longer."""
         from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
-        with self.storage(datastore, call) as container, _told(name):
+        with self.storage(datastore, call) as container, _told(name, call):
             try:
                 return container.download_blob(name, offset=offset or None).readall()
             except ResourceNotFoundError:
@@ -213,7 +217,7 @@ class Workspace:
         """Copies all blobs below a prefix into a folder; gives their number."""
         count = 0
         root = to.resolve()
-        with self.storage(datastore, call) as container, _told(prefix):
+        with self.storage(datastore, call) as container, _told(prefix, call):
             for name in list(container.list_blob_names(name_starts_with=f"{prefix}/")):
                 target = place(root, name[len(prefix) + 1 :], prefix)
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -224,7 +228,7 @@ class Workspace:
 
     def remove(self, datastore: str, prefix: str, call: Call) -> None:
         """Deletes all blobs below a prefix."""
-        with self.storage(datastore, call) as container, _told(prefix):
+        with self.storage(datastore, call) as container, _told(prefix, call):
             for name in list(container.list_blob_names(name_starts_with=f"{prefix}/")):
                 container.delete_blob(name)
 
@@ -291,20 +295,22 @@ def asset_name(files: Files) -> str:
 
 
 @contextmanager
-def _container(url: str, credential: Any = None) -> Generator[Any]:
+def _container(url: str, transport: Any, credential: Any = None) -> Generator[Any]:
     try:
         from azure.storage.blob import ContainerClient
     except ModuleNotFoundError:
         raise MissingExtra("azure-storage-blob", extra="azureml", provider="azure") from None
     for name in ("urllib3.connectionpool", "urllib3.util.retry"):
         logging.getLogger(name).addFilter(_unsigned)  # a filter that is there is not added again
-    with ContainerClient.from_container_url(url, credential, retry_total=0) as container:
+    with ContainerClient.from_container_url(
+        url, credential, retry_total=0, transport=transport
+    ) as container:
         yield container
 
 
 @contextmanager
-def _told(what: str) -> Generator[None]:
-    """The storage SDK's errors as ours."""
+def _told(what: str, call: Call) -> Generator[None]:
+    """The storage SDK's errors as ours, and the call's end as its own."""
     from azure.core.exceptions import (
         AzureError,
         ClientAuthenticationError,
@@ -314,8 +320,13 @@ def _told(what: str) -> Generator[None]:
     )
 
     try:
-        yield
+        with within(call.remaining(LONG)):
+            yield
+    except CloudAIError as error:
+        raise error from None  # as below
     except ClientAuthenticationError as error:
+        if (failure := cause(error)) is not None:
+            raise failure from None
         raise AuthenticationError(_line(what, error), provider="azure") from None
     except (ServiceRequestError, ServiceResponseError) as error:
         # Without its cause, whose message holds the whole signed address.

@@ -17,7 +17,8 @@ from cloudai._core.calls.http import Answer, Stream
 from cloudai._core.calls.paging import paged
 from cloudai.errors import CallTimeout, CloudAIError, InvalidRequest, NotFound, ProviderError
 from cloudai.protocols import Call
-from cloudai.providers.azure.auth import ApiKey, Header
+from cloudai.providers.azure.auth import ApiKey, Header, another
+from cloudai.providers.azure.auth import header as header_of
 from cloudai.providers.azure.errors import error_of
 from cloudai.providers.azure.session import HEADERS, AzureSession
 
@@ -47,10 +48,10 @@ def send(
     body: JSON. files: of a multipart form, whose other fields ``body`` then holds.
     api_version: another one than the profile's, for what the v1 API lacks.
     """
-    header = session.auth.fresh() or session.auth.header()
+    header = header_of(session.auth, call)
     answer = _once(session, method, path, call, header, body, params, files, api_version)
     if answer.status == 401:
-        other = session.auth.refused(header)
+        other = another(session.auth, header, call)
         if other is not None:
             answer = _once(session, method, path, call, other, body, params, files, api_version)
     if not 200 <= answer.status < 300:
@@ -214,11 +215,11 @@ def content(session: AzureSession, id: str, call: Call) -> bytes:
 
 def download(session: AzureSession, id: str, to: IO[bytes], call: Call) -> None:
     """Writes a file's content to ``to``, piece by piece."""
-    header = session.auth.fresh() or session.auth.header()
+    header = header_of(session.auth, call)
     stream = _content(session, id, header, call)
     try:
         if stream.status == 401:
-            other = session.auth.refused(header)
+            other = another(session.auth, header, call)
             if other is not None:
                 stream.close()
                 stream = _content(session, id, other, call)

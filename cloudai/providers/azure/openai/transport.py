@@ -14,7 +14,8 @@ from cloudai._core.calls import threads
 from cloudai._core.calls.http import Answer as Answer
 from cloudai.formats.sse import Lines
 from cloudai.protocols import Call
-from cloudai.providers.azure.auth import Header
+from cloudai.providers.azure.auth import Header, another
+from cloudai.providers.azure.auth import header as header_of
 from cloudai.providers.azure.errors import error_of
 from cloudai.providers.azure.session import HEADERS, AzureSession
 
@@ -36,10 +37,10 @@ class Transport:
     def post(self, path: str, model: str, body: bytes, call: Call) -> Answer:
         """Raises CloudAIError. A 401 has the key fetched anew, once."""
         auth, target = self._session.auth, self._target(path, model)
-        header = auth.fresh() or auth.header()
+        header = header_of(auth, call)
         answer = self._send(target, body, call, header)
         if answer.status == 401:
-            other = auth.refused(header)
+            other = another(auth, header, call)
             if other is not None:
                 answer = self._send(target, body, call, other)
         if not 200 <= answer.status < 300:
@@ -54,12 +55,12 @@ class Transport:
         """The answer's headers, then the data of its events as they come. Closing it frees the
         connection."""
         auth, target, http = self._session.auth, self._target(path, model), self._session.http
-        header = auth.fresh() or auth.header()
+        header = header_of(auth, call)
         headers = {**HEADERS, header.name: header.value}
         stream = http.open("POST", self._base, target, headers, body, call.remaining())
         try:
             if stream.status == 401:
-                other = auth.refused(header)
+                other = another(auth, header, call)
                 if other is not None:
                     stream.close()
                     headers = {**HEADERS, other.name: other.value}
@@ -79,10 +80,10 @@ class Transport:
     async def apost(self, path: str, model: str, body: bytes, call: Call) -> Answer:
         """The async twin of ``post``."""
         auth, target = self._session.auth, self._target(path, model)
-        header = auth.fresh() or await threads.run(auth.header)
+        header = auth.fresh() or await threads.run(header_of, auth, call)
         answer = await self._asend(target, body, call, header)
         if answer.status == 401:
-            other = await threads.run(auth.refused, header)
+            other = await threads.run(another, auth, header, call)
             if other is not None:
                 answer = await self._asend(target, body, call, other)
         if not 200 <= answer.status < 300:
@@ -98,12 +99,12 @@ class Transport:
     async def aevents(self, path: str, model: str, body: bytes, call: Call) -> AsyncGenerator[Any]:
         """The async twin of ``events``."""
         auth, target, aio = self._session.auth, self._target(path, model), self._session.aio
-        header = auth.fresh() or await threads.run(auth.header)
+        header = auth.fresh() or await threads.run(header_of, auth, call)
         headers = {**HEADERS, header.name: header.value}
         stream = await aio.open("POST", self._base, target, headers, body, call.remaining())
         try:
             if stream.status == 401:
-                other = await threads.run(auth.refused, header)
+                other = await threads.run(another, auth, header, call)
                 if other is not None:
                     stream.close()
                     headers = {**HEADERS, other.name: other.value}
