@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
-from cloudai._core.calls.sdk import deadline
+from cloudai._core.calls.until import deadline
 from cloudai._core.models import prices
 from cloudai._core.profiles import registry, trust
 from cloudai._core.profiles.registry import ProviderSpec

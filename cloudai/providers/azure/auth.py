@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final, NoReturn, Protocol
 
-from cloudai._core.calls.sdk import left, within
+from cloudai._core.calls.until import left, within
 from cloudai._core.profiles.secrets import Hidden, Secret
 from cloudai.errors import AuthenticationError, CallTimeout
 from cloudai.protocols import Call

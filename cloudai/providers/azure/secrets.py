@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from cloudai._core.calls.sdk import cause, within
+from cloudai._core.calls.until import cause, within
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     AuthenticationError,

@@ -13,8 +13,8 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from cloudai._core.calls.http import Http
 from cloudai._core.calls.network import Network, network_of
-from cloudai._core.calls.sdk import cause, left, within
 from cloudai._core.calls.sdk import session as sdk_session
+from cloudai._core.calls.until import cause, left, within
 from cloudai._core.profiles import registry
 from cloudai._core.profiles.config import Profile
 from cloudai._core.profiles.secrets import Hidden, Secret

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from cloudai._core.calls import failures
-from cloudai._core.calls.sdk import LONG, left, within
+from cloudai._core.calls.until import LONG, left, within
 from cloudai._core.files.tree import tree
 from cloudai._core.files.unpack import place
 from cloudai._core.profiles.config import Profile

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from cloudai._core.calls.http import Http
 from cloudai._core.calls.network import network_of
-from cloudai._core.calls.sdk import left
 from cloudai._core.calls.sdk import session as sdk_session
+from cloudai._core.calls.until import left
 from cloudai._core.profiles import registry
 from cloudai._core.profiles.config import Profile
 from cloudai._core.profiles.secrets import Hidden

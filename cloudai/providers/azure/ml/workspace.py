@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
-from cloudai._core.calls.sdk import LONG, cause, within
+from cloudai._core.calls.until import LONG, cause, within
 from cloudai._core.files.unpack import place
 from cloudai._core.profiles import registry
 from cloudai._core.profiles.config import Profile
