@@ -175,12 +175,12 @@ class Workspace:
                 yield container, store["path"]
             return
         url, name = address(uri, field)
-        with _container(url, self.session.credential) as container:
+        with _container(url, self.session.transport, self.session.credential) as container:
             yield container, name
 
     def fetch(self, uri: str, to: Path, call: Call, field: str = "uri") -> None:
         """Copies a blob into a file. Raises NotFound, InvalidRequest."""
-        with self.blob(uri, call, field) as (container, name), _told(uri):
+        with self.blob(uri, call, field) as (container, name), _told(uri, call):
             to.parent.mkdir(parents=True, exist_ok=True)
             with to.open("wb") as file:
                 container.download_blob(name).readinto(file)
@@ -189,14 +189,14 @@ class Workspace:
         """Writes a blob, over one that is there."""
         with (
             self.blob(uri, call, field) as (container, name),
-            _told(uri),
+            _told(uri, call),
             file.open("rb") as content,
         ):
-            container.upload_blob(name, content, overwrite=True, read_timeout=call.remaining())
+            container.upload_blob(name, content, overwrite=True)
 
     def exists(self, uri: str, call: Call, field: str = "uri") -> bool:
         """Whether there is a blob."""
-        with self.blob(uri, call, field) as (container, name), _told(uri):
+        with self.blob(uri, call, field) as (container, name), _told(uri, call):
             return bool(container.get_blob_client(name).exists())
 
     def read(self, datastore: str, name: str, call: Call, offset: int = 0) -> bytes:
