@@ -108,6 +108,9 @@ class Embeddings(Protocol):
     gives all texts in parts that fit one request each, in order, and raises InvalidRequest for
     what the model cannot do. ``embed`` then gets such parts: the core sends, paces and retries
     each for itself, so that no answered text is paid twice.
+
+    An adapter with models that rank also has ``rerank(request, call)``, from a ``RerankRequest``
+    to a ``RerankReply``.
     """
 
     def embed(self, request: EmbeddingRequest, call: Call) -> EmbeddingReply: ...

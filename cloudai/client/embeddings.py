@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,15 @@ from cloudai._core.calls import threads
 from cloudai._core.calls.texts import Texts
 from cloudai.client._fallback import aask, ask
 from cloudai.client._runtime import CapabilityBinding, Runtime
-from cloudai.types import EmbeddingReply, EmbeddingRequest, EmbeddingTask
+from cloudai.errors import UnsupportedByProvider
+from cloudai.protocols import Call
+from cloudai.types import (
+    EmbeddingReply,
+    EmbeddingRequest,
+    EmbeddingTask,
+    RerankReply,
+    RerankRequest,
+)
 from cloudai.types._base import check_encodable, check_positive, invalid
 
 
@@ -58,6 +66,37 @@ class Embeddings:
             lambda binding: _embed(binding, given, timeout),
         )
 
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        model: str | None = None,
+        top_n: int | None = None,
+        truncate: bool = False,
+        timeout: float | None = None,
+        native: dict[str, Any] | None = None,
+    ) -> RerankReply:
+        """The documents in the order of their use for the query, by a cross-encoder, which reads
+        query and document together: slower than vectors, and better on the best few of them.
+
+        Parameters
+        ----------
+        query, documents: texts, none empty.
+        model: a folder of a sequence classification model with one label (local).
+        top_n: so many of the best; None is all.
+        truncate: True cuts overlong documents to the model's limit; False makes them an error.
+        timeout: seconds, all retries included; None is the profile's.
+        native: arguments of this provider alone.
+
+        Raises UnsupportedByProvider where the provider has no such models here. No other profile
+        is asked: scores of two models cannot be compared.
+        """
+        binding = self._runtime.binding("embeddings")
+        request = _ranking(binding, query, documents, model, top_n, truncate, timeout, native)
+        caller = binding.caller
+        return caller.run("rerank", partial(_rerank(binding), request), caller.call(timeout))
+
 
 class AsyncEmbeddings:
     """Embeddings on a profile, under asyncio."""
@@ -84,6 +123,25 @@ class AsyncEmbeddings:
             first,
             lambda: _same(self._runtime, first, model, request.model),
             lambda binding: _aembed(binding, given, timeout),
+        )
+
+    async def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        model: str | None = None,
+        top_n: int | None = None,
+        truncate: bool = False,
+        timeout: float | None = None,
+        native: dict[str, Any] | None = None,
+    ) -> RerankReply:
+        """See ``Embeddings.rerank``."""
+        binding = self._runtime.binding("embeddings")
+        request = _ranking(binding, query, documents, model, top_n, truncate, timeout, native)
+        caller, rank = binding.caller, partial(_rerank(binding), request)
+        return await caller.arun(
+            "rerank", lambda call: threads.run(rank, call), caller.call(timeout)
         )
 
 
@@ -152,3 +210,50 @@ def _same(
     for other in runtime.fallbacks("embeddings", binding):
         if other.profile.model(name) == model:
             yield other
+
+
+def _ranking(
+    binding: CapabilityBinding,
+    query: str,
+    documents: Sequence[str],
+    model: str | None,
+    top_n: int | None,
+    truncate: bool,
+    timeout: float | None,
+    native: dict[str, Any] | None,
+) -> RerankRequest:
+    if isinstance(documents, str):
+        raise invalid("documents", documents, "is a text", "Give a list of texts.")
+    if not documents:
+        raise invalid("documents", documents, "is empty", "Give at least one text.")
+    named = [("query", query), *((f"documents[{at}]", one) for at, one in enumerate(documents))]
+    for field, text in named:
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise invalid(field, text, f"is a {type(text).__name__}, not a text")
+        if not text.strip():
+            raise invalid(field, text, "is empty", "Leave empty texts out.")
+        check_encodable(text, field)
+    check_encodable(model, "model")
+    check_positive("top_n", top_n)
+    check_positive("timeout", timeout)
+    return RerankRequest(
+        model=binding.profile.model(model),
+        query=query,
+        documents=tuple(documents),
+        top_n=top_n,
+        truncate=truncate,
+        native=native or {},
+    )
+
+
+def _rerank(binding: CapabilityBinding) -> Callable[[RerankRequest, Call], RerankReply]:
+    """The adapter's own. Raises UnsupportedByProvider where it has none."""
+    found = getattr(binding.adapter, "rerank", None)
+    if found is None:
+        raise UnsupportedByProvider(
+            "rerank",
+            provider=binding.profile.provider,
+            alternative='Rank by a cross-encoder on this machine (Client("local")), or by the '
+            "vectors of embeddings.create",
+        )
+    return found

@@ -25,7 +25,7 @@ from cloudai.engine import gguf as _convert
 from cloudai.errors import ConfigError
 from cloudai.types._base import unknown
 
-Kind: TypeAlias = Literal["chat", "embedding"]
+Kind: TypeAlias = Literal["chat", "embedding", "ranking"]
 
 SETUP: Final = "cloudai local setup"
 

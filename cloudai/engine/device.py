@@ -72,3 +72,14 @@ def dtype(name: object, field: str = "native.dtype") -> Any:
     if name not in DTYPES:
         raise invalid(field, name, "is no number type", f"Use one of: {', '.join(DTYPES)}.")
     return getattr(torch, str(name))
+
+
+def moved(array: Any, device: str) -> Any:
+    """A numpy array as a tensor on the device. To a GPU it goes out of pinned memory, so that
+    nothing waits for it."""
+    import torch
+
+    made = torch.from_numpy(array)
+    if device.startswith("cuda"):
+        return made.pin_memory().to(device, non_blocking=True)
+    return made.to(device)

@@ -7,6 +7,8 @@
 - ``task`` puts the model's own prompt for it before each text, where the folder names one
   (``config_sentence_transformers.json``, as E5's do); else it changes nothing. The embedded
   model knows no tasks.
+- ``dimensions`` cuts the vectors of a model that was trained for it (matryoshka), which its
+  config.json says; others are refused.
 - ``usage.input_tokens`` counts all tokens that the model read, special ones included.
 - BERT's family runs without padding and without transformers; any other architecture runs
   through transformers' AutoModel.
@@ -14,12 +16,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from cloudai.engine import catalog, sentence
 from cloudai.engine import device as _device
-from cloudai.engine.packed import PackedEncoder, overlong, supports
+from cloudai.engine.encoder import Encoder, overlong
+from cloudai.engine.packed import PackedEncoder, supports
 from cloudai.engine.padded import PaddedEncoder
 from cloudai.engine.pool import Held
 from cloudai.errors import InvalidRequest, UnsupportedByProvider
@@ -28,6 +35,9 @@ from cloudai.types import EmbeddingReply, EmbeddingRequest, Usage
 from cloudai.types._base import invalid, unknown
 
 _NATIVE: Final = ("dtype",)
+AHEAD: Final = 4096
+"""Texts that are tokenised at once while a GPU computes."""
+Vectors: TypeAlias = npt.NDArray[np.float32]
 
 
 class EmbeddingModels:
@@ -52,40 +62,41 @@ class EmbeddingModels:
 
         Raises ConfigError (no such model, device or file), InvalidRequest for an empty list or
         text, ContextOverflow for a text beyond the model's limit unless ``truncate`` is set,
-        UnsupportedByProvider for other ``dimensions`` than the model's own, CallTimeout.
+        UnsupportedByProvider for ``dimensions`` that the model was not trained for, CallTimeout.
         """
         _check(request)
         name = request.model or self._default
         found = catalog.find("embedding", name, home=self._home)
         encoder = self._load(found, request.native.get("dtype", "float32"))
-        if request.dimensions not in (None, encoder.dim):
+        cut = request.dimensions
+        if not encoder.config.fits(cut, encoder.dim):
+            sizes = ", ".join(str(one) for one in encoder.config.sizes or ())
+            why = f"and may be cut to {sizes}" if sizes else "and was not made to be cut"
             raise UnsupportedByProvider(
-                f"dimensions={request.dimensions}",
+                f"dimensions={cut}",
                 provider="local",
-                alternative=f"{found.name} gives {encoder.dim}, and was not made to be cut; "
-                "leave dimensions out, or name a model of that size",
+                alternative=f"{found.name} gives {encoder.dim}, {why}; leave dimensions out, or "
+                'name a model of that size. One that was trained for it says so by "is_matryoshka" '
+                "in its config.json",
                 field="dimensions",
             )
         texts = request.texts
-        prompt = encoder.config.prompts.get(request.task or "", "")
+        prompt = encoder.config.prompt(request.task)
         if prompt:
             texts = tuple(prompt + text for text in texts)
         call.remaining()
-        ids = encoder.tokenize(texts, truncate=request.truncate)
-        for at, one in enumerate(ids):
-            if len(one) > encoder.limit:
-                raise overlong(at, len(one), encoder.limit)
-        vectors = encoder.encode_ids(ids, before=call.remaining)
+        tokens, vectors = _encoded(encoder, texts, request.truncate, call)
+        vectors = shortened(encoder, vectors, cut)
         return EmbeddingReply(
             data=vectors.astype("<f4", copy=False).tobytes(),
-            dim=encoder.dim,
+            dim=vectors.shape[1],
             model=found.name,
             provider="local",
-            usage=Usage(input_tokens=sum(map(len, ids))),
+            usage=Usage(input_tokens=tokens),
             cost=0.0,
         )
 
-    def _load(self, found: catalog.Found, dtype: str) -> PackedEncoder | PaddedEncoder:
+    def _load(self, found: catalog.Found, dtype: str) -> Encoder:
         if found.gguf:
             raise UnsupportedByProvider(
                 "a GGUF file as an embedding model",
@@ -96,14 +107,49 @@ class EmbeddingModels:
         _device.dtype(dtype)
         device = _device.pick(self._device)
 
-        def make() -> PackedEncoder | PaddedEncoder:
+        def make() -> Encoder:
             return open_encoder(found, device, dtype)
 
         key = ("embedding", str(found.path), device, dtype)
         return self._held.get(key, make)
 
 
-def open_encoder(found: catalog.Found, device: str, dtype: str) -> PackedEncoder | PaddedEncoder:
+def _encoded(
+    encoder: Encoder, texts: tuple[str, ...], truncate: bool, call: Call
+) -> tuple[int, Vectors]:
+    """How many tokens the texts have, and their vectors. Beside a GPU the next texts are
+    tokenised while these are computed."""
+
+    def computed(ids: list[list[int]], start: int = 0) -> tuple[int, Vectors]:
+        for index, one in enumerate(ids):
+            if len(one) > encoder.limit:
+                raise overlong(start + index, len(one), encoder.limit)
+        return sum(map(len, ids)), encoder.encode_ids(ids, before=call.remaining)
+
+    if encoder.device == "cpu" or len(texts) <= AHEAD:
+        return computed(encoder.tokenize(texts, truncate=truncate))
+    made: list[tuple[int, Vectors]] = []
+    with ThreadPoolExecutor(1, "tokenise") as other:
+        coming = other.submit(encoder.tokenize, texts[:AHEAD], truncate=truncate)
+        for start in range(0, len(texts), AHEAD):
+            ids = coming.result()
+            following = texts[start + AHEAD : start + 2 * AHEAD]
+            coming = other.submit(encoder.tokenize, following, truncate=truncate)
+            made.append(computed(ids, start))
+    return sum(count for count, _ in made), np.concatenate([vectors for _, vectors in made])
+
+
+def shortened(encoder: Encoder, vectors: Vectors, dimensions: int | None) -> Vectors:
+    """The first numbers of each vector, brought to length 1 again where the model's own are."""
+    if dimensions in (None, encoder.dim):
+        return vectors
+    cut = vectors[:, :dimensions]
+    if not encoder.config.normalize:
+        return np.ascontiguousarray(cut)
+    return cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)
+
+
+def open_encoder(found: catalog.Found, device: str, dtype: str) -> Encoder:
     """The fastest encoder that can run the folder's model."""
     config = sentence.read(found.path)
     if supports(config):

@@ -44,16 +44,27 @@ def tokenizer(path: Path) -> Any:
         unreadable(path, "tokenizer", error)
 
 
-def model(path: Path, task: Literal["chat", "embedding"], device: str, dtype: Any) -> Any:
+def model(
+    path: Path, task: Literal["chat", "embedding", "ranking"], device: str, dtype: Any
+) -> Any:
     """The directory's model, on ``device``, ready to infer.
 
     Raises ConfigError where its weights are missing, cut or of another model, and
     CapacityError where the device has no room for it.
     """
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers import (
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+    )
 
-    maker: Any = AutoModelForCausalLM if task == "chat" else AutoModel
+    makers: dict[str, Any] = {
+        "chat": AutoModelForCausalLM,
+        "embedding": AutoModel,
+        "ranking": AutoModelForSequenceClassification,
+    }
+    maker = makers[task]
     try:
         with quiet():
             made, report = maker.from_pretrained(

@@ -10,7 +10,6 @@ kernel that is told where each text begins.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -24,35 +23,17 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from cloudai.engine import device as _device
+from cloudai.engine.encoder import Encoder
+from cloudai.engine.head import Head
 from cloudai.engine.linear import ACTIVATIONS, ROWS, Linear, lays_out
 from cloudai.engine.loading import unreadable
 from cloudai.engine.sentence import SentenceConfig, read
-from cloudai.errors import CapacityError, ConfigError, ContextOverflow
-
-CPU_TOKENS: Final = 2048
-"""Tokens of one forward pass on a CPU: more no longer fit its cache (measured)."""
-GPU_TOKENS: Final = 65536
-"""Tokens of one forward pass on a GPU."""
+from cloudai.errors import ConfigError
 
 FAMILY: Final = ("bert", "roberta", "xlm-roberta", "camembert")
 
 
-def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Positions of ``lengths``, longest first, in groups of at most ``max_tokens`` together (a
-    longer one stands alone)."""
-    order = sorted(range(len(lengths)), key=lambda at: -lengths[at])
-    groups: list[list[int]] = []
-    room = 0
-    for at in order:
-        if not groups or lengths[at] > room:
-            groups.append([])
-            room = max_tokens
-        groups[-1].append(at)
-        room -= lengths[at]
-    return groups
-
-
-class PackedEncoder:
+class PackedEncoder(Encoder):
     """Texts to vectors. Safe to use from several threads: they take turns, a batch each.
 
     Parameters
@@ -72,6 +53,7 @@ class PackedEncoder:
     """
 
     def __init__(self, path: Path, device: str = "cpu", dtype: str = "float32") -> None:
+        super().__init__()
         self.path = path
         self.device = device
         self.config: SentenceConfig = read(path)
@@ -88,13 +70,14 @@ class PackedEncoder:
         self._layers = int(model["num_hidden_layers"])
         self._eps = float(model["layer_norm_eps"])
         self._half = lays_out(device, self._dtype)
-        self.dim = int(model["hidden_size"])
+        self._width = int(model["hidden_size"])
+        self._head = Head(self.config, self._width, device)
+        self.dim = self._head.dim
         # RoBERTa's positions begin behind its padding token.
         self._first = 0 if model["model_type"] == "bert" else int(model["pad_token_id"]) + 1
         self.limit = min(self.config.max_length or 10**9, positions(model))
         self._plain, self._cut = _tokenizers(self.config.folder, self.limit)
-        self._turn = threading.Lock()
-        self._varlen = varlen(device, self._dtype, self.dim // self._heads)
+        self._varlen = varlen(device, self._dtype, self._width // self._heads)
         try:
             self._weights = self._load()
             self._linears = self._linear_layers()
@@ -118,7 +101,7 @@ class PackedEncoder:
                     [kept.pop(f"{own}{name}.{part}") for name in ("query", "key", "value")]
                 )
         word = kept["embeddings.word_embeddings.weight"]
-        if tuple(word.shape) != (int(self.config.model["vocab_size"]), self.dim):
+        if tuple(word.shape) != (int(self.config.model["vocab_size"]), self._width):
             raise RuntimeError(f"embeddings of shape {tuple(word.shape)}, not as config.json says")
         # What a text of one kind always adds is added once.
         kind = kept.pop("embeddings.token_type_embeddings.weight")[0]
@@ -141,49 +124,10 @@ class PackedEncoder:
         return made
 
     def tokenize(self, texts: Sequence[str], *, truncate: bool = False) -> list[list[int]]:
-        """Each text's tokens, special ones included. Releases the GIL, so it may run beside an
-        event loop in a thread.
-
-        Parameters
-        ----------
-        truncate: True cuts a text to ``limit`` tokens, its end token kept; False gives all.
-        """
         if self.config.lower:
             texts = [text.lower() for text in texts]
         coder = self._cut if truncate else self._plain
         return [one.ids for one in coder.encode_batch_fast(list(texts))]
-
-    def encode_ids(
-        self,
-        ids: Sequence[Sequence[int]],
-        max_tokens: int | None = None,
-        before: Callable[[], object] | None = None,
-    ) -> npt.NDArray[np.float32]:
-        """The vectors of tokenised texts: float32, of shape (texts, dim), in their order.
-
-        Parameters
-        ----------
-        ids: what ``tokenize`` gave.
-        max_tokens: of one forward pass; None for what suits the device.
-        before: called before each pass; may raise to end the work.
-
-        Raises ContextOverflow for a text longer than ``limit``.
-        """
-        lengths = [len(one) for one in ids]
-        if lengths and max(lengths) > self.limit:
-            at = lengths.index(max(lengths))
-            raise overlong(at, lengths[at], self.limit)
-        out = np.empty((len(ids), self.dim), np.float32)
-        per_pass = max_tokens or (CPU_TOKENS if self.device == "cpu" else GPU_TOKENS)
-        for group in batches(lengths, per_pass):
-            if before is not None:
-                before()
-            with self._turn, torch.inference_mode():
-                try:
-                    out[group] = self._forward([ids[at] for at in group]).cpu().numpy()
-                except torch.OutOfMemoryError as error:
-                    raise no_room(self.device) from error
-        return out
 
     def _forward(self, group: Sequence[Sequence[int]]) -> Any:
         w, linear = self._weights, self._linears
@@ -194,7 +138,7 @@ class PackedEncoder:
         places = np.arange(len(tokens)) - starts + self._first
         if self._half and (more := -len(tokens) % ROWS):
             tokens, places = (np.pad(one, (0, more)) for one in (tokens, places))
-        ids, at = (torch.from_numpy(array).to(self.device) for array in (tokens, places))
+        ids, at = (_device.moved(array, self.device) for array in (tokens, places))
         x = w["embeddings.word_embeddings.weight"][ids] + w["positions"][at]
         x = self._norm(x, "embeddings.LayerNorm")
         pack = _Pack(lengths, ends, self.device, self._varlen)
@@ -205,12 +149,11 @@ class PackedEncoder:
             x = self._norm(x + mixed, f"{own}attention.output.LayerNorm")
             wide = linear[f"{own}intermediate.dense"](x)
             x = self._norm(x + linear[f"{own}output.dense"](wide), f"{own}output.LayerNorm")
-        pooled = pack.pool(x, self.config.pooling)
-        return F.normalize(pooled, dim=1) if self.config.normalize else pooled
+        return self._head(pack.pool(x, self.config.pooling))
 
     def _norm(self, x: Any, name: str) -> Any:
         weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
-        return F.layer_norm(x, (self.dim,), weight, bias, self._eps)
+        return F.layer_norm(x, (self._width,), weight, bias, self._eps)
 
 
 Varlen: TypeAlias = Callable[[Any, Any, Any, Any, int], Any]
@@ -267,11 +210,11 @@ class _Pack:
         self._lengths = lengths
         self._kernel = kernel
         self._nested = device.startswith("cuda")
-        self._starts = torch.from_numpy(ends - lengths).to(device)
+        self._starts = _device.moved(ends - lengths, device)
         if self._nested:
-            self._offsets = torch.from_numpy(np.concatenate([[0], ends])).to(device)
+            self._offsets = _device.moved(np.concatenate([[0], ends]), device)
             self._bounds = self._offsets.to(torch.int32)
-            self._sizes = torch.from_numpy(lengths).to(device)
+            self._sizes = _device.moved(lengths, device)
         sizes, counts = np.unique(lengths, return_counts=True)
         pairs = zip(sizes.tolist(), counts.tolist(), strict=True)
         self._runs: list[tuple[int, int]] = list(pairs)[::-1]
@@ -330,6 +273,7 @@ def supports(config: SentenceConfig) -> bool:
         and model.get("hidden_act") in ACTIVATIONS
         and model.get("position_embedding_type", "absolute") == "absolute"
         and not model.get("is_decoder")
+        and config.pooling in ("mean", "cls", "max")
         and (config.folder / "tokenizer.json").is_file()
         and (config.folder / "model.safetensors").is_file()
     )
@@ -341,27 +285,6 @@ def positions(model: dict[str, Any]) -> int:
     if model.get("model_type") in FAMILY and model.get("model_type") != "bert":
         return size - int(model["pad_token_id"]) - 1
     return size
-
-
-def overlong(at: int, tokens: int, limit: int) -> ContextOverflow:
-    """The error for a text with more tokens than the model takes."""
-    return ContextOverflow(
-        f"texts[{at}] has {tokens} tokens, and the model takes {limit}",
-        tokens=tokens,
-        limit=limit,
-        field=f"texts[{at}]",
-        provider="local",
-        hint="Split the text, or pass truncate=True to cut it",
-    )
-
-
-def no_room(device: str) -> CapacityError:
-    """The error for a device without the memory for a batch."""
-    return CapacityError(
-        f"the device {device} ran out of memory",
-        provider="local",
-        hint="Send fewer or shorter texts at once, or choose another `device`",
-    )
 
 
 def _tokenizers(folder: Path, limit: int) -> tuple[Tokenizer, Tokenizer]:

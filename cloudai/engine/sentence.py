@@ -11,14 +11,18 @@ import msgspec
 
 from cloudai.errors import ConfigError
 
-Pooling: TypeAlias = Literal["mean", "cls", "max"]
+Pooling: TypeAlias = Literal["mean", "cls", "max", "lasttoken", "weightedmean"]
 
 _POOLINGS: Final[dict[str, Pooling]] = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
+    "pooling_mode_lasttoken": "lasttoken",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
 }
-_MODULES: Final = ("Transformer", "Pooling", "Normalize")
+_MODULES: Final = ("Transformer", "Pooling", "Dense", "Normalize")
+_PROMPTS: Final[dict[str, tuple[str, ...]]] = {"similarity": ("similarity", "sts")}
+"""Names of a task's prompt, where they are others than the task's own; in lower case."""
 
 
 class SentenceConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,19 +32,43 @@ class SentenceConfig(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     folder: where config.json, the weights and the tokenizer lie.
     model: config.json.
-    pooling: how a text's tokens become one vector. normalize: to length 1.
+    pooling: how a text's tokens become one vector. dense: folders of the layers behind it.
+    normalize: to length 1.
+    sizes: to which vectors may be cut, because the model was trained for it; None: any; empty:
+        it was not. config.json says it in the words that vLLM reads: ``matryoshka_dimensions``, or
+        ``is_matryoshka`` ("Pooling models", docs.vllm.ai, 2026-11).
     max_length: the most tokens of a text; None: what the model has positions for.
     lower: True lowers the text's letters first.
-    prompts: what is put before a text, by task.
+    prompts: what is put before a text, by task in lower case.
     """
 
     folder: Path
     model: dict[str, Any]
     pooling: Pooling = "mean"
+    dense: tuple[Path, ...] = ()
     normalize: bool = True
     max_length: int | None = None
     lower: bool = False
     prompts: dict[str, str] = {}
+
+    @property
+    def sizes(self) -> tuple[int, ...] | None:
+        said = self.model.get("matryoshka_dimensions")
+        if said:
+            return tuple(int(one) for one in said)
+        return None if self.model.get("is_matryoshka") else ()
+
+    def fits(self, dimensions: int | None, dim: int) -> bool:
+        """Whether vectors of ``dim`` numbers may be cut to ``dimensions``."""
+        if dimensions in (None, dim):
+            return True
+        sizes = self.sizes
+        return dimensions in sizes if sizes is not None else 0 < dimensions < dim
+
+    def prompt(self, task: str | None) -> str:
+        """What stands before a text of this task."""
+        names = _PROMPTS.get(task or "", (task or "",))
+        return next((self.prompts[name] for name in names if name in self.prompts), "")
 
 
 def read(path: Path) -> SentenceConfig:
@@ -55,13 +83,14 @@ def read(path: Path) -> SentenceConfig:
         (str(one["type"]).rpartition(".")[2], path / str(one["path"]))
         for one in cast("list[dict[str, Any]]", _json(path / "modules.json"))
     ]
-    unknown = [kind for kind, _ in modules if kind not in _MODULES]
     kinds = [kind for kind, _ in modules]
-    if unknown or kinds[:2] != ["Transformer", "Pooling"]:
+    dense = tuple(folder for kind, folder in modules if kind == "Dense")
+    last = ["Normalize"] if kinds[-1:] == ["Normalize"] else []
+    if kinds != ["Transformer", "Pooling", *["Dense"] * len(dense), *last]:
         raise ConfigError(
             f"the model at {path} has the modules {', '.join(kinds)}",
             provider="local",
-            hint=f"Known are {', '.join(_MODULES)}, in this order",
+            hint=f"Known are {', '.join(_MODULES)}, in this order; there may be several Dense",
         )
     folder, pooling = modules[0][1], modules[1][1]
     text = _optional(folder / "sentence_bert_config.json")
@@ -70,10 +99,11 @@ def read(path: Path) -> SentenceConfig:
         folder=folder,
         model=_json(folder / "config.json"),
         pooling=_pooling(pooling / "config.json"),
-        normalize="Normalize" in kinds,
+        dense=dense,
+        normalize=bool(last),
         max_length=text.get("max_seq_length"),
         lower=bool(text.get("do_lower_case")),
-        prompts={str(k): str(v) for k, v in (about.get("prompts") or {}).items()},
+        prompts={str(k).lower(): str(v) for k, v in (about.get("prompts") or {}).items()},
     )
 
 
@@ -94,7 +124,7 @@ def _pooling(file: Path) -> Pooling:
             f"{file} asks for pooling by {', '.join(chosen) or 'nothing'}"
             + (" without the prompt" if config.get("include_prompt") is False else ""),
             provider="local",
-            hint="Known are mean, cls and max, one at a time, over the whole text",
+            hint=f"Known are {', '.join(_POOLINGS.values())}, one at a time, over the whole text",
         )
     return known[chosen[0]]
 

@@ -24,7 +24,14 @@ from cloudai.types.chat import (
     ToolResult,
     Usage,
 )
-from cloudai.types.embeddings import EmbeddingReply, EmbeddingRequest, EmbeddingTask
+from cloudai.types.embeddings import (
+    EmbeddingReply,
+    EmbeddingRequest,
+    EmbeddingTask,
+    Ranked,
+    RerankReply,
+    RerankRequest,
+)
 from cloudai.types.endpoints import (
     Deployment,
     EndpointStatus,
@@ -95,8 +102,11 @@ __all__ = [
     "Plan",
     "PredictRequest",
     "Prediction",
+    "Ranked",
     "Reasoning",
     "ReasoningEffort",
+    "RerankReply",
+    "RerankRequest",
     "Resources",
     "ResponseSchema",
     "Retry",

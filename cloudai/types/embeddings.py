@@ -77,3 +77,53 @@ class EmbeddingReply(msgspec.Struct, frozen=True, kw_only=True):
         """The vectors as lists of floats, without numpy."""
         rows = struct.iter_unpack(f"<{self.dim}f", self.data)
         return [list(row) for row in rows]
+
+
+class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Documents to be put into the order of their use for a query, as an adapter gets them.
+
+    Parameters
+    ----------
+    model: the vendor's own name, or a folder (local).
+    query: not empty. documents: at least one, none empty.
+    top_n: so many of the best; None is all.
+    truncate: True cuts an overlong document to the model's limit; False makes it an error.
+    native: arguments of this provider alone, passed on as they are.
+    """
+
+    model: str
+    query: str
+    documents: tuple[str, ...]
+    top_n: int | None = None
+    truncate: bool = False
+    native: dict[str, Any] = {}
+
+
+class Ranked(msgspec.Struct, frozen=True):
+    """A document's place in a ranking.
+
+    Parameters
+    ----------
+    index: its place among the documents that were sent. score: higher is of more use; comparable
+        within one model alone.
+    """
+
+    index: int
+    score: float
+
+
+class RerankReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The documents, the most useful first.
+
+    Parameters
+    ----------
+    ranking: the documents' places and scores.
+    model, provider: what ranked them. usage: tokens read.
+    cost: US dollars; None where the price is not known; 0.0 locally.
+    """
+
+    ranking: tuple[Ranked, ...]
+    model: str
+    provider: str
+    usage: Usage = Usage()
+    cost: float | None = None

@@ -216,8 +216,7 @@ class Engine:
 
     def _read(self) -> tuple[Flight, list[Request]] | None:
         # Those of a grammar may have grown by more than one.
-        unread = [one for one in self._running if not one.fresh and not one.done]
-        unread = self._make_room(unread)
+        unread = self._make_room([o for o in self._running if not o.fresh and not o.done])
         if not unread:
             return None
         stepping = len(unread) < len(self._running)
@@ -278,8 +277,7 @@ class Engine:
         for one in sorted(ready, key=lambda one: one.number):
             if one.seat is None or one.done:
                 continue
-            size = max(one.read + 1, len(one.tokens))
-            while not self.runner.store.reserve(one.seat, size):
+            while not self.runner.store.reserve(one.seat, max(one.read + 1, len(one.tokens))):
                 while self._flights:
                     self._land()
                 latest = max(self._running, key=lambda other: other.number)

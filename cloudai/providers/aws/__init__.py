@@ -73,6 +73,7 @@ SPEC: Final = ProviderSpec(
     ),
     store="s3://{path}",
     gaps={
+        "embeddings:rerank": "no ranking of documents; a cross-encoder on this machine does it",
         "training:finetune": "fine-tuning as a service; run a script job instead",
         "endpoints:secrets": "SageMaker hands containers none: load() fetches them under the role",
         "endpoints:serverless": "no steps in rollouts, no network of your own, no streams; "

@@ -91,6 +91,7 @@ SPEC: Final = ProviderSpec(
     ),
     store="azureml://datastores/workspaceblobstore/paths/{path}",
     gaps={
+        "embeddings:rerank": "no ranking of documents; a cross-encoder on this machine does it",
         "training:script": "only with workspace= (Azure ML); Azure OpenAI fine-tunes",
         "training:spot": "only with workspace= (Azure ML)",
         "training:weights": "fine-tuning gives a model's name, not its weights",

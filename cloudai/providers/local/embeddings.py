@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from cloudai._core.profiles.config import Profile
 from cloudai.engine.embeddings import EmbeddingModels
+from cloudai.engine.reranking import RerankModels
+from cloudai.protocols import Call
 from cloudai.providers.local.models import held
+from cloudai.types import RerankReply, RerankRequest
 
 
 class LocalEmbeddings(EmbeddingModels):
@@ -22,3 +25,10 @@ class LocalEmbeddings(EmbeddingModels):
             device=profile.get("device"),
             held=profile.shared(held),
         )
+        self._rerank = RerankModels(
+            home=profile.home, device=profile.get("device"), held=profile.shared(held)
+        )
+
+    def rerank(self, request: RerankRequest, call: Call) -> RerankReply:
+        """See ``cloudai.engine.reranking``."""
+        return self._rerank.rerank(request, call)

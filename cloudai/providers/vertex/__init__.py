@@ -65,6 +65,7 @@ SPEC: Final = ProviderSpec(
     domains=(r"([a-z0-9-]+\.)+googleapis\.com",),
     store="gs://{path}",
     gaps={
+        "embeddings:rerank": "no ranking of documents; a cross-encoder on this machine does it",
         "training:finetune.method": 'Only "supervised": preference and reinforcement tuning are '
         "previews, in google-genai's client.tunings.",
         "training:weights": "A tuned Gemini stays at Vertex AI: chat with model=job.model.uri. A "

@@ -120,12 +120,13 @@ class EmbeddingPredictor(_TextBatch):
         super().__init__(options.long_input)
         from cloudai.engine import catalog
         from cloudai.engine import device as _device
-        from cloudai.engine.embeddings import open_encoder
+        from cloudai.engine.embeddings import open_encoder, shortened
 
         dtype = "float32" if options.dtype == "auto" else options.dtype
         device = _device.pick(options.device)
         # Only GPUs gain from more; the encoder cuts what is too much for one forward.
         self._batch = GPU_BATCH if device.startswith("cuda") else DEFAULT_BATCH
+        self._shortened = shortened
         self._encoder = open_encoder(catalog.Found(name=folder.name, path=folder), device, dtype)
 
     def info(self) -> dict[str, Any]:
@@ -153,6 +154,8 @@ class EmbeddingPredictor(_TextBatch):
                 assert result is not None  # noqa: S101 (for the type checker; made above)
                 own = vectors[start : start + len(mine)]
                 start += len(mine)
+                cut = decode_params(items[index].params).get("dimensions")
+                own = self._shortened(self._encoder, own, cut)
                 if not math.isfinite(float(own.sum())):
                     results[index] = _not_finite("vector")
                     continue
@@ -172,8 +175,11 @@ class EmbeddingPredictor(_TextBatch):
 
     def _check(self, params: dict[str, Any]) -> None:
         asked = params.pop("dimensions", None)
-        if asked not in (None, self._encoder.dim):
-            raise invalid("dimensions", asked, f"is not the model's {self._encoder.dim}")
+        if asked is not None and type(asked) is not int:
+            raise invalid("dimensions", asked, "is not a whole number")
+        if not self._encoder.config.fits(asked, self._encoder.dim):
+            why = f"is not the model's {self._encoder.dim}, and it was not trained to be cut so"
+            raise invalid("dimensions", asked, why)
         super()._check(params)
 
     def _limit(self) -> int:
@@ -266,7 +272,7 @@ class ClassifierPredictor(_TextBatch):
         return [result or Result(500, error="no result") for result in results]
 
     def _probabilities(self, ids: list[list[int]]) -> list[list[float]]:
-        from cloudai.engine.packed import CPU_TOKENS, GPU_TOKENS, batches
+        from cloudai.engine.encoder import CPU_TOKENS, GPU_TOKENS, batches
 
         torch = self._torch
         rows: list[list[float]] = [[] for _ in ids]

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from _models_fixtures import _folder, embed, installed, profile
 
-from cloudai.engine.packed import PackedEncoder, batches
+from cloudai.engine.encoder import batches
+from cloudai.engine.packed import PackedEncoder
 from cloudai.engine.padded import PaddedEncoder
 from cloudai.errors import (
     CallTimeout,
@@ -165,13 +166,13 @@ def test_the_folder_says_how_to_pool(tmp_path: Path, pooling, more, how: str, le
 @pytest.mark.parametrize(
     "sentence",
     [
-        {"pooling": {"pooling_mode_mean_tokens": True}, "more": ["Dense"]},
-        {"pooling": {"pooling_mode_weightedmean_tokens": True}},
+        {"pooling": {"pooling_mode_mean_tokens": True}, "more": ["LSTM"]},
+        {"pooling": {"pooling_mode_mean_sqrt_len_tokens": True}},
         {"pooling": {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}},
     ],
 )
 def test_what_would_change_the_vectors_is_refused(tmp_path: Path, embeddings, sentence):
-    with pytest.raises(ConfigError, match=r"Dense|weightedmean|cls"):
+    with pytest.raises(ConfigError, match=r"LSTM|mean_sqrt_len|cls"):
         embeddings.embed(embed("w1", model=bert(tmp_path / "m", **sentence)), Call())
 
 
