@@ -1,15 +1,17 @@
 """Long conversations between two emulated clouds, at random with a seed: tools, reasoning, images,
-streams, empty answers, and a vendor that changes in the middle, as fallbacks change it. None is
-refused.
+streams, empty answers, and a profile whose cloud fails now and then, so that its fallback answers.
+None is refused.
 
 ``CLOUDAI_CONVERSATIONS=500`` runs as many; the suite runs a few.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,13 +28,27 @@ PNG = Image(data=b"\x89PNG")
 
 
 @pytest.fixture(scope="module")
-def clouds() -> Iterator[dict[str, tuple[EmulatedCloud, Client]]]:
+def clouds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, EmulatedCloud]]:
     aws, vertex = emulated("aws").start(), emulated("vertex").start()
     vertex.emulator.gemini.models.add(MODELS["vertex"])
-    with aws.applied(), aws.client() as one, vertex.client() as two:
-        yield {"aws": (aws, one), "vertex": (vertex, two)}
+    vertex.emulator.gemini.script(gemini(random.Random(0)))  # each answer queues the next
+    with aws.applied():
+        yield {"aws": aws, "vertex": vertex}
     aws.stop()
     vertex.stop()
+
+
+def profiles(clouds: dict[str, EmulatedCloud], folder: Path) -> Path:
+    """A profile a cloud; each falls back to the other."""
+    lines: list[str] = []
+    for name, other in (("aws", "vertex"), ("vertex", "aws")):
+        keys = {key: value for key, value in clouds[name].keys.items() if key != "home"}
+        about = {"provider": name, "fallback": [other], "retries": 0, **keys}
+        lines += [f"[profiles.{name}]", *(f"{k} = {json.dumps(v)}" for k, v in about.items())]
+        lines.append(f'models = {{ default = "{MODELS[name]}" }}')
+    file = folder / "cloudai.toml"
+    file.write_text("\n".join(lines))
+    return file
 
 
 def bedrock(draw: random.Random) -> dict[str, Any]:
@@ -88,28 +104,38 @@ def ask(client: Client, draw: random.Random, talk: list[Message], **about: Any) 
 
 @pytest.mark.parametrize("seed", range(COUNT))
 def test_t1_t2_t3_t4_t6_conversations_across_two_clouds(
-    clouds: dict[str, tuple[EmulatedCloud, Client]], seed: int
+    clouds: dict[str, EmulatedCloud], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
+    monkeypatch.setattr("cloudai._core.calls.breaker.COOL", 0.0)  # it is asked again at once
     draw = random.Random(seed)
-    aws, vertex = clouds["aws"][0].emulator, clouds["vertex"][0].emulator
-    aws.cloud_state.chat = lambda _: bedrock(draw)
-    talk = [Message("user", "Begin.")]
-    for turn in range(TURNS):
-        name = draw.choice(("aws", "vertex"))
-        if name == "vertex":
-            vertex.gemini.script(gemini(draw))
-        about: dict[str, Any] = {"model": MODELS[name], "max_tokens": 4000}
-        if draw.random() < 0.7:
-            about["tools"] = [TOOL]
-        if draw.random() < 0.5:
-            about["reasoning"] = "low"
-        reply = ask(clouds[name][1], draw, talk, **about)
-        talk.append(reply.message)
-        if reply.tool_calls:
-            shown: Any = draw.choice(("sun", "", {"sky": "grey"}, (Text("Look."), PNG)))
-            results = [ToolResult(one.id, shown, draw.random() < 0.2) for one in reply.tool_calls]
-            talk.append(Message("tool", tuple(results)))
-        if not reply.tool_calls or draw.random() < 0.3:
-            asked: Any = f"And {turn}?" if draw.random() < 0.8 else (Text("See."), PNG)
-            talk.append(Message("user", asked))
+    first = draw.choice(("aws", "vertex"))
+    vertex = clouds["vertex"].emulator
+    clouds["aws"].emulator.cloud_state.chat = lambda _: bedrock(draw)
+    talk, answered = [Message("user", "Begin.")], list[str]()
+    with Client(first, config=profiles(clouds, tmp_path), home=str(tmp_path)) as client:
+        for turn in range(TURNS):
+            if failing := draw.random() < 0.4:
+                kind = draw.choice((clouds[first].faults.fail, clouds[first].faults.reset))
+                kind("chat.*")
+            about: dict[str, Any] = {"max_tokens": 4000}
+            if draw.random() < 0.7:
+                about["tools"] = [TOOL]
+            if draw.random() < 0.5:
+                about["reasoning"] = "low"
+            reply = ask(client, draw, talk, **about)
+            answered.append(reply.provider)
+            assert (reply.provider != first) == failing
+            if reply.provider == "vertex":
+                vertex.gemini.script(gemini(draw))  # the next one
+            talk.append(reply.message)
+            if reply.tool_calls:
+                shown: Any = draw.choice(("sun", "", {"sky": "grey"}, (Text("Look."), PNG)))
+                results = [
+                    ToolResult(one.id, shown, draw.random() < 0.2) for one in reply.tool_calls
+                ]
+                talk.append(Message("tool", tuple(results)))
+            if not reply.tool_calls or draw.random() < 0.3:
+                asked: Any = f"And {turn}?" if draw.random() < 0.8 else (Text("See."), PNG)
+                talk.append(Message("user", asked))
     assert sum(message.role == "assistant" for message in talk) == TURNS
+    assert len(set(answered)) == 2  # both clouds took part

@@ -124,6 +124,32 @@ def test_bad_lines_of_a_bedrock_job(aws: AwsEmulator, client: Client, tmp_path: 
     assert "prompt is too long" in letters
 
 
+def test_a1_a_withheld_line_of_a_bedrock_job_is_an_answer(
+    aws: AwsEmulator, client: Client, tmp_path: Path
+) -> None:
+    """Of Converse's own stop reasons; what is no answer fails alone."""
+    usage = {"inputTokens": 1, "outputTokens": 0, "totalTokens": 1}
+    empty: dict[str, Any] = {"message": {"role": "assistant", "content": []}}
+    told: dict[str, dict[str, Any]] = {
+        "line number 3": {"stopReason": "content_filtered", "output": empty, "usage": usage},
+        "line number 4": {"stopReason": "guardrail_intervened", "output": empty, "usage": usage},
+        "line number 6": {"message": "an error with status 200"},
+    }
+    aws.cloud_state.chat = lambda body: told.get(body["messages"][0]["content"][0]["text"])
+    spec = BatchTransform(
+        chat=CHAT, input=lines(tmp_path, 100), output=str(tmp_path / "out.jsonl"),
+        on_error="dead_letter",
+    )  # fmt: skip
+    status = client.batch.submit(spec).wait(20, check=False)
+    out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [n for n, one in enumerate(out) if one is None] == [6]
+    assert (status.state, status.errors) == (State.PARTIAL, 1)
+    for withheld in (out[3], out[4]):
+        assert (withheld["text"], withheld["finish_reason"]) == ("", "content_filter")
+    assert out[2]["text"] == "line number 2"
+    assert out[7]["text"] == "line number 7"
+
+
 def test_a_line_that_cannot_be_read_is_told_before_a_job_is_paid_for(
     aws: AwsEmulator, client: Client, tmp_path: Path
 ) -> None:

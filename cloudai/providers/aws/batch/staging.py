@@ -142,21 +142,23 @@ class Answers(Lookup):
             raise ProviderError("the job wrote fewer lines than it was given", provider="aws")
         if isinstance(found, CloudAIError):
             raise found
-        if spec.chat is not None:
-            return _said(spec, found)
-        if spec.embeddings is not None:
-            vectors, _ = embed.reply(spec.embeddings, msgspec.json.encode(found), None, None)
-            return {"embedding": vectors[0]}
-        return found[0]
+        if spec.chat is None and spec.embeddings is None:
+            return found[0]
+        try:
+            return _said(spec, found) if spec.chat is not None else _vector(spec, found)
+        except ProviderError as error:  # of this line alone: the others have their answers
+            raise HandlerError(error.message, code="ModelError", provider="aws") from None
 
 
 def _said(spec: BatchTransform, output: dict[str, Any]) -> dict[str, Any]:
     request = transforms.chat_request(spec.chat or "", spec.params)
     data, carrier = msgspec.json.encode(output), converse.schema_tool(request)
-    try:
-        return transforms.said(converse_reply.reply(data, request.model, None, carrier))
-    except ProviderError as error:  # of this line alone: the others have their answers
-        raise HandlerError(error.message, code="ModelError", provider="aws") from None
+    return transforms.said(converse_reply.reply(data, request.model, None, carrier))
+
+
+def _vector(spec: BatchTransform, output: Any) -> dict[str, Any]:
+    vectors, _ = embed.reply(spec.embeddings or "", msgspec.json.encode(output), None, None)
+    return {"embedding": vectors[0]}
 
 
 def transform_results(store: s3.Store, base: str, folder: Path, call: Call) -> Iterator[Any]:

@@ -200,10 +200,14 @@ class Outcomes:
         if index in self._errors or told is None:
             message = self._errors.get(index, "Vertex AI gave no answer to this line")
             raise HandlerError(message, code="BatchLine")
-        if self._spec.chat is not None:
-            return _chat(told, self._spec.chat)
-        if self._spec.embeddings is not None:
-            return {"embedding": _vector(told, self._spec)}
+        try:
+            if self._spec.chat is not None:
+                return _chat(told, self._spec.chat)
+            if self._spec.embeddings is not None:
+                return {"embedding": _vector(told, self._spec)}
+        except (KeyError, IndexError, TypeError):  # of this line alone
+            message = "Vertex AI's answer to this line cannot be read"
+            raise HandlerError(message, code="BatchLine") from None
         return told.get("prediction")
 
     @property

@@ -130,7 +130,7 @@ def _answered(
         return _Answered([_BLOCKED], [], "guardrail_intervened", told)
     custom = STATE.chat(body) if STATE.chat is not None else None
     if isinstance(custom, dict):
-        _sign(custom["output"]["message"]["content"])
+        _sign(custom.get("output", {}).get("message", {}).get("content", []))
         return _Answered([], [], "end_turn", {}, body=custom)
     if custom is None and STATE.executor.models is not None and not STATE.answers.waiting:
         return _local_models.asked(request, body)
