@@ -69,17 +69,24 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
     Parameters
     ----------
-    account: the AWS account; the Azure subscription (whose id is its tenant's alone) and resource
-        group; the Google Cloud project.
-    region: of the provider's own.
+    account: the AWS account; the Azure subscription and resource group; the Google Cloud project.
+    tenant: of the Azure subscription. region: of the provider's own.
     workspace: within the account: Azure ML's workspace, Azure OpenAI's resource.
     emulator: the address that was asked, where it is none of the vendor's own.
     """
 
     account: str = ""
+    tenant: str = ""
     region: str = ""
     workspace: str = ""
     emulator: str = ""
+
+    def differs(self, other: Place) -> bool:
+        """Whether the other is somewhere else. What either could not learn is not compared; a
+        tag's owner still is."""
+        ours, theirs = msgspec.structs.asdict(self), msgspec.structs.asdict(other)
+        known = [name for name in ours if name == "emulator" or (ours[name] and theirs[name])]
+        return any(ours[name] != theirs[name] for name in known)
 
     def __str__(self) -> str:
         said = [f"{name} {value}" for name, value in msgspec.structs.asdict(self).items() if value]

@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from cloudai._core.state.ledger import Entry
 from cloudai.client._runtime import CapabilityBinding, Runtime
 from cloudai.errors import Conflict, NotFound
@@ -23,10 +21,7 @@ def check_place(binding: CapabilityBinding, entry: Entry) -> None:
     here, made = binding.where(), entry.lies
     if made is None or here is None:
         return
-    ours, theirs = msgspec.structs.asdict(made), msgspec.structs.asdict(here)
-    # What could not be learnt is not compared; the tag still is.
-    known = [name for name in ours if name == "emulator" or (ours[name] and theirs[name])]
-    if any(ours[name] != theirs[name] for name in known):
+    if made.differs(here):
         raise Conflict(
             f"{entry.uri or entry.name} was made at {made}; the profile "
             f"{binding.profile.name!r} works at {here} now",
@@ -118,7 +113,8 @@ def lost(runtime: Runtime, binding: CapabilityBinding, kind: str) -> list[Any]:
     known = {
         row.id
         for row in runtime.ledger(binding).entries(kind)
-        if row.provider == binding.profile.provider and (row.lies is None or row.lies == here)
+        if row.provider == binding.profile.provider
+        and (row.lies is None or here is None or not row.lies.differs(here))
     }
     return [one for one in found if one.id not in known]
 

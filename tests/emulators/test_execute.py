@@ -194,9 +194,8 @@ def test_a_command_job_and_a_deployment_by_azure_ml_s_contract(
     import requests
     from azure.identity import DefaultAzureCredential
 
-    from cloudai.testing.emulators.azure._ml import BASE
-
     azure = emulated_azure.emulator
+    base = azure.cloud_state.workspace_id
     home = azure.secure_url
     with DefaultAzureCredential() as credential, requests.Session() as http:
         token = credential.get_token("https://management.azure.com/.default").token
@@ -204,7 +203,7 @@ def test_a_command_job_and_a_deployment_by_azure_ml_s_contract(
 
         def send(method: str, path: str, body: Any = None) -> Any:
             answer = http.request(
-                method, f"{home}{BASE}/{path}", json=body, params={"api-version": "2025-09-01"}
+                method, f"{home}{base}/{path}", json=body, params={"api-version": "2025-09-01"}
             )
             assert answer.status_code < 300, answer.text
             return answer.json() if answer.content else None

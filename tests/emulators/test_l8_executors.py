@@ -115,14 +115,18 @@ def test_l8_azure_ml_a_place_that_the_job_does_not_have() -> None:
 
 @pytest.mark.parametrize("ending", ["sys.exit(3)", "raise KeyboardInterrupt", "1/0"])
 def test_l8_azure_ml_a_batch_handler_that_ends_its_process(ending: str) -> None:
-    from cloudai.testing.emulators.azure._ml import BASE
+    from cloudai.testing.emulators.azure._state import GROUP, SUBSCRIPTION, WORKSPACE
 
+    base = (
+        f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers"
+        f"/Microsoft.MachineLearningServices/workspaces/{WORKSPACE}"
+    )
     before = dict(os.environ)
     places = "azureml://datastores/d/paths"
     code = f"import sys\ndef init(): ...\ndef run(batch): {ending}\n".encode()
     deployment = {
-        "model": {"assetId": f"{BASE}/models/m/versions/1"},
-        "codeConfiguration": {"codeId": f"{BASE}/codes/c/versions/1", "scoringScript": "s.py"},
+        "model": {"assetId": f"{base}/models/m/versions/1"},
+        "codeConfiguration": {"codeId": f"{base}/codes/c/versions/1", "scoringScript": "s.py"},
         "environmentVariables": {"CLOUDAI_BATCH": "{}"},
     }
     about = {"deployment": deployment, "input": f"{places}/in", "output": f"{places}/out"}

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any, Final
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
 from cloudai._core.calls.failures import retry_after
 from cloudai._core.calls.http import Answer as Reply
 from cloudai._core.calls.paging import paged
+from cloudai._core.profiles import registry
 from cloudai.errors import CloudAIError
-from cloudai.protocols import Call
+from cloudai.protocols import Call, Place
 from cloudai.providers.azure.auth import Auth, Header, another
 from cloudai.providers.azure.auth import header as header_of
 from cloudai.providers.azure.errors import error_of
 from cloudai.providers.azure.session import HEADERS, AzureSession
 
+_SUBSCRIPTIONS: Final = "2021-01-01"
+_ABOUT: Final = 10.0
+"""Seconds that a question which is not needed may take."""
 _SHORTEST: Final = 0.05
 _USUAL: Final = 2.0
 _LONGEST: Final = 15.0
@@ -106,3 +111,36 @@ def pages(session: AzureSession, path: str, api_version: str, call: Call) -> lis
         return body.get("value") or [], body.get("nextLink")
 
     return list(paged("azure", fetch))
+
+
+def tenant(session: AzureSession, call: Call) -> str:
+    """The subscription's, which is asked for once ("Subscriptions - Get"); "" where it cannot be
+    learnt, and where the profile names no subscription."""
+    subscription = session.profile.get("subscription")
+    if not session.tenant and subscription:
+        path = f"/subscriptions/{quote(str(subscription), safe='')}"
+        soon = Call(time.monotonic() + min(_ABOUT, call.remaining()))
+        with suppress(CloudAIError):
+            told = send(session, "GET", path, _SUBSCRIPTIONS, soon).body
+            session.tenant = str(told["tenantId"])
+    return session.tenant
+
+
+def place(session: AzureSession, call: Call | None = None) -> Place:
+    """The subscription with its tenant and resource group where the profile names them, the Azure
+    OpenAI resource, and its address where it is none of Microsoft's own.
+
+    Parameters
+    ----------
+    call: to ask for the tenant; None takes what is known of it: work that needs an API key alone
+        does without Resource Manager.
+    """
+    profile = session.profile
+    named = (profile.get("subscription"), profile.get("resource_group"))
+    url = session.endpoint if session.has_endpoint else session.management_endpoint
+    return Place(
+        account="/".join(map(str, named)) if all(named) else "",
+        tenant=session.tenant if call is None else tenant(session, call),
+        workspace=str(profile.get("account") or urlsplit(url).netloc),
+        emulator=registry.mark(profile.spec, url),
+    )

@@ -15,12 +15,10 @@ from cloudai._core.calls.http import Http
 from cloudai._core.calls.network import Network, network_of
 from cloudai._core.calls.sdk import session as sdk_session
 from cloudai._core.calls.until import cause, left, within
-from cloudai._core.profiles import registry
 from cloudai._core.profiles.config import Profile
 from cloudai._core.profiles.secrets import Hidden, Secret
 from cloudai._version import __version__
 from cloudai.errors import AuthenticationError, ConfigError, MissingExtra
-from cloudai.protocols import Place
 from cloudai.providers.azure.auth import WAIT, ApiKey, Auth, Entra
 from cloudai.types._base import shorten
 
@@ -79,6 +77,8 @@ class AzureSession:
         self.profile = profile
         self._lock = threading.RLock()
         self._made: dict[str, Any] = {}
+        self.tenant = ""
+        """Of the subscription; "" until Resource Manager has told it."""
 
     def _once(self, name: str, make: Any) -> Any:
         found = self._made.get(name)
@@ -88,18 +88,6 @@ class AzureSession:
                 if found is None:
                     found = self._made[name] = make()
         return found
-
-    def place(self) -> Place:
-        """The subscription and resource group where the profile names them, the Azure OpenAI
-        resource, and its address where it is none of Microsoft's own."""
-        profile = self.profile
-        named = (profile.get("subscription"), profile.get("resource_group"))
-        url = self.endpoint if self.has_endpoint else self.management_endpoint
-        return Place(
-            account="/".join(map(str, named)) if all(named) else "",
-            workspace=str(profile.get("account") or urlsplit(url).netloc),
-            emulator=registry.mark(profile.spec, url),
-        )
 
     @property
     def has_endpoint(self) -> bool:

@@ -4,7 +4,6 @@ names: nothing of theirs is touched, and nothing of ours is called removed while
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Generator
@@ -13,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import msgspec
 import pytest
 from botocore.exceptions import ClientError
+from support import ownership
 
-from cloudai import Client, Conflict, Deployment, NotFound, Variant
+from cloudai import Client, Conflict, Deployment
 
 REGIONS = ("us-east-1", "eu-west-1")
-NAMES = ("prod-chat", "search")
 SERVER = """
 import sys
 from cloudai.testing.emulators.aws import AwsEmulator
@@ -138,125 +136,57 @@ def remove_theirs(world: World, region: str, name: str) -> None:
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Deployment:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "handler.py").write_text("def load(p): ...\ndef predict(m, i, p): return i\n")
-    return Deployment(
-        name="prod-chat", framework="pytorch==2.6", variants=(Variant(model=str(folder)),)
-    )
+    return ownership.deployment(tmp_path, framework="pytorch==2.6")
 
 
-class Course:
-    """One random sequence, with what is true beside it."""
+class Place(ownership.World):
+    """A region of an account."""
 
-    def __init__(self, worlds: list[World], spec: Deployment, dice: random.Random) -> None:
-        self.places = [(world, region) for world in worlds for region in REGIONS]
-        self.plain = dice.random() < 0.7
-        self.clients = {
-            place: place[0].plain(place[1]) if self.plain else place[0].client(place[1])
-            for place in self.places
+    def __init__(self, world: World, region: str, mark: str) -> None:
+        self.world, self.account, self.region, self.mark = world, world.account, region, mark
+
+    def env(self) -> dict[str, str]:
+        return {
+            "AWS_DEFAULT_REGION": self.region,
+            "CLOUDAI_AWS_ENDPOINT_URL": self.world.url,
+            "CLOUDAI_AWS_ROLE": f"arn:aws:iam::{self.account}:role/jobs",
+            "CLOUDAI_AWS_BUCKET": f"b-{self.region}",
         }
-        self.spec, self.dice = spec, dice
-        self.ours: dict[tuple[World, str, str], str] = {}
-        self.theirs: dict[tuple[World, str, str], tuple[list[str], ...]] = {}
 
-    def step(self) -> None:
-        world, region = place = self.dice.choice(self.places)
-        name = self.dice.choice(NAMES)
-        spot = (world, region, name)
-        taken = spot in self.ours or spot in self.theirs
-        choice = self.dice.choice(["ours", "ours", "theirs", "destroy", "all", "uri", "ls"])
-        client = self.clients[place]
-        if choice == "ours":
-            try:
-                made = client.endpoints.deploy(msgspec.structs.replace(self.spec, name=name))
-            except Conflict:
-                assert taken
-            else:
-                assert not taken
-                self.ours[spot] = made.id
-        elif choice == "theirs" and not taken:
-            theirs(world, region, name)
-            self.theirs[spot] = ([name], [name], [name])
-        elif choice in {"destroy", "all"}:
-            rows = client.resources()
-            if choice == "destroy" and rows:
-                rows = [self.dice.choice(rows)]
-            for row in rows:
-                lies = self.spot(row)
-                elsewhere = self.plain and lies[:2] != place
-                try:
-                    client.destroy(row)
-                except Conflict:
-                    assert elsewhere, "ours was refused"
-                else:
-                    assert not elsewhere
-                    self.removed(lies)
-        elif choice == "uri":
-            uri = client.endpoints._bound.uri("endpoint", name)
-            try:
-                client.destroy(uri)
-            except Conflict:
-                assert spot not in self.ours
-            else:
-                if spot in self.ours:
-                    self.removed(spot)
-        elif choice == "ls":
-            for row in client.resources():
-                try:
-                    client.attach(str(row.uri))
-                except Conflict:
-                    assert self.plain
-                except NotFound:
-                    pytest.fail(f"{row.uri} was called gone")
+    def client(self, plain: bool) -> Client:
+        if not plain:
+            return self.world.client(self.region)
+        made = Client(provider="aws")
+        made.endpoints._bound.where()  # its session is made here
+        return made
 
-    def spot(self, row: Any) -> tuple[World, str, str]:
-        (world,) = {world for world, _ in self.places if world.url == row.lies.emulator}
-        assert row.lies.account == world.account
-        return world, row.lies.region, row.name
+    def endpoints(self) -> set[str]:
+        return self.world.endpoints(self.region)
 
-    def removed(self, spot: tuple[World, str, str]) -> None:
-        """What was called removed is gone, from the place that it was made in."""
-        assert self.ours.pop(spot, None) is not None, "what was not there"
-        assert spot[2] not in spot[0].endpoints(spot[1])
+    def rest(self) -> list[str]:
+        models, configs, _ = self.world.all_of(self.region)
+        return [*(f"model {one}" for one in models), *(f"config {one}" for one in configs)]
 
-    def check(self) -> None:
-        for world, region in self.places:
-            there = world.all_of(region)
-            for (other, where, name), kept in self.theirs.items():
-                if (other, where) == (world, region):
-                    for some, wanted in zip(there, kept, strict=True):
-                        assert set(wanted) <= set(some), f"theirs was touched: {name}"
-            wanted = {
-                name
-                for (other, where, name) in (*self.ours, *self.theirs)
-                if (other, where) == (world, region)
-            }
-            assert set(there[2]) == wanted
+    def theirs(self, name: str) -> list[str]:
+        theirs(self.world, self.region, name)
+        return [f"model {name}", f"config {name}"]
 
-    def end(self) -> None:
-        for (world, region, _), uri in list(self.ours.items()):
-            self.clients[(world, region)].destroy(uri)
-        assert not self.clients[self.places[0]].resources()
-        for world, region, name in self.theirs:
-            remove_theirs(world, region, name)
-        for world, region in self.places:
-            assert world.all_of(region) == ([], [], []), "something was left over"
-            self.clients[(world, region)].close()
+    def remove_theirs(self, name: str) -> None:
+        remove_theirs(self.world, self.region, name)
 
 
 def test_o1_o2_random_sequences_touch_nothing_of_others(
-    worlds: list[World], spec: Deployment
+    worlds: list[World], spec: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SEQUENCES=1000 runs the whole."""
-    for seed in range(int(os.environ.get("SEQUENCES", "3"))):
-        course = Course(worlds, spec, random.Random(seed))
-        for _ in range(10):
-            course.step()
-        course.check()
-        course.end()
-        if "SEQUENCES" in os.environ:
-            print(f"sequence {seed} held", file=sys.__stderr__, flush=True)
+    """Two accounts in two regions, each behind an emulator and in what stands for AWS."""
+    real = [world.url for world in worlds[2:]]
+    ownership.vendors_own(monkeypatch, real)
+    places = [
+        Place(world, region, "" if world.url in real else world.url)
+        for world in worlds
+        for region in REGIONS
+    ]
+    ownership.random_courses(list(places), spec, 3)
 
 
 def test_o1_a_name_in_another_account_is_left_alone(

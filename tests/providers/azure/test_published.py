@@ -79,6 +79,8 @@ def test_chats_match(name: str, file: str, path: str) -> None:
 def operation(request: Request) -> tuple[str, str, dict[str, Any]]:
     """The description's file, path and operation of a request."""
     path = request.path
+    if re.fullmatch(r"/subscriptions/[^/]+", path):  # "Subscriptions - Get", of another service
+        return MANAGEMENT, path, {"parameters": []}
     files = [DATED, OPENAI] if path.startswith("/openai/") else [VAULT, MANAGEMENT]
     if path.startswith("/openai/v1/"):
         files = [V1, OPENAI]
@@ -96,7 +98,7 @@ def operation(request: Request) -> tuple[str, str, dict[str, Any]]:
 def matches(request: Request) -> str:
     """Holds a request against its description; gives its operation."""
     file, template, about = operation(request)
-    shared = described(file)["paths"][template].get("parameters", [])
+    shared = described(file)["paths"].get(template, {}).get("parameters", [])
     for parameter in [*about.get("parameters", []), *shared]:
         if "$ref" in parameter:
             name = parameter["$ref"].rpartition("/")[2]

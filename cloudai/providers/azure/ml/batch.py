@@ -234,7 +234,7 @@ class AzureMLBatch:
         return replace(spec, input=str(path), format=format_of(path, spec.format))
 
     def where(self, call: Call) -> Place:
-        return self._workspace.place()
+        return self._workspace.place(call)
 
     def owner(self, id: str, call: Call) -> str | None:
         """The idempotency key in its tag. Raises NotFound."""

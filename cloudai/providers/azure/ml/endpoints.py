@@ -192,7 +192,7 @@ class AzureMLEndpoints:
         return model_assets.environment(workspace, spec, variant.resources, call)
 
     def where(self, call: Call) -> Place:
-        return self._workspace.place()
+        return self._workspace.place(call)
 
     def owner(self, id: str, call: Call) -> str | None:
         """The idempotency key in its tag. Raises NotFound."""

@@ -199,7 +199,7 @@ class AzureMLTraining:
         return id
 
     def where(self, call: Call) -> Place:
-        return self._workspace.place()
+        return self._workspace.place(call)
 
     def owner(self, id: str, call: Call) -> str | None:
         """The idempotency key in its tag. Raises NotFound."""

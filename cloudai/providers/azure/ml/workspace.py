@@ -58,13 +58,14 @@ class Workspace:
             f"/workspaces/{quote(str(profile.require('workspace', why)), safe='')}"
         )
 
-    def place(self) -> Place:
-        """The subscription and resource group, the workspace, and the address of Resource
-        Manager where it is none of Microsoft's own."""
+    def place(self, call: Call) -> Place:
+        """The subscription with its tenant and resource group, the workspace, and the address of
+        Resource Manager where it is none of Microsoft's own."""
         profile = self.profile
         url = self.session.management_endpoint
         return Place(
             account=f"{profile.get('subscription')}/{profile.get('resource_group')}",
+            tenant=arm.tenant(self.session, call),
             workspace=str(profile.get("workspace")),
             emulator=registry.mark(profile.spec, url),
         )

@@ -16,6 +16,8 @@ from cloudai._core.batches.transforms import chat_request, embedding_request
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import CloudAIError, Conflict, UnsupportedByProvider
 from cloudai.protocols import Call, Place
+from cloudai.providers.azure import arm
+from cloudai.providers.azure.assemble import absolute
 from cloudai.providers.azure.models import TABLE
 from cloudai.providers.azure.openai.service_batch import ServiceBatches
 from cloudai.providers.azure.openai.wire.endpoints import fine_tuned
@@ -141,7 +143,7 @@ class AzureBatch:
         return self.client.submit(absolute(spec))
 
     def where(self, call: Call) -> Place:
-        return self._session.place() if self.ml is None else self.ml.where(call)
+        return arm.place(self._session) if self.ml is None else self.ml.where(call)
 
     def owner(self, id: str, call: Call) -> str | None:
         """The idempotency key that it carries. Raises NotFound."""

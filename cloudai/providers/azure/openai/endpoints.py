@@ -108,7 +108,7 @@ class AzureDeployments:
         return spec.name
 
     def where(self, call: Call) -> Place:
-        return self._session.place()
+        return arm.place(self._session, call)
 
     def owner(self, id: str, call: Call) -> str | None:
         """The idempotency key in its tag. Raises NotFound."""

@@ -19,6 +19,7 @@ from cloudai.errors import (
     UnsupportedByProvider,
 )
 from cloudai.protocols import Call, Place
+from cloudai.providers.azure import arm
 from cloudai.providers.azure.errors import refuse
 from cloudai.providers.azure.models import REGIONAL, TUNING
 from cloudai.providers.azure.openai import examples as _examples
@@ -180,7 +181,7 @@ class AzureFineTuning:
         return first
 
     def where(self, call: Call) -> Place:
-        return self._session.place()
+        return arm.place(self._session)
 
     def owner(self, id: str, call: Call) -> str | None:
         """The idempotency key in its tag. Raises NotFound."""

@@ -70,6 +70,7 @@ class AzureEmulator:
         models on this machine.
     speed: how many times as fast as the real clock jobs go through their lives.
     port: of http, and the next one of https; 0 takes free ones. seed: of the faults' chances.
+    subscription, tenant: whose it is. workspace, location: the Azure ML workspace, and where it is.
     """
 
     def __init__(
@@ -79,9 +80,15 @@ class AzureEmulator:
         speed: float = 1.0,
         port: int = 0,
         seed: int = 0,
+        subscription: str = SUBSCRIPTION,
+        tenant: str = TENANT,
+        workspace: str = WORKSPACE,
+        location: str = "westeurope",
     ) -> None:
         self.executor: Any = executor or ScriptedExecutor()
-        self.cloud_state = AzureState(self.executor, Clock(speed))
+        self.cloud_state = AzureState(
+            self.executor, Clock(speed), subscription, tenant, workspace, location
+        )
         self._folder = tempfile.TemporaryDirectory(prefix="cloudai-azure-")
         self._data = DataPlane(self.cloud_state)
         self._vault = KeyVault(self.cloud_state)
@@ -95,7 +102,7 @@ class AzureEmulator:
         self._add("/secrets", self._vault)
         self._add("/deletedsecrets", self._vault)
         self._add("/identity/", self._identity)
-        self._add(f"/{TENANT}/", Authority(self.cloud_state, self._identity))
+        self._add(f"/{tenant}/", Authority(self.cloud_state, self._identity))
         self._add("/metadata/", Cloud(lambda: self.secure_url))
         ml = MachineLearning(self.cloud_state)
         self._add("/subscriptions/", self.manager, ml)
@@ -193,7 +200,7 @@ class AzureEmulator:
             "SSL_CERT_FILE": str(self.bundle),
             "CLOUDAI_ENDPOINT": self.url,
             "CLOUDAI_MANAGEMENT_ENDPOINT": self.secure_url,
-            "CLOUDAI_SUBSCRIPTION": SUBSCRIPTION,
+            "CLOUDAI_SUBSCRIPTION": self.cloud_state.subscription,
             "CLOUDAI_RESOURCE_GROUP": GROUP,
             "CLOUDAI_ACCOUNT": ACCOUNT,
             "CLOUDAI_CREDENTIAL": "managed-identity",
@@ -207,10 +214,10 @@ class AzureEmulator:
             "api_key": self.key,
             "credential": "managed-identity",
             "management_endpoint": self.secure_url,
-            "subscription": SUBSCRIPTION,
+            "subscription": self.cloud_state.subscription,
             "resource_group": GROUP,
             "account": ACCOUNT,
-            "workspace": WORKSPACE,
+            "workspace": self.cloud_state.workspace,
             "compute": "cluster",
         }
 
@@ -226,7 +233,7 @@ class AzureEmulator:
         the default chain, which then ask this emulator's Entra ID."""
         return {
             "AZURE_AUTHORITY_HOST": self.secure_url,
-            "AZURE_TENANT_ID": TENANT,
+            "AZURE_TENANT_ID": self.cloud_state.tenant,
             "AZURE_CLIENT_ID": CLIENT,
             "AZURE_CLIENT_SECRET": self.cloud_state.client_secret,
         }

@@ -11,7 +11,6 @@ from cloudai.testing.emulators.azure._http import Refused, Request, Response, Ro
 from cloudai.testing.emulators.azure._state import (
     ACCOUNT,
     GROUP,
-    SUBSCRIPTION,
     AzureState,
     Deployed,
 )
@@ -42,10 +41,6 @@ _MODELS: Final = {
     "text-embedding-3-small",
     "text-embedding-3-large",
 }
-_BASE: Final = (
-    f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers"
-    f"/Microsoft.CognitiveServices/accounts/{ACCOUNT}"
-)
 
 
 class Manager:
@@ -59,15 +54,20 @@ class Manager:
     def __init__(self, cloud_state: AzureState) -> None:
         self._cloud_state = cloud_state
         self.capacity = 1000
+        self._base = (
+            f"/subscriptions/{cloud_state.subscription}/resourceGroups/{GROUP}/providers"
+            f"/Microsoft.CognitiveServices/accounts/{ACCOUNT}"
+        )
 
     def routes(self, table: Routes) -> None:
-        table.add("GET", f"{_BASE}/deployments", self._list)
-        one = f"{_BASE}/deployments/{{name}}"
+        table.add("GET", f"/subscriptions/{self._cloud_state.subscription}", self._subscription)
+        table.add("GET", f"{self._base}/deployments", self._list)
+        one = f"{self._base}/deployments/{{name}}"
         table.add("GET", one, self._get)
         table.add("PUT", one, self._put)
         table.add("PATCH", one, self._patch)
         table.add("DELETE", one, self._delete)
-        table.add("GET", f"{_BASE}/operations/{{id}}", self._operation)
+        table.add("GET", f"{self._base}/operations/{{id}}", self._operation)
 
     def admit(self, request: Request) -> None:
         """Raises Refused without a management token, and for a wrong subscription."""
@@ -84,10 +84,24 @@ class Manager:
                 "Authentication failed. The 'Authorization' header is missing or invalid.",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        if f"/subscriptions/{SUBSCRIPTION}" not in request.path:
+        subscription = f"/subscriptions/{self._cloud_state.subscription}"
+        if subscription not in request.path:
             raise Refused(404, "SubscriptionNotFound", "The subscription could not be found.")
+        if request.path == subscription:
+            return
         if f"/resourcegroups/{GROUP}/" not in request.path.lower():
             raise Refused(404, "ResourceGroupNotFound", "The resource group could not be found.")
+
+    def _subscription(self, request: Request) -> Response:
+        """Resource Manager's "Subscriptions - Get" (2021-01-01)."""
+        if request.query.get("api-version") != "2021-01-01":
+            raise Refused(400, "InvalidApiVersionParameter", "The api-version is invalid.")
+        id = self._cloud_state.subscription
+        about = {"displayName": "emulated", "state": "Enabled", "authorizationSource": "RoleBased"}
+        tenant = {"tenantId": self._cloud_state.tenant}
+        return Response(
+            body={"id": f"/subscriptions/{id}", "subscriptionId": id, **tenant, **about}
+        )
 
     def _version(self, request: Request) -> None:
         if request.query.get("api-version") not in API_VERSIONS:
@@ -122,7 +136,7 @@ class Manager:
     def _shown(self, deployment: Deployed) -> dict[str, Any]:
         young = deployment.ready_at > self._cloud_state.clock()
         return {
-            "id": f"{_BASE}/deployments/{deployment.name}",
+            "id": f"{self._base}/deployments/{deployment.name}",
             "name": deployment.name,
             "type": "Microsoft.CognitiveServices/accounts/deployments",
             "sku": {"name": deployment.sku, "capacity": deployment.capacity},
@@ -196,8 +210,8 @@ class Manager:
             raise Refused(
                 409,
                 "RequestConflict",
-                f"Another operation is being performed on the parent resource '{_BASE}'. Please "
-                "try again later.",
+                f"Another operation is being performed on the parent resource '{self._base}'. "
+                "Please try again later.",
             )
 
     def _begin(self, request: Request, until: float, fate: str) -> dict[str, str]:
@@ -206,7 +220,7 @@ class Manager:
         version = request.query["api-version"]
         return {
             "Azure-AsyncOperation": (
-                f"https://{request.host}{_BASE}/operations/{id}?api-version={version}"
+                f"https://{request.host}{self._base}/operations/{id}?api-version={version}"
             ),
             "Retry-After": "0",
         }

@@ -22,7 +22,7 @@ from cloudai.testing.emulators.azure import _scoring
 from cloudai.testing.emulators.azure._asked import asked, refused
 from cloudai.testing.emulators.azure._ml import ModelError, Running
 from cloudai.testing.emulators.azure._scripted import ScriptedExecutor
-from cloudai.testing.emulators.azure._state import GROUP, SUBSCRIPTION, WORKSPACE, Deployed
+from cloudai.testing.emulators.azure._state import GROUP, Deployed
 from cloudai.testing.emulators.common.command import Command
 from cloudai.testing.emulators.common.local_models import LocalModels
 from cloudai.testing.emulators.common.served import ServedModel
@@ -316,9 +316,9 @@ def _variables(job: Running, properties: dict[str, Any]) -> dict[str, str]:
         "AZUREML_RUN_ID": job.name,
         "AZUREML_ROOT_RUN_ID": job.name,
         "AZUREML_EXPERIMENT_NAME": properties.get("experimentName") or "Default",
-        "AZUREML_ARM_SUBSCRIPTION": SUBSCRIPTION,
+        "AZUREML_ARM_SUBSCRIPTION": job.cloud_state.subscription,
         "AZUREML_ARM_RESOURCEGROUP": GROUP,
-        "AZUREML_ARM_WORKSPACE_NAME": WORKSPACE,
+        "AZUREML_ARM_WORKSPACE_NAME": job.cloud_state.workspace,
         "AZUREML_ARM_PROJECT_NAME": properties.get("experimentName") or "Default",
         "AZUREML_NODE_COUNT": str((properties.get("resources") or {}).get("instanceCount") or 1),
     }

@@ -15,7 +15,7 @@ from typing import Any, Final
 from cloudai.testing.emulators.azure import _shapes
 from cloudai.testing.emulators.azure._blobs import STORE
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
-from cloudai.testing.emulators.azure._state import GROUP, SUBSCRIPTION, WORKSPACE, AzureState
+from cloudai.testing.emulators.azure._state import AzureState
 
 API_VERSIONS: Final = {
     # Those that azure-ai-ml 1.35 sends, which are several, one an operation.
@@ -39,10 +39,6 @@ API_VERSIONS: Final = {
     "2025-09-01",
     "2025-12-01",
 }
-BASE: Final = (
-    f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers"
-    f"/Microsoft.MachineLearningServices/workspaces/{WORKSPACE}"
-)
 CREATING: Final = 0.5
 """Seconds of the emulator's clock that endpoints and deployments take."""
 _BATCH_JOB: Final = {
@@ -109,7 +105,7 @@ class Running:
 
     def held(self, id: str) -> dict[str, Any]:
         """A resource by its id."""
-        return self.cloud_state.ml[id.removeprefix(f"{BASE}/")]
+        return self.cloud_state.ml[id.removeprefix(f"{self.cloud_state.workspace_id}/")]
 
     def asset(self, id: str, field: str) -> dict[str, bytes]:
         """The files of a code or model asset."""
@@ -157,7 +153,9 @@ class MachineLearning:
             ("DELETE", "/{kind}/{name}/deployments/{deployment}", self._delete),
             ("POST", "/{kind}/{name}/deployments/{deployment}/getLogs", self._get_logs),
         ):
-            table.add(method, f"{BASE}{pattern}", self._versioned(handler))
+            table.add(
+                method, f"{self._cloud_state.workspace_id}{pattern}", self._versioned(handler)
+            )
 
     def _versioned(self, handler: Any) -> Any:
         def checked(request: Request) -> Response:
@@ -168,7 +166,7 @@ class MachineLearning:
         return checked
 
     def _key(self, request: Request) -> str:
-        return request.path.rstrip("/")[len(BASE) + 1 :]
+        return request.path.rstrip("/")[len(self._cloud_state.workspace_id) + 1 :]
 
     def _held(self, key: str) -> dict[str, Any]:
         found = self._cloud_state.ml.get(key)
@@ -177,13 +175,25 @@ class MachineLearning:
         return found
 
     def _workspace(self, request: Request) -> Response:
-        return Response(body={"id": BASE, "name": WORKSPACE, "location": "westeurope"})
+        return Response(
+            body={
+                "id": self._cloud_state.workspace_id,
+                "name": self._cloud_state.workspace,
+                "location": self._cloud_state.location,
+            }
+        )
 
     def _compute(self, request: Request) -> Response:
         """The one cluster that is always there."""
         name = request.groups["name"]
         about = {"computeType": "AmlCompute", "properties": {"vmSize": "Standard_DS3_v2"}}
-        return Response(body={"id": f"{BASE}/computes/{name}", "name": name, "properties": about})
+        return Response(
+            body={
+                "id": f"{self._cloud_state.workspace_id}/computes/{name}",
+                "name": name,
+                "properties": about,
+            }
+        )
 
     # -- assets and storage --------------------------------------------------------------
 
@@ -216,7 +226,7 @@ class MachineLearning:
         now = self._now()
         held = {
             **body,
-            "id": f"{BASE}/{key}",
+            "id": f"{self._cloud_state.workspace_id}/{key}",
             "name": key.rpartition("/")[2],
             "systemData": {"createdAt": now, "lastModifiedAt": now},
         }
@@ -237,7 +247,7 @@ class MachineLearning:
             names = {
                 key.split("/")[1] for key in self._cloud_state.ml if key.startswith(f"{kind}/")
             }
-        base = f"{BASE}/{kind}"
+        base = f"{self._cloud_state.workspace_id}/{kind}"
         items = [{"id": f"{base}/{n}", "name": n, "properties": {}} for n in sorted(names)]
         return Response(body={"value": items})
 
@@ -274,8 +284,8 @@ class MachineLearning:
             raise Refused(400, "UserError", "Only command jobs, with a command, are served.")
         for field in ("environmentId",) + (("codeId",) if "codeId" in properties else ()):
             id = str(properties.get(field) or "")
-            if id.startswith(BASE):
-                self._held(id[len(BASE) + 1 :])
+            if id.startswith(self._cloud_state.workspace_id):
+                self._held(id[len(self._cloud_state.workspace_id) + 1 :])
             elif not id.startswith("azureml://"):
                 raise Refused(400, "UserError", f"{field} is required.")
         if "computeId" not in properties and not properties["resources"].get("instanceType"):
@@ -321,8 +331,9 @@ class MachineLearning:
         batch = job["properties"].get("batch")
         if batch is None:
             return ""
-        id = batch["deployment"]["environmentId"].removeprefix(f"{BASE}/")
-        conda = self._cloud_state.ml[id]["properties"].get("condaFile")
+        id = str(batch["deployment"].get("environmentId"))
+        held = self._cloud_state.ml.get(id.removeprefix(f"{self._cloud_state.workspace_id}/"), {})
+        conda = held.get("properties", {}).get("condaFile")
         if conda is None or all(name in conda for name in _BATCH_NEEDS):
             return ""
         if _BATCH_NEEDS[0] not in conda:
@@ -426,7 +437,7 @@ class MachineLearning:
         properties = body["properties"]
         model = properties["model"] if online else properties["model"]["assetId"]
         for id in (model, properties["environmentId"]):
-            self._held(str(id)[len(BASE) + 1 :])
+            self._held(str(id)[len(self._cloud_state.workspace_id) + 1 :])
         self._check_server(properties, online=online)
         if online and not properties.get("instanceType"):
             raise Refused(400, "UserError", "instanceType is required.")
@@ -453,10 +464,16 @@ class MachineLearning:
 
     def _check_server(self, properties: dict[str, Any], *, online: bool) -> None:
         """A scoring script, or an image that says where it is asked."""
-        environment = self._cloud_state.ml[properties["environmentId"].removeprefix(f"{BASE}/")]
+        environment = self._cloud_state.ml[
+            properties["environmentId"].removeprefix(f"{self._cloud_state.workspace_id}/")
+        ]
         own = environment["properties"].get("inferenceConfig")
         if properties.get("codeConfiguration") is not None:
-            self._held(str(properties["codeConfiguration"]["codeId"])[len(BASE) + 1 :])
+            self._held(
+                str(properties["codeConfiguration"]["codeId"])[
+                    len(self._cloud_state.workspace_id) + 1 :
+                ]
+            )
         elif not online or own is None:
             raise Refused(
                 400,
@@ -551,7 +568,7 @@ class Scoring:
                 raise Refused(409, "Conflict", f"A job {job!r} exists.")
             now = self._ml._now()
             held: dict[str, Any] = {
-                "id": f"{BASE}/jobs/{job}",
+                "id": f"{self._cloud_state.workspace_id}/jobs/{job}",
                 "name": job,
                 "systemData": {"createdAt": now, "lastModifiedAt": now},
                 "properties": {

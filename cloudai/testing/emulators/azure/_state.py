@@ -168,7 +168,17 @@ class Vault(msgspec.Struct, kw_only=True):
 class AzureState:
     """All state, under one lock."""
 
-    def __init__(self, executor: Executor, clock: Clock) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        clock: Clock,
+        subscription: str = SUBSCRIPTION,
+        tenant: str = TENANT,
+        workspace: str = WORKSPACE,
+        location: str = "westeurope",
+    ) -> None:
+        self.subscription, self.tenant = subscription, tenant
+        self.workspace, self.location = workspace, location
         self.lock = threading.RLock()
         self.clock = clock
         self.executor = executor
@@ -190,6 +200,14 @@ class AzureState:
         self.told = Fates("azure")
         self.answers = Answers()
         self.requests: list[Any] = []
+
+    @property
+    def workspace_id(self) -> str:
+        """The Azure ML workspace's id in Resource Manager."""
+        return (
+            f"/subscriptions/{self.subscription}/resourceGroups/{GROUP}/providers"
+            f"/Microsoft.MachineLearningServices/workspaces/{self.workspace}"
+        )
 
     def fate(self, kind: str, usual: str) -> str:
         """What the next of its kind ends in: scripted, else as usual."""

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 
 from cloudai.testing.emulators.azure import _shapes
 from cloudai.testing.emulators.azure._http import Refused, Request, Response, Routes
-from cloudai.testing.emulators.azure._state import CLIENT, TENANT, AzureState, Vaulted
+from cloudai.testing.emulators.azure._state import CLIENT, AzureState, Vaulted
 
 VERSIONS: Final = {"7.4", "7.5", "7.6", "2025-07-01", "2026-04-01"}
 
@@ -43,8 +43,8 @@ class KeyVault:
                 "Unauthorized",
                 "AKV10000: Request is missing a Bearer or PoP token.",
                 headers={
-                    "WWW-Authenticate": f'Bearer authorization="https://{request.host}/{TENANT}", '
-                    f'resource="{resource}"'
+                    "WWW-Authenticate": f'Bearer authorization="https://{request.host}'
+                    f'/{self._cloud_state.tenant}", resource="{resource}"'
                 },
             )
         if self._cloud_state.vault.forbidden:
@@ -237,8 +237,10 @@ class Authority:
         self._identity = identity
 
     def routes(self, table: Routes) -> None:
-        table.add("GET", f"/{TENANT}/v2.0/.well-known/openid-configuration", self._about)
-        table.add("POST", f"/{TENANT}/oauth2/v2.0/token", self._token)
+        table.add(
+            "GET", f"/{self._cloud_state.tenant}/v2.0/.well-known/openid-configuration", self._about
+        )
+        table.add("POST", f"/{self._cloud_state.tenant}/oauth2/v2.0/token", self._token)
 
     def admit(self, request: Request) -> None:
         """Raises Refused over plain http."""
@@ -246,7 +248,7 @@ class Authority:
             raise Refused(400, "BadRequest", "Entra ID answers https alone.")
 
     def _about(self, request: Request) -> Response:
-        base = f"https://{request.host}/{TENANT}"
+        base = f"https://{request.host}/{self._cloud_state.tenant}"
         return Response(
             body={
                 "issuer": f"{base}/v2.0",
