@@ -17,7 +17,6 @@ from cloudai._core.profiles.config import Profile
 from cloudai.errors import CloudAIError, Conflict, UnsupportedByProvider
 from cloudai.protocols import Call, Place
 from cloudai.providers.azure import arm
-from cloudai.providers.azure.assemble import absolute
 from cloudai.providers.azure.models import TABLE
 from cloudai.providers.azure.openai.service_batch import ServiceBatches
 from cloudai.providers.azure.openai.wire.endpoints import fine_tuned
