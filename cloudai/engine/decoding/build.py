@@ -18,8 +18,11 @@ from cloudai.errors import CapacityError
 
 MOST: Final = {"cpu": 64, "cuda": 256}
 """Texts at once: with more, the products no longer gain."""
-PACE: Final = {"cpu": (512, 64), "cuda": (4096, 512)}
-"""Tokens of prompts that a turn reads: while nothing runs, and beside texts that wait for it."""
+ALONE: Final = {"cpu": 512, "cuda": 4096}
+"""Tokens of prompts that a turn reads while nothing runs."""
+BESIDE: Final = {"cpu": (1e10, 32), "cuda": (7e12, 256)}
+"""What such a turn's tokens and the model's weights make together while texts wait for it, which
+is some 25 ms of a recent GPU and 50 of two CPU cores; and the least tokens."""
 SHARE: Final = {"cpu": 0.25, "cuda": 0.8}
 """Of the memory that is left once the model is loaded, for keys and values."""
 
@@ -65,8 +68,9 @@ def build(
     except BaseException:
         bound.release()
         raise
-    alone, beside = PACE[kind]
-    return Engine(runner, name, alone=alone, beside=beside)
+    work, least = BESIDE[kind]
+    beside = max(least, int(work / sum(weight.numel() for weight in model.parameters())))
+    return Engine(runner, name, alone=ALONE[kind], beside=min(ALONE[kind], beside))
 
 
 def _runner(

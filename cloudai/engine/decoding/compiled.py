@@ -21,8 +21,13 @@ import torch
 _log: Final = logging.getLogger("cloudai")
 _SWITCH: Final = 0.0005
 """Seconds after which the thread that compiles lets another one run; usually 0.005."""
-_ALONE: Final = {"coordinate_descent_tuning": True}
-"""For one text products become sums with this, and are tuned."""
+_ALONE: Final = {
+    "coordinate_descent_tuning": True,
+    "max_autotune": True,
+    "realize_opcount_threshold": 8,
+}
+"""For one text products become sums with the first, and are tuned with the second; with the third
+what goes into them is computed once, and not again for each sum."""
 
 
 class Compiled:

@@ -107,6 +107,64 @@ def _whole(parts, sums, maxima, out, DIM: tl.constexpr, WIDE: tl.constexpr, SPLI
     tl.store(out + query * DIM + dims, whole.to(out.dtype.element_ty), mask=in_dim)
 
 
+@triton.jit
+def _least(row, width, most, wanted, MASS: tl.constexpr, BLOCK: tl.constexpr):
+    """The least bound that the tokens up to it are as many, or have the mass, that is wanted;
+    seven bounds are tried at once."""
+    low = tl.full([], -1, tl.int32)
+    high = tl.full([], 0x7F800000, tl.int32)
+    tried = tl.arange(0, 8)
+    while high - low > 1:
+        step = (high - low + 7) // 8
+        bounds = tl.minimum(low + (tried + 1) * step, high)
+        sums = tl.zeros([8], tl.float32)
+        for start in range(0, width, BLOCK):
+            at = start + tl.arange(0, BLOCK)
+            score = tl.load(row + at, mask=at < width, other=-float("inf"))
+            bits = (-score).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+            weight = (at < width).to(tl.float32)
+            if MASS:
+                weight = tl.where(bits <= most, tl.exp(score), 0.0)
+            sums += tl.sum(tl.where(bits[:, None] <= bounds[None, :], weight[:, None], 0.0), 0)
+        short = tl.sum((sums < wanted).to(tl.int32), 0)
+        low_now = low + short * step
+        high = tl.minimum(low + (short + 1) * step, high)
+        low = tl.minimum(low_now, high - 1)
+    return high
+
+
+@triton.jit
+def _cut(scaled, table, out, width, columns, BLOCK: tl.constexpr):
+    row = tl.program_id(0)
+    scores = scaled + row.to(tl.int64) * width
+    top_p = tl.load(table + row * columns + 1)
+    top_k = tl.load(table + row * columns + 2)
+    most = tl.full([], 0x7F800000, tl.int32)
+    if top_k > 0:
+        most = _least(scores, width, most, top_k, False, BLOCK)
+    bound = most
+    if top_p < 1:
+        sums = tl.zeros([BLOCK], tl.float32)
+        for start in range(0, width, BLOCK):
+            at = start + tl.arange(0, BLOCK)
+            score = tl.load(scores + at, mask=at < width, other=-float("inf"))
+            bits = (-score).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+            sums += tl.where(bits <= most, tl.exp(score), 0.0)
+        bound = tl.minimum(most, _least(scores, width, most, tl.sum(sums, 0) * top_p, True, BLOCK))
+    tl.store(out + row, bound)
+
+
+def cut(scaled: Any, table: Any) -> Any:
+    """Of each row the bits of the least likely score that top_k and then top_p keep
+    (``sampling.choose``), of shape (rows, 1). ``scaled`` has scores of 0 or less."""
+    rows, width = scaled.shape
+    scaled, table = scaled.contiguous(), table.contiguous()
+    out = torch.empty(rows, 1, dtype=torch.int32, device=scaled.device)
+    run: Any = _cut
+    run[(rows,)](scaled, table, out, width, table.shape[1], BLOCK=1024, num_warps=8)
+    return out
+
+
 def splits_of(rows: int, heads: int, programs: int) -> int:
     """Among how many programs a text is split, so that there are about so many: a power of 2."""
     wanted = programs // (rows * heads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -16,6 +17,8 @@ GREEDY: Final = 1e-5
 CANDIDATES: Final = 1024
 """On a CPU, top_p and top_k look at so many of the likeliest tokens first, which nearly always
 are enough: a pass over a whole vocabulary takes longer than the rest."""
+
+_TRITON: Final = importlib.util.find_spec("triton") is not None
 
 BROKEN: Final = -1
 """The token of scores that are no numbers."""
@@ -133,7 +136,7 @@ def choose(scores: Any, table: Any, seeds: Any, places: Any, kind: Kind, counts:
         # The maximum goes first: a tiny temperature would otherwise overflow.
         scaled = (scores - top[:, None]) / temperature.clamp_min(GREEDY)
         if kind.filters:
-            scaled = _filtered(scaled, table[:, 1:2], table[:, 2:3])
+            scaled = _filtered(scaled, table)
         exact = torch.float32 if scaled.device.type == "mps" else torch.float64
         total = scaled.exp().cumsum(-1, dtype=exact)
         last = total[:, -1:]
@@ -171,12 +174,24 @@ def _penalised(scores: Any, table: Any, given: Any, made: Any) -> Any:
     return scores - table[:, 4:5] * (made > 0) - table[:, 5:6] * made
 
 
-def _filtered(scaled: Any, top_p: Any, top_k: Any) -> Any:
+def _filtered(scaled: Any, table: Any) -> Any:
     """Minus infinity for what top_k and then top_p leave out.
 
-    Both keep what is at least as likely as some token, found by halving: 31 sums instead of a
-    sort, which takes longer on a GPU, and needs no look at the numbers from the host.
+    Both keep what is at least as likely as some token, which is found by halving: sums instead
+    of a sort, which takes longer, and on a GPU no look at the numbers from the host.
     """
+    if scaled.is_cuda and _TRITON:
+        from cloudai.engine.decoding import kernel
+
+        bound = kernel.cut(scaled, table)
+    else:
+        bound = _cut(scaled, table[:, 1:2], table[:, 2:3])
+    # Scores are 0 or less: their bits without the sign rise as they fall.
+    return torch.where((-scaled).view(torch.int32) <= bound, scaled, -torch.inf)
+
+
+def _cut(scaled: Any, top_p: Any, top_k: Any) -> Any:
+    """``kernel.cut`` in PyTorch."""
     width = scaled.shape[1]
     looked = scaled
     if scaled.device.type == "cpu" and width > CANDIDATES:
@@ -186,18 +201,15 @@ def _filtered(scaled: Any, top_p: Any, top_k: Any) -> Any:
         plain = (top_k[:, 0] == 0) & (top_p[:, 0] >= 1)
         if not bool((enough | plain).all()):
             looked = scaled
-    # Scores are 0 or less: their bits without the sign rise as they fall.
     bits = (-looked).contiguous().view(torch.int32)
     everything = torch.full_like(bits[:, :1], 0x7F800000)
     wanted = torch.where(top_k > 0, top_k, float(width))
-    ones = torch.ones_like(looked)
-    most = torch.where(top_k > 0, _least(bits, ones, wanted), everything)
+    most = torch.where(top_k > 0, _least(bits, torch.ones_like(looked), wanted), everything)
     chances = looked.exp() * (bits <= most)
-    whole = torch.where(top_k > 0, chances.sum(-1, True), scaled.exp().sum(-1, True))
     # A sum of all of them may round below the whole.
+    whole = torch.where(top_k > 0, chances.sum(-1, True), scaled.exp().sum(-1, True))
     cut = torch.where(top_p < 1, _least(bits, chances, whole * top_p), everything)
-    kept = (-scaled).view(torch.int32) <= torch.minimum(most, cut)
-    return torch.where(kept, scaled, -torch.inf)
+    return torch.minimum(most, cut)
 
 
 def _least(bits: Any, weights: Any, wanted: Any) -> Any:
