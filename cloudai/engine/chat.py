@@ -105,25 +105,18 @@ class ChatModels:
         Raises ConfigError (no such model, device or file), ContextOverflow, InvalidRequest,
         UnsupportedByProvider, CallTimeout, CapacityError.
         """
-        run = self._prepare(request, call)
-        chunks = list(_chunks(run, call))
-        last = chunks[-1]
-        thought = "".join([chunk.reasoning for chunk in chunks])
-        return ChatReply(
-            text="".join([chunk.text for chunk in chunks]),
-            finish_reason=last.finish_reason or "stop",
-            usage=last.usage or Usage(),
-            model=run.name,
-            provider="local",
-            tool_calls=_called(chunks),
-            reasoning=(Reasoning(text=thought, provider="local"),) if thought else (),
-            cost=0.0,
-        )
+        return whole(list(self.stream(request, call)))
 
     def stream(self, request: ChatRequest, call: Call) -> Iterator[ChatChunk]:
         """The answer as it is made; what is wrong with the request is raised at once, before the
         first piece is asked for. Closing the iterator ends the work."""
         return _chunks(self._prepare(request, call), call)
+
+    def together(self, request: ChatRequest) -> int:
+        """How many answers of the request's model are made at once; loads it."""
+        found = catalog.find("chat", request.model or self._default, home=self._home)
+        engine = self._load(found, request.native.get("dtype")).engine
+        return 1 if engine is None else engine.runner.store.most
 
     def _prepare(self, request: ChatRequest, call: Call) -> _Run:
         sampling = _sampling(request)
@@ -213,6 +206,22 @@ def _chunks(run: _Run, call: Call) -> Iterator[ChatChunk]:
         reasoning_tokens=run.answer.reasoning_tokens,
     )
     yield ChatChunk(finish_reason=finish, usage=usage, cost=0.0, model=run.name)
+
+
+def whole(chunks: Sequence[ChatChunk]) -> ChatReply:
+    """The answer whose chunks these are, to the last."""
+    last = chunks[-1]
+    thought = "".join([chunk.reasoning for chunk in chunks])
+    return ChatReply(
+        text="".join([chunk.text for chunk in chunks]),
+        finish_reason=last.finish_reason or "stop",
+        usage=last.usage or Usage(),
+        model=last.model or "",
+        provider="local",
+        tool_calls=_called(chunks),
+        reasoning=(Reasoning(text=thought, provider="local"),) if thought else (),
+        cost=0.0,
+    )
 
 
 def _called(chunks: Sequence[ChatChunk]) -> tuple[ToolCall, ...]:

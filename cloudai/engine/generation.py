@@ -240,6 +240,7 @@ def _batched(
     grammar: Grammar | None,
 ) -> Iterator[list[int]]:
     pieces: queue.SimpleQueue[list[int] | Exception | None] = queue.SimpleQueue()
+    made: list[int] = []
     request = engine.submit(
         prompt, limit=limit, how=how, ends=ends, sink=pieces.put, grammar=grammar
     )
@@ -249,11 +250,19 @@ def _batched(
                 piece = pieces.get(timeout=call.remaining())
             except queue.Empty:
                 continue  # ``remaining`` tells whether the time is over
+            # A reader that falls behind gets all that has come meanwhile, as one piece.
+            while isinstance(piece, list):
+                made += piece
+                piece = [] if pieces.empty() else pieces.get()
+                if not piece and isinstance(piece, list):
+                    break
+            if made:
+                yield made
+                made = []
             if piece is None:
                 return
             if isinstance(piece, Exception):
                 raise piece
-            yield piece
     finally:
         request.leave()
 

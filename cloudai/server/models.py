@@ -16,6 +16,7 @@ import msgspec
 from cloudai._core.handlers.handler import model_digest
 from cloudai.errors import CloudAIError, NotFound, ServiceUnavailable
 from cloudai.server.config import QUICK_BATCH, ModelConfig, ServerConfig, VariantConfig, cores
+from cloudai.server.predictors.loading import kind_of
 from cloudai.server.workers.pool import Group, worker_env
 from cloudai.server.workers.wire import Options
 from cloudai.types._base import invalid
@@ -178,6 +179,8 @@ class Models:
         devices = _devices(variant.device or config.device)
         on_cpu = devices == ("cpu",)
         count = variant.workers or config.workers or (cores() if on_cpu else len(devices))
+        if on_cpu and not (variant.workers or config.workers) and _together(variant):
+            count = 1
         threads = max(1, cores() // count)
         name, own = model.name, variant.name
         return Group(
@@ -233,6 +236,15 @@ class Models:
             }
             for model in self.served.values()
         ]
+
+
+def _together(variant: VariantConfig) -> bool:
+    """Whether one worker answers all requests together, and uses every core for it."""
+    try:
+        kind = kind_of(Path(variant.path), variant.handler, variant.predictor)
+    except CloudAIError:
+        return False  # the worker tells why
+    return kind == "chat"
 
 
 def example(info: dict[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from cloudai._core.handlers.jsonable import jsonable
 from cloudai.errors import CloudAIError, HandlerError, InvalidRequest
@@ -41,6 +41,18 @@ class Predictor(Protocol):
     def warm(self) -> None: ...
     def run(self, items: Sequence[Item]) -> list[Result]: ...
     def stream(self, item: Item, emit: Callable[[bytes], bool]) -> Result: ...
+
+
+@runtime_checkable
+class Together(Predictor, Protocol):
+    """One that answers several requests at once, each in a thread of its own.
+
+    ``info()["together"]``: how many.
+    """
+
+    def answer(self, item: Item, wanted: Callable[[], bool]) -> Result:
+        """``run`` for one item; ends early once ``wanted`` says that nobody waits for it."""
+        ...
 
 
 def failure(error: CloudAIError) -> Result:

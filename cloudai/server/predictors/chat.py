@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from cloudai.server.predictors.base import failure
 from cloudai.server.predictors.completions import request_of
 from cloudai.server.predictors.inputs import decode_inputs, decode_params
 from cloudai.server.workers.wire import Item, Options, Result
-from cloudai.types import ChatRequest, Message, Usage
+from cloudai.types import ChatChunk, ChatRequest, Message, Usage
 from cloudai.types._base import invalid
 
 _encode = msgspec.json.encode
@@ -25,17 +26,22 @@ _PREDICT_PARAMS: Final = ("temperature", "top_p", "seed", "max_tokens", "stop")
 
 
 class ChatPredictor:
-    """A chat model. Requests are answered one after the other; each worker holds one model."""
+    """A chat model. Requests are answered together; each worker holds one model."""
 
     def __init__(self, folder: Path, options: Options) -> None:
         from cloudai.engine.chat import ChatModels
 
         self._chat = ChatModels(home=default_home(), device=options.device)
         self._folder = str(folder)
+        self._together = 1
         self._native = {} if options.dtype == "auto" else {"dtype": options.dtype}
 
     def info(self) -> dict[str, Any]:
-        return {"predictor": "chat", "output_schema": {"type": "string"}}
+        return {
+            "predictor": "chat",
+            "output_schema": {"type": "string"},
+            "together": self._together,
+        }
 
     def warm(self) -> None:
         request = ChatRequest(
@@ -45,9 +51,10 @@ class ChatPredictor:
             native=dict(self._native),
         )
         self._chat.create(request, Call())
+        self._together = self._chat.together(request)
 
     def run(self, items: Sequence[Item]) -> list[Result]:
-        return [self._one(item) for item in items]
+        return [self.answer(item, lambda: True) for item in items]
 
     def stream(self, item: Item, emit: Callable[[bytes], bool]) -> Result:
         """Sends OpenAI's chunks; ends early when ``emit`` says that nobody reads any more."""
@@ -70,12 +77,19 @@ class ChatPredictor:
             return _failed(error)
         return Result(tokens=spent.input_tokens, generated=spent.output_tokens)
 
-    def _one(self, item: Item) -> Result:
+    def answer(self, item: Item, wanted: Callable[[], bool]) -> Result:
+        from cloudai.engine.chat import whole
+
         try:
             if item.kind != "chat":
                 return self._predict(item)
             asked = openai.read(item.inputs)
-            reply = self._chat.create(self._request(asked), Call())
+            chunks: list[ChatChunk] = []
+            for chunk in self._chat.stream(self._request(asked), Call()):
+                if not wanted():
+                    return Result(499, error="the client left", error_type="Cancelled")
+                chunks.append(chunk)
+            reply = whole(chunks)
         except CloudAIError as error:
             return _failed(error)
         return Result(
@@ -92,17 +106,20 @@ class ChatPredictor:
                 raise invalid(
                     f"params.{name}", params[name], f"is not one of {', '.join(_PREDICT_PARAMS)}"
                 )
-        result = Result()
+        asked: list[ChatRequest] = []
         for at, value in enumerate(decode_inputs(item)):
             if isinstance(value, str):
                 value = {"messages": [{"role": "user", "content": value}]}
             if not isinstance(value, dict) or "messages" not in value:
                 raise invalid(f"inputs[{at}]", value, "is neither a text nor has messages")
-            asked = openai.read(_encode({"model": "", **params, "messages": value["messages"]}))
-            reply = self._chat.create(self._request(asked), Call())
-            result.outputs.append(_encode(reply.text))
-            result.tokens += reply.usage.input_tokens
-            result.generated += reply.usage.output_tokens
+            body = _encode({"model": "", **params, "messages": value["messages"]})
+            asked.append(self._request(openai.read(body)))
+        result = Result()
+        with ThreadPoolExecutor(max(1, min(len(asked), self._together))) as threads:
+            for reply in threads.map(lambda one: self._chat.create(one, Call()), asked):
+                result.outputs.append(_encode(reply.text))
+                result.tokens += reply.usage.input_tokens
+                result.generated += reply.usage.output_tokens
         return result
 
     def _request(self, asked: openai.Completion) -> ChatRequest:

@@ -16,14 +16,12 @@ def load_predictor(options: Options) -> Predictor:
     """Loads the model. Raises InvalidRequest where nothing tells how to run it, HandlerError where
     the handler fails, MissingExtra where a package lacks."""
     folder = Path(options.path)
-    if options.predictor in {"auto", "handler"}:
-        own = any((folder / place).is_file() for place in PLACES)
-        if options.handler is not None or own or options.predictor == "handler":
-            from cloudai.server.predictors.handler import HandlerPredictor
+    kind = kind_of(folder, options.handler, options.predictor)
+    if kind == "handler":
+        from cloudai.server.predictors.handler import HandlerPredictor
 
-            handler = Path(options.handler) if options.handler else None
-            return HandlerPredictor(load_handler(folder, handler), options)
-    kind = options.predictor if options.predictor != "auto" else _kind(folder)
+        handler = Path(options.handler) if options.handler else None
+        return HandlerPredictor(load_handler(folder, handler), options)
     if kind == "chat":
         from cloudai.server.predictors.chat import ChatPredictor
 
@@ -34,7 +32,12 @@ def load_predictor(options: Options) -> Predictor:
     return made(folder, options)
 
 
-def _kind(folder: Path) -> str:
+def kind_of(folder: Path, handler: str | None, predictor: str) -> str:
+    """Which predictor a folder gets: ``predictor``, or for ``"auto"`` what its files tell."""
+    if predictor != "auto":
+        return predictor
+    if handler is not None or any((folder / place).is_file() for place in PLACES):
+        return "handler"
     if (folder / "modules.json").is_file():
         return "embeddings"
     try:

@@ -19,6 +19,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, cast
 
 import msgspec
@@ -103,12 +104,12 @@ class _Worker(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.ready = False
         self.batch: dict[int, list[Job]] = {}
-        self.timer: asyncio.TimerHandle | None = None  # when its batch has taken too long
+        self.timers: dict[int, asyncio.TimerHandle] = {}  # when a batch has taken too long
         self._buffer = Buffer()
 
     @property
     def idle(self) -> bool:
-        return self.ready and not self.batch
+        return self.ready and len(self.batch) < self.group.together
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -168,6 +169,7 @@ class Group:
         self.batch_bytes = batch_bytes
         self.devices = devices
         self.info: dict[str, Any] = {}
+        self.together = 1  # batches that a worker computes at once
         self.error: str | None = None
         self.restarts = 0
         self.waiting = 0
@@ -220,7 +222,7 @@ class Group:
         count = sum(item.count for item in items)
         size = sum(len(item.inputs) for item in items)
         if self.waiting:
-            wait = self._per_item * (self.waiting + count) / max(1, self.ready)
+            wait = self._per_item * (self.waiting + count) / max(1, self.ready * self.together)
             full = self.waiting + count > self.limit
             full = full or self.waiting_bytes + size > self.limit_bytes
             if full or loop.time() + wait > deadline:
@@ -285,7 +287,10 @@ class Group:
             batch = self._take(min(self.batch, max(1, share)))
             if not batch:
                 continue
-            self._send(idle.pop(), batch)
+            worker = min(idle, key=lambda worker: len(worker.batch))
+            self._send(worker, batch)
+            if not worker.idle:
+                idle.remove(worker)
 
     def _take(self, room: int) -> list[Job]:
         """The next jobs, without those that nobody waits for."""
@@ -331,9 +336,12 @@ class Group:
                 job.marks.append(Mark(time.time_ns(), worker.number, count))
         worker.batch[self._next_id] = batch
         worker.send(frame(Work(self._next_id, [job.item for job in batch])))
-        worker.timer = self._loop.call_later(
+        worker.timers[self._next_id] = self._loop.call_later(
             HANGING * self.timeout, self._check_hanging, worker, self._next_id
         )
+        if self.together > 1:  # others go on meanwhile: what nobody waits for is ended at once
+            for job in batch:
+                job.future.add_done_callback(partial(_cancel, worker, self._next_id))
 
     def _check_hanging(self, worker: _Worker, number: int) -> None:
         batch = worker.batch.get(number)
@@ -347,8 +355,8 @@ class Group:
         """A worker's message."""
         if isinstance(message, Done):
             batch = worker.batch.pop(message.id, [])
-            if worker.timer is not None:
-                worker.timer.cancel()
+            if message.id in worker.timers:
+                worker.timers.pop(message.id).cancel()
             items = sum(job.item.count for job in batch)
             if self.waiting >= items:
                 self._pump()  # the next batch goes out before this one's answers are written
@@ -375,6 +383,7 @@ class Group:
             worker.ready = True
             self.error = None
             self.info = message.info
+            self.together = int(self.info.get("together", 1))
             if self._batch_from_model:
                 self.batch = self.info.get("batch", DEFAULT_BATCH)
             self._pause = RESTART_PAUSE
@@ -391,8 +400,9 @@ class Group:
     def lost(self, worker: _Worker) -> None:
         """A worker's process is gone: what it computed is tried once more, each by itself."""
         batches, worker.batch = list(worker.batch.values()), {}
-        if worker.timer is not None:
-            worker.timer.cancel()
+        for timer in worker.timers.values():
+            timer.cancel()
+        worker.timers.clear()
         if self.closing:
             for job in (job for batch in batches for job in batch):
                 _fail(job, ServiceUnavailable("the server is stopping"))
@@ -476,6 +486,11 @@ def worker_env(threads: int) -> dict[str, str]:
     openmp.short(env)
     env.setdefault("PYTHONUNBUFFERED", "1")
     return env
+
+
+def _cancel(worker: _Worker, number: int, future: asyncio.Future[Result]) -> None:
+    if future.cancelled() and number in worker.batch:
+        worker.send(frame(Cancel(number)))
 
 
 def _fail(job: Job, error: Exception) -> None:

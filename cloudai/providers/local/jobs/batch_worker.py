@@ -27,6 +27,8 @@ from cloudai.types import JSON, BatchTransform
 from cloudai.types._base import met
 
 REPORT_SECONDS: Final = 0.25
+TOGETHER: Final = 64
+"""Lines of a chat batch that the engine is asked at once; it answers them together."""
 
 
 def _transform(spec: BatchTransform, profile: Profile) -> tuple[Transform, JSON]:
@@ -86,8 +88,9 @@ def run(home: Path, id: str) -> None:
     sheet = msgspec.json.decode(row["sheet"])
     profile = reopen(sheet["profile"])
     transform, identity = _transform(spec, profile)
+    concurrency = None if spec.endpoint is not None else 1
     if spec.chat is not None:
-        spec = msgspec.structs.replace(spec, batch_size=1)
+        spec, concurrency = msgspec.structs.replace(spec, batch_size=1), TOGETHER
     report = _Report(store, id)
     print(f"{spec.input} -> {spec.output}", flush=True)  # noqa: T201 - the job's log
     started = time.monotonic()
@@ -95,7 +98,7 @@ def run(home: Path, id: str) -> None:
         spec,
         transform,
         identity=identity,
-        concurrency=None if spec.endpoint is not None else 1,
+        concurrency=concurrency,
         progress=report.progress,
         published=report.published,
     )
