@@ -89,14 +89,22 @@ class ChatModels:
         embedded one.
     device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None takes the best there is.
     held: what keeps the models loaded; one of its own where None.
+    memory: for keys and values, as ``generation.ChatModel`` has it.
     """
 
     def __init__(
-        self, *, home: Path, default: str = "", device: str | None = None, held: Held | None = None
+        self,
+        *,
+        home: Path,
+        default: str = "",
+        device: str | None = None,
+        held: Held | None = None,
+        memory: float | None = None,
     ) -> None:
         self._home = home
         self._default = default
         self._device = device
+        self._memory = memory
         self._held = held if held is not None else Held()
 
     def create(self, request: ChatRequest, call: Call) -> ChatReply:
@@ -173,7 +181,8 @@ class ChatModels:
         home = self._home
 
         def make() -> ChatModel:
-            return ChatModel(catalog.chat_folder(found, home), device, kind)
+            folder = catalog.chat_folder(found, home)
+            return ChatModel(folder, device, kind, compiled=home / "compiled", memory=self._memory)
 
         key = ("chat", str(found.path), found.key, device, kind)
         return self._held.get(key, make)

@@ -22,7 +22,8 @@ from cloudai.engine import bounded, calls, loading
 from cloudai.engine import device as _device
 from cloudai.engine.decoding.attention import Unfit
 from cloudai.engine.decoding.build import build
-from cloudai.engine.decoding.engine import Engine, broken
+from cloudai.engine.decoding.engine import Engine
+from cloudai.engine.decoding.request import broken
 from cloudai.engine.decoding.sampling import BROKEN, Counts, Kind, Sampling, choose
 from cloudai.engine.grammar import Grammar, GrammarMaker
 from cloudai.errors import CapacityError, ConfigError, InvalidRequest, ProviderError
@@ -74,6 +75,12 @@ class Sampler:
 class ChatModel:
     """A causal language model with its tokenizer. Safe to use from several threads.
 
+    Parameters
+    ----------
+    compiled: the folder in which a GPU's compiled layers are kept.
+    memory: of the device's memory that the model leaves, the share that keys and values may take;
+        None: 0.8 of a GPU's, 0.25 of the machine's for a CPU.
+
     Attributes
     ----------
     context: the most tokens that prompt and answer may have; None where the model says none.
@@ -82,7 +89,15 @@ class ChatModel:
     template: the chat template's text.
     """
 
-    def __init__(self, path: Path, device: str, dtype: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        device: str,
+        dtype: str,
+        *,
+        compiled: Path | None = None,
+        memory: float | None = None,
+    ) -> None:
         self.path = path
         self.device = device
         self.tokenizer = loading.tokenizer(path)
@@ -104,7 +119,9 @@ class ChatModel:
         self.engine: Engine | None = None
         self.alone = ""
         try:
-            self.engine = build(self.model, path.name, device, self.context)
+            self.engine = build(
+                self.model, path.name, device, self.context, share=memory, folder=compiled
+            )
         except Unfit as reason:
             self.alone = str(reason)
 

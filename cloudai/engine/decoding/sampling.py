@@ -177,8 +177,8 @@ def _penalised(scores: Any, table: Any, given: Any, made: Any) -> Any:
 def _filtered(scaled: Any, table: Any) -> Any:
     """Minus infinity for what top_k and then top_p leave out.
 
-    Both keep what is at least as likely as some token, which is found by halving: sums instead
-    of a sort, which takes longer, and on a GPU no look at the numbers from the host.
+    Both keep what is at least as likely as some token; on a GPU it is found by sums, without a
+    sort, which takes longer, and without a look at the numbers from the host.
     """
     if scaled.is_cuda and _TRITON:
         from cloudai.engine.decoding import kernel
@@ -191,33 +191,20 @@ def _filtered(scaled: Any, table: Any) -> Any:
 
 
 def _cut(scaled: Any, top_p: Any, top_k: Any) -> Any:
-    """``kernel.cut`` in PyTorch."""
+    """``kernel.cut`` in PyTorch: by a sort of the likeliest tokens, and of all where those do not
+    suffice."""
     width = scaled.shape[1]
-    looked = scaled
-    if scaled.device.type == "cpu" and width > CANDIDATES:
-        looked = scaled.topk(CANDIDATES, sorted=False).values
-        mass = looked.exp().sum(-1) >= scaled.exp().sum(-1) * top_p[:, 0]
-        enough = torch.where(top_k[:, 0] > 0, top_k[:, 0] <= CANDIDATES, mass)
-        plain = (top_k[:, 0] == 0) & (top_p[:, 0] >= 1)
-        if not bool((enough | plain).all()):
-            looked = scaled
-    bits = (-looked).contiguous().view(torch.int32)
-    everything = torch.full_like(bits[:, :1], 0x7F800000)
-    wanted = torch.where(top_k > 0, top_k, float(width))
-    most = torch.where(top_k > 0, _least(bits, torch.ones_like(looked), wanted), everything)
-    chances = looked.exp() * (bits <= most)
-    # A sum of all of them may round below the whole.
-    whole = torch.where(top_k > 0, chances.sum(-1, True), scaled.exp().sum(-1, True))
-    cut = torch.where(top_p < 1, _least(bits, chances, whole * top_p), everything)
-    return torch.minimum(most, cut)
-
-
-def _least(bits: Any, weights: Any, wanted: Any) -> Any:
-    """The least bound that the weights of ``bits`` up to it sum to what is wanted."""
-    low = torch.full_like(bits[:, :1], -1)
-    high = torch.full_like(low, 0x7F800000)
-    for _ in range(31):
-        middle = low + (high - low) // 2
-        enough = (weights * (bits <= middle)).sum(-1, True) >= wanted
-        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    return high
+    mass = scaled.exp().sum(-1, True)
+    everything = (top_k == 0) & (top_p >= 1)
+    bound: Any = None
+    for size in (min(CANDIDATES, width), width):
+        best = scaled.topk(size).values
+        allowed = (top_k == 0) | (torch.arange(size, device=scaled.device) < top_k)
+        chances = best.exp() * allowed
+        whole = torch.where(top_k > 0, chances.sum(-1, True), mass)
+        kept = allowed & ((chances.cumsum(-1) - chances < whole * top_p) | (top_p >= 1))
+        count = kept.sum(-1, True)
+        bound = (-best.gather(1, count - 1)).view(torch.int32)
+        if size == width or bool(((count < size) | everything).all()):
+            break
+    return torch.where(everything, 0x7F800000, bound)

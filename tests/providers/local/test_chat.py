@@ -107,7 +107,7 @@ def test_an_answer(chat: LocalChat):
 def test_a_stream_is_the_answer_in_whole_characters(chat: LocalChat):
     text, pieces, last = streamed(chat, ask(model=scripted(SAYS)))
     assert text == SAYS
-    assert pieces[:-1] == list(SAYS)
+    assert all(piece and "\ufffd" not in piece for piece in pieces[:-1])
     reply = chat.create(ask(model=scripted(SAYS)), Call())
     assert (last.finish_reason, last.usage) == ("stop", reply.usage)
 
