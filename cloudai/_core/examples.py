@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from cloudai._core.files.paths import here
 from cloudai.errors import InvalidRequest
 from cloudai.types._base import invalid, shorten
 
@@ -29,9 +30,9 @@ class Line(NamedTuple):
 def find(uri: str, field: str, mend: str) -> Path:
     """The local file that an input names; of a directory its one ``.jsonl``. Raises
     InvalidRequest; ``mend``: what to give in place of another URI."""
-    if "://" in uri and not uri.startswith("file://"):
+    path = here(uri)
+    if path is None:
         raise invalid(field, uri, "is not a file of this machine", mend)
-    path = Path(uri.removeprefix("file://")).expanduser()
     if path.is_dir():
         found = sorted(path.glob("*.jsonl"))
         if len(found) != 1:

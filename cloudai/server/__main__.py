@@ -10,8 +10,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
+from cloudai._core.files.paths import here
 from cloudai.errors import CloudAIError, ConfigError
 from cloudai.server.config import (
     TOKEN_VARIABLE,
@@ -190,10 +190,9 @@ def _named(text: str) -> tuple[str, str]:
 def _local(uri: str) -> str:
     """The folder that the environment names: for ``file://`` and plain paths; the clouds' URIs
     are fetched first."""
-    scheme = urlsplit(uri).scheme
-    if scheme in {"", "file"}:
-        path = unquote(urlsplit(uri).path) if scheme else uri
-        return str(model_folder(Path(path)))
+    path = here(uri)
+    if path is not None:
+        return str(model_folder(path))
     from cloudai.server.fetch import fetch
 
     return str(fetch(uri))

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from cloudai._core.batches.formats import Source, format_of
 from cloudai._core.batches.runner import PER_RECORD, Transform, run_batch
 from cloudai._core.batches.spool import exclusive
+from cloudai._core.files.paths import here, local_path
 from cloudai._core.state.disk import sync_folder, write_whole
 from cloudai.errors import CloudAIError, InvalidRequest, ProviderError
 from cloudai.types import BatchTransform, State
@@ -65,11 +66,11 @@ def publish(
 
     Raises Conflict while another process is at it.
     """
-    if not _here(spec.output):
+    if here(spec.output) is None:
         assert deliver is not None  # noqa: S101 - who takes URIs has a way to them
         with tempfile.TemporaryDirectory(prefix="cloudai-batch-") as name:
             return _made(spec, Path(name), answers, source, deliver)
-    output, marker = _path(spec.output), mark(spec, id)
+    output, marker = local_path(spec.output, "output"), mark(spec, id)
     output.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(marker):
         if marker.exists() and output.exists():
@@ -86,7 +87,7 @@ def publish(
             output.unlink(missing_ok=True)
             write_whole(marker, msgspec.json.encode(result))
             for path, target in reversed(made):
-                os.replace(path, _path(target))
+                os.replace(path, local_path(target))
             sync_folder(output.parent)
             return result
 
@@ -137,33 +138,25 @@ def _made(
 
 def mark(spec: BatchTransform, id: str) -> Path:
     """The file that tells that a batch's output on this machine is in place."""
-    output = _path(spec.output)
+    output = local_path(spec.output, "output")
     return output.with_name(f".{output.name}.{hashlib.sha256(id.encode()).hexdigest()[:16]}")
 
 
 def unmark(spec: BatchTransform, id: str) -> None:
     """Removes the mark, where the result is kept elsewhere, or the batch is gone."""
-    if _here(spec.output):
+    if here(spec.output) is not None:
         mark(spec, id).unlink(missing_ok=True)
-
-
-def _here(uri: str) -> bool:
-    return "://" not in uri or uri.startswith("file://")
-
-
-def _path(uri: str) -> Path:
-    return Path(uri.removeprefix("file://")).expanduser().absolute()
 
 
 def absolute(spec: BatchTransform) -> BatchTransform:
     """The spec with paths that mean the same in every process."""
-    given = {"input": spec.input, "output": spec.output}
-    return replace(spec, **{name: str(_path(uri)) for name, uri in given.items() if _here(uri)})
+    given = {"input": here(spec.input), "output": here(spec.output)}
+    return replace(spec, **{name: str(path) for name, path in given.items() if path is not None})
 
 
 def source_of(spec: BatchTransform, path: Path | None = None) -> Source:
     """The input; ``path``: where it was brought to."""
-    own = _path(spec.input) if path is None else path
+    own = local_path(spec.input, "input") if path is None else path
     return Source(own, format_of(Path(spec.input), spec.format), spec.max_payload)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 from cloudai._core.batches.formats import Source, format_of
+from cloudai._core.files.paths import here
 from cloudai._core.models import Price, Table
 from cloudai.errors import CloudAIError
 from cloudai.types import BatchTransform, CostRange
@@ -38,8 +38,8 @@ def estimate(
     model = spec.chat or spec.embeddings
     row = table.find(model) if model is not None else None
     price = price or (row.price if row is not None else None)
-    path = Path(spec.input.removeprefix("file://")).expanduser()
-    if model is None or price is None or not path.is_file():
+    path = here(spec.input)
+    if model is None or price is None or path is None or not path.is_file():
         return None
     lines = size = 0
     try:

@@ -23,6 +23,7 @@ import msgspec
 from cloudai._core.batches.chunk import PER_RECORD, WRONG_LENGTH, ChunkWork, Item, Transform
 from cloudai._core.batches.formats import Source, format_of, write_csv, write_jsonl
 from cloudai._core.batches.spool import Chunk, Spool, exclusive
+from cloudai._core.files.paths import local_path
 from cloudai._core.state.disk import disk_errors, sync_folder
 from cloudai.errors import (
     Conflict,
@@ -118,7 +119,7 @@ def _quiet(done: int, total: int | None, errors: int) -> None:
 def check_paths(spec: BatchTransform) -> tuple[Path, Path]:
     """The input's and the output's path. Raises InvalidRequest for a missing input or an output
     that cannot be, and Conflict for one that exists and may not be replaced."""
-    source, output = _path(spec.input), _path(spec.output)
+    source, output = local_path(spec.input, "input"), local_path(spec.output, "output")
     format_of(source, spec.format)
     if not source.is_file():
         raise invalid("input", spec.input, "is not a file", f"Looked at {source}.")
@@ -132,10 +133,6 @@ def check_paths(spec: BatchTransform) -> tuple[Path, Path]:
                 raise invalid("output", spec.output, f"lies below the file {parent}")
             break
     return source, output
-
-
-def _path(text: str) -> Path:
-    return Path(text.removeprefix("file://")).expanduser().absolute()
 
 
 class _Run:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cloudai._core.files.ignore import ALWAYS, SECRETS, Rules, left_out, lines_of
+from cloudai._core.files.paths import here
 from cloudai.errors import InvalidRequest
 from cloudai.types import BatchTransform, Deployment, LeftOut, TrainingJob, Upload, Violation
 from cloudai.types._base import invalid
@@ -109,7 +110,7 @@ def tree(
 def source(spec: TrainingJob, home: Path | None = None) -> Tree:
     """What travels of a job's source. Raises InvalidRequest for a folder, an entry or
     requirements that are not there."""
-    root = local(str(spec.source))
+    root = here(str(spec.source))
     if root is None or not root.is_dir():
         raise invalid("source", spec.source, "is not a directory", "Name the script's folder.")
     for name in ("entry", "requirements"):
@@ -151,7 +152,7 @@ def uploads(
     else:
         places = {"model": spec.model_uri or "", "input": spec.input}
     for field, uri in places.items():
-        path = local(uri)
+        path = here(uri)
         if path is not None and path.exists():
             found.append(tree(path, field=field).upload(field, uri))
     return tuple(found)
@@ -165,13 +166,6 @@ def planned(
         return uploads(spec, home), []
     except InvalidRequest as error:
         return (), [Violation(error.field or "source", error.message, error.hint or "")]
-
-
-def local(uri: str) -> Path | None:
-    """The path of this machine that a path or a ``file://`` URI names; None for another URI."""
-    if "://" in uri and not uri.startswith("file://"):
-        return None
-    return Path(uri.removeprefix("file://")).expanduser() if uri else None
 
 
 def copy(found: Tree, target: Path) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from cloudai._core.files.paths import local_path
 from cloudai.types import Deployment
 from cloudai.types._base import invalid, met
 from cloudai.types.endpoints import MAX_QUEUE
@@ -159,8 +159,7 @@ def settings(image: str, field: str = "image") -> Platforms:
                 f"Write ./{image} for the folder, or give the whole reference with its tag.",
             )  # fmt: skip
         return platforms(image)
-    path = unquote(urlsplit(image).path) if image.startswith("file://") else image
-    file = Path(path).expanduser() / FILE
+    file = local_path(image, field) / FILE
     try:
         return msgspec.json.decode(file.read_bytes(), type=met(Platforms))
     except OSError as error:

@@ -38,15 +38,6 @@ def parse(uri: str, field: str = "uri") -> tuple[str, str]:
     return match[1], match[2] or ""
 
 
-def local(uri: str) -> Path | None:
-    """The path that a URI names on this machine; None for another kind of URI."""
-    if uri.startswith("file://"):
-        return Path(uri.removeprefix("file://")).absolute()
-    if "://" in uri:
-        return None
-    return Path(uri).expanduser().absolute()
-
-
 def join(base: str, *parts: str) -> str:
     return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
 

@@ -254,14 +254,6 @@ class FakeJobs(ABC, Generic[SpecT]):
         return [LogLine(text, time) for time, text in lines]
 
 
-def local_path(uri: str) -> Path | None:
-    """The path that a place names; None for a URI of another scheme, which the fake takes as it
-    is and neither reads nor writes."""
-    if uri.startswith("file://"):
-        return Path(uri.removeprefix("file://"))
-    return None if "://" in uri else Path(uri).expanduser().absolute()
-
-
 def place(made: Path, target: Path) -> None:
     """Moves what was made to where it belongs: a new folder in one step, and into a folder
     that is there file by file."""

@@ -13,12 +13,13 @@ import msgspec
 
 from cloudai._core.batches import transforms
 from cloudai._core.batches.runner import Transform, check_paths, run_batch
+from cloudai._core.files.paths import here
 from cloudai._core.profiles.config import Profile
 from cloudai._core.state.home import ensure
 from cloudai.errors import Conflict, HandlerError, InvalidRequest
 from cloudai.protocols import Call
 from cloudai.providers.fake._course import Course
-from cloudai.providers.fake._jobs import FakeJobs, local_path
+from cloudai.providers.fake._jobs import FakeJobs
 from cloudai.providers.fake._script import Fate
 from cloudai.providers.fake._store import JobRow
 from cloudai.providers.fake.chat import FakeChat
@@ -148,7 +149,7 @@ class FakeBatch(FakeJobs[BatchTransform]):
 
     def _files(self, row: JobRow, spec: BatchTransform) -> list[tuple[str, Path]]:
         work = msgspec.json.decode(row.work, type=met(_Work))
-        output = local_path(spec.output)
+        output = here(spec.output)
         if output is None or not work.output:
             return []
         letters = output.with_name(f"{output.name}.errors.jsonl")

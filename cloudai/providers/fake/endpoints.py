@@ -12,11 +12,12 @@ from typing import Any
 
 import msgspec
 
+from cloudai._core.files.paths import here
 from cloudai._core.handlers.handler import Handler, find_handler, load_handler, model_digest
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import CloudAIError, Conflict, HandlerError, InvalidRequest
 from cloudai.protocols import Call
-from cloudai.providers.fake._jobs import FREE, local_path
+from cloudai.providers.fake._jobs import FREE
 from cloudai.providers.fake._state import FakeState, speed
 from cloudai.providers.fake._store import EndpointRow
 from cloudai.providers.fake.training import MANIFEST
@@ -280,7 +281,7 @@ def _handler_of(variant: Variant, shared: str | None) -> Path | None:
 def variant_faults(variant: Variant, shared: str | None) -> list[InvalidRequest]:
     """What is wrong with a variant's model or handler (its own, or the shared one), found
     without running either."""
-    folder = local_path(variant.uri)
+    folder = here(variant.uri)
     if folder is None:
         return []
     handler = _handler_of(variant, shared)
@@ -296,7 +297,7 @@ def variant_faults(variant: Variant, shared: str | None) -> list[InvalidRequest]
 
 def loaded(variant: Variant, shared: str | None) -> Handler | None:
     """The variant's handler with its model; None for what the fake has to make up."""
-    folder = local_path(variant.uri)
+    folder = here(variant.uri)
     if folder is None or (folder / MANIFEST).exists():
         return None
     return load_handler(folder, _handler_of(variant, shared))
@@ -306,5 +307,5 @@ def _version(variant: Variant) -> str | None:
     model = variant.model
     if not isinstance(model, str) and (model.version or model.digest):
         return model.version or model.digest
-    folder = local_path(variant.uri)
+    folder = here(variant.uri)
     return model_digest(folder) if folder is not None and folder.is_dir() else None

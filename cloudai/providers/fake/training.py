@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.files.paths import here
 from cloudai._core.state.home import ensure
 from cloudai.protocols import Call
 from cloudai.providers.fake._course import Course
-from cloudai.providers.fake._jobs import FakeJobs, local_path, place, points
+from cloudai.providers.fake._jobs import FakeJobs, place, points
 from cloudai.providers.fake._script import Fate
 from cloudai.providers.fake._store import JobRow
 from cloudai.types import TrainingJob, Violation
@@ -35,7 +36,7 @@ class FakeTraining(FakeJobs[TrainingJob]):
 
     def violations(self, spec: TrainingJob) -> list[Violation]:
         found: list[Violation] = []
-        source = local_path(spec.source) if spec.source is not None else None
+        source = here(spec.source) if spec.source is not None else None
         if source is not None and not source.is_dir():
             found.append(Violation("source", f"{spec.source!r} is not a directory."))
         elif source is not None:
@@ -44,7 +45,7 @@ class FakeTraining(FakeJobs[TrainingJob]):
                 if name is not None and not (source / name).is_file():
                     found.append(Violation(field, f"there is no {name!r} in {spec.source!r}."))
         for name in spec.inputs:
-            path = local_path(spec.input(name).uri)
+            path = here(spec.input(name).uri)
             if path is not None and not path.exists():
                 found.append(
                     Violation(f"inputs.{name}", f"there is no {str(path)!r}.", "Mend the path.")
@@ -62,7 +63,7 @@ class FakeTraining(FakeJobs[TrainingJob]):
     def publish(self, row: JobRow, spec: TrainingJob, way: Course) -> None:
         ensure(self.folder(row.id))
         for name, uri in self.outputs(row, spec).items():
-            target = local_path(uri)
+            target = here(uri)
             if target is None:
                 continue
             with tempfile.TemporaryDirectory(dir=self.folder(row.id)) as draft:

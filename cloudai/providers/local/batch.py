@@ -22,12 +22,13 @@ import msgspec
 
 from cloudai._core.batches import spool, transforms
 from cloudai._core.batches.runner import check_paths
+from cloudai._core.files.paths import here, local_path
 from cloudai._core.handlers.handler import find_handler
 from cloudai.engine import openmp
 from cloudai.errors import CloudAIError, Conflict, InvalidRequest
 from cloudai.providers.local.jobs import checks, launch
 from cloudai.providers.local.jobs.base import GRACE, LocalJobs, module_command
-from cloudai.providers.local.jobs.checks import is_uri, local_path, no_uri
+from cloudai.providers.local.jobs.checks import no_uri
 from cloudai.providers.local.profile import describe
 from cloudai.types import BatchTransform
 from cloudai.types._base import invalid
@@ -45,7 +46,7 @@ class LocalBatch(LocalJobs[BatchTransform]):
     def _problems(self, spec: BatchTransform) -> list[CloudAIError]:
         problems = checks.platform(spec.image)
         paths = _paths(spec)
-        uris = [no_uri(field, value, _DOWNLOAD) for field, value in paths if is_uri(value)]
+        uris = [no_uri(field, value, _DOWNLOAD) for field, value in paths if here(value) is None]
         problems += uris
         if not uris:
             problems += _file_problems(spec)

@@ -19,13 +19,14 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.files.paths import here, local_path
 from cloudai._core.files.tree import copy, source
 from cloudai.bootstrap import arguments
 from cloudai.engine import hardware
 from cloudai.errors import CloudAIError, InvalidRequest, UnsupportedByProvider
 from cloudai.providers.local.jobs import checks, environment, finetuning, launch
 from cloudai.providers.local.jobs.base import GRACE, LocalJobs, module_command
-from cloudai.providers.local.jobs.checks import PROVIDER, is_uri, local_path, no_uri
+from cloudai.providers.local.jobs.checks import PROVIDER, no_uri
 from cloudai.providers.local.profile import describe
 from cloudai.types import TrainingJob, Upload
 from cloudai.types._base import invalid
@@ -182,7 +183,7 @@ def _output(given: str | None, default: Path) -> Path:
 
 
 def _script_problems(spec: TrainingJob, home: Path) -> list[CloudAIError]:
-    if is_uri(str(spec.source)):
+    if here(str(spec.source)) is None:
         return [no_uri("source", str(spec.source), _DOWNLOAD)]
     try:
         source(spec, home)
@@ -195,7 +196,7 @@ def _path_problems(spec: TrainingJob) -> list[CloudAIError]:
     problems: list[CloudAIError] = []
     for name in spec.inputs:
         uri = spec.input(name).uri
-        if is_uri(uri):
+        if here(uri) is None:
             problems.append(no_uri(f"inputs.{name}", uri, _DOWNLOAD))
         elif not local_path(uri).exists():
             problems.append(
@@ -210,7 +211,7 @@ def _path_problems(spec: TrainingJob) -> list[CloudAIError]:
         given = getattr(spec.outputs, field)
         if given is None:
             continue
-        if is_uri(given):
+        if here(given) is None:
             problems.append(
                 no_uri(f"outputs.{field}", given, "Give a path, and upload it afterwards.")
             )

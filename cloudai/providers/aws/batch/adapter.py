@@ -18,6 +18,7 @@ from cloudai._core.batches.cost import HALF, estimate
 from cloudai._core.calls import wait
 from cloudai._core.calls.call import multi_step_create
 from cloudai._core.calls.paging import paged
+from cloudai._core.files.paths import here
 from cloudai._core.files.tree import uploads
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
@@ -105,7 +106,7 @@ class AwsBatch:
         name, a model invocation job's ARN, or ``client-…``."""
         spec = absolute(spec)
         draft = common.Draft()
-        self._planner.draft(spec, draft, None if s3.local(spec.input) else 1)
+        self._planner.draft(spec, draft, None if here(spec.input) else 1)
         draft.refuse()
         self._check_remote(spec, call)
         with tempfile.TemporaryDirectory(prefix="cloudai-") as name:

@@ -10,6 +10,7 @@ import msgspec
 from cloudai._core.batches import spool
 from cloudai._core.batches.formats import Source, format_of
 from cloudai._core.batches.runner import check_paths
+from cloudai._core.files.paths import here
 from cloudai.errors import UnsupportedByProvider
 from cloudai.providers.aws import common, families, s3
 from cloudai.providers.aws.batch import wire
@@ -161,7 +162,7 @@ class Planner:
 
 
 def _check_input(spec: BatchTransform) -> None:
-    path = s3.local(spec.input)
+    path = here(spec.input)
     if path is None and not s3.is_s3(spec.input):
         raise invalid("input", spec.input, "is not what is read here", "Use s3:// or a path.")
     if path is not None and not path.is_file():
@@ -170,13 +171,13 @@ def _check_input(spec: BatchTransform) -> None:
 
 
 def _check_output(spec: BatchTransform) -> None:
-    path = s3.local(spec.output)
+    path = here(spec.output)
     if path is None:
         if not s3.is_s3(spec.output):
             raise invalid("output", spec.output, "is not written here", "Use s3:// or a path.")
         s3.parse(spec.output, "output")
         return
-    source = s3.local(spec.input)
+    source = here(spec.input)
     if source is not None and source.is_file():
         check_paths(spec)
     if path.exists() and not spec.overwrite and not _staged(path):
@@ -192,7 +193,7 @@ def _staged(output: Path) -> bool:
 
 def _count(spec: BatchTransform) -> int | None:
     """The lines of a local input; None for one in S3, and for one that cannot be read."""
-    path = s3.local(spec.input)
+    path = here(spec.input)
     if path is None or not path.is_file():
         return None
     return records(spec, path)

@@ -20,6 +20,7 @@ import msgspec
 from cloudai._core.batches import transforms
 from cloudai._core.batches.assemble import Lookup, sendable, source_of
 from cloudai._core.batches.formats import Source
+from cloudai._core.files import paths
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
     CloudAIError,
@@ -49,7 +50,7 @@ class Prepared(msgspec.Struct, kw_only=True):
 
 def fetch(store: s3.Store, spec: BatchTransform, folder: Path, call: Call) -> Path:
     """The input as a file of this machine, by its own name."""
-    path = s3.local(spec.input)
+    path = paths.here(spec.input)
     if path is not None:
         return path
     target = folder / (spec.input.rpartition("/")[2] or "input")

@@ -9,6 +9,7 @@ import msgspec
 
 from cloudai._core.files import pack
 from cloudai._core.files import tree as files
+from cloudai._core.files.paths import here
 from cloudai._core.handlers import container
 from cloudai._core.handlers.handler import find_handler
 from cloudai.errors import UnsupportedByProvider
@@ -46,7 +47,7 @@ def source(
 
     With an image of one's own and no handler the model goes as it is.
     """
-    path = s3.local(uri)
+    path = here(uri)
     if path is None and not s3.is_s3(uri):
         raise invalid(field, uri, "is not what SageMaker reads", "Use s3:// or a local path.")
     if path is not None and not path.exists():
@@ -77,7 +78,7 @@ def upload(store: s3.Store, found: Source, field: str, call: Call) -> str:
         return found.uri
     if store.exists(found.target, call):
         return found.target
-    path = s3.local(found.uri)
+    path = here(found.uri)
     with tempfile.TemporaryDirectory(prefix="cloudai-") as draft:
         packed = Path(draft) / "model.tar.gz"
         with packed.open("wb") as out:

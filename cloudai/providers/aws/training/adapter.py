@@ -20,6 +20,7 @@ from cloudai._core import frameworks
 from cloudai._core.calls import wait
 from cloudai._core.calls.call import multi_step_create
 from cloudai._core.files import pack
+from cloudai._core.files.paths import here
 from cloudai._core.files.tree import source, uploads
 from cloudai._core.files.unpack import unpack
 from cloudai._core.metrics import MetricPatterns
@@ -205,7 +206,7 @@ class AwsTraining:
         """What goes to S3 first: from where, to where."""
         found: list[tuple[str, str]] = []
         for name in spec.inputs:
-            path = s3.local(spec.input(name).uri)
+            path = here(spec.input(name).uri)
             if path is not None:
                 found.append((str(path), wire.channel_uri(spec, name, base)))
         if spec.kind == "script":
@@ -405,7 +406,7 @@ def _check_input(spec: TrainingJob, name: str) -> None:
     if s3.is_s3(uri):
         s3.parse(uri, field)
         return
-    path = s3.local(uri)
+    path = here(uri)
     if path is None:
         raise invalid(
             field,

@@ -10,10 +10,11 @@ from typing import Any, Final
 import msgspec
 
 from cloudai import bootstrap
+from cloudai._core.files.paths import here
 from cloudai._core.numerals import numeral
 from cloudai.errors import UnsupportedByProvider
 from cloudai.formats.native import merge
-from cloudai.providers.aws import catalog, common, s3
+from cloudai.providers.aws import catalog, common
 from cloudai.types import JobStatus, MetricPoint, State, TrainingJob
 from cloudai.types._base import invalid
 
@@ -203,7 +204,7 @@ def single(spec: TrainingJob, name: str) -> list[str]:
     """The file's name of an input that is one file, which SageMaker puts into the channel's
     folder; empty for a folder. An object in S3 is taken for a file by the dot in its name."""
     uri = spec.input(name).uri
-    path = s3.local(uri)
+    path = here(uri)
     if path is not None:
         return [path.name] if path.is_file() else []
     last = uri.rpartition("/")[2]

@@ -35,6 +35,7 @@ from cloudai._core.batches.assemble import (
 )
 from cloudai._core.batches.formats import format_of
 from cloudai._core.batches.runner import check_paths
+from cloudai._core.files.paths import local_path
 from cloudai._core.files.tree import planned
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
@@ -99,7 +100,7 @@ class AzureMLBatch:
         format_of(Path(spec.input), spec.format)
         if remote(spec.output):
             return
-        output = Path(spec.output.removeprefix("file://")).expanduser().absolute()
+        output = local_path(spec.output, "output")
         if not remote(spec.input):
             check_paths(spec)
         if output.exists() and not spec.overwrite:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloudai._core.files import requirements as required
+from cloudai._core.files.paths import local_path
 from cloudai._core.files.tree import tree
 from cloudai._core.handlers import container, portable
 from cloudai._core.handlers.handler import find_handler, siblings, travelling
@@ -37,7 +38,7 @@ def check(uri: str, handler: str | None, field: str, *, image: bool = False) -> 
         one only in the model's folder.
     """
     local = not uri.startswith(_REMOTE)
-    path = Path(uri.removeprefix("file://")).expanduser()
+    path = Path() if not local else local_path(uri, field)
     if local and not path.is_dir():
         raise invalid(field, uri, "is not a directory", f"Looked at {path.absolute()}.")
     if local:
@@ -69,8 +70,7 @@ def model(workspace: Workspace, uri: str, call: Call, handler: str | None = None
         if workspace.found(path, call) is None:
             workspace.send("PUT", path, call, body)
         return workspace.id_of(path)
-    folder = Path(uri.removeprefix("file://")).expanduser()
-    files = tree(folder, field="model").files
+    files = tree(local_path(uri, "model"), field="model").files
     if handler is not None:
         own = Path(handler).expanduser()
         files.update({**siblings(own), "handler.py": own})

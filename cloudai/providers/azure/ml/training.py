@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudai import bootstrap
+from cloudai._core.files.paths import here
 from cloudai._core.files.tree import planned, source, tree
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import (
@@ -143,8 +144,8 @@ class AzureMLTraining:
             if remote(uri):
                 found[name] = ({}, uri, "")
                 continue
-            path = Path(uri.removeprefix("file://")).expanduser()
-            if "://" in uri and not uri.startswith("file://"):
+            path = here(uri)
+            if path is None:
                 raise invalid(f"inputs.{name}", uri, "cannot be read by Azure ML", "Copy it there.")
             if path.is_dir():
                 found[name] = (tree(path, field=f"inputs.{name}").files, uri, "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Final
 
 from cloudai._core.profiles.secrets import fetch_plain
@@ -118,16 +117,6 @@ def dropped(spec: TrainingJob | BatchTransform) -> list[str]:
     others = sorted(set(spec.native) - {PROVIDER})
     found.extend(f"native.{name} is for another provider" for name in others)
     return found
-
-
-def is_uri(path: str) -> bool:
-    """Whether it is a URI of some store, rather than a path."""
-    return "://" in path and not path.startswith("file://")
-
-
-def local_path(path: str) -> Path:
-    """An absolute path of this machine, from a path or a ``file://`` URI."""
-    return Path(path.removeprefix("file://")).expanduser().absolute()
 
 
 def no_uri(field: str, value: str, alternative: str) -> UnsupportedByProvider:

@@ -3,12 +3,11 @@ configuration that it becomes. Pure, but for looking at files and GPUs."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
+from cloudai._core.files.paths import local_path
 from cloudai._core.handlers.handler import PLACES, find_handler
 from cloudai.engine import hardware
 from cloudai.errors import InvalidRequest, UnsupportedByProvider
@@ -130,12 +129,7 @@ def server_config(spec: Deployment, port: int, device: str | None) -> dict[str, 
 def model_dir(variant: Variant, field: str = "variants.model") -> Path:
     """The variant's model directory. Raises InvalidRequest for another kind of place."""
     uri = variant.uri
-    parts = urlsplit(uri)
-    if parts.scheme == "file":
-        uri = unquote(parts.path)
-    elif len(parts.scheme) > 1:
-        raise invalid(field, uri, "is not on this machine", "Download it, and give its directory.")
-    folder = Path(os.path.expanduser(uri)).absolute()
+    folder = local_path(uri, field, "Download it, and give its directory.")
     if not folder.is_dir():
         raise invalid(field, uri, "is not a directory", "Give the directory of a trained model.")
     return folder

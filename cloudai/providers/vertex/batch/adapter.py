@@ -17,11 +17,20 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai._core.batches.assemble import Lookup, Result, publish, sendable, unmark
+from cloudai._core.batches.assemble import (
+    Lookup,
+    Result,
+    absolute,
+    publish,
+    sendable,
+    source_of,
+    unmark,
+)
 from cloudai._core.batches.cost import HALF, estimate
 from cloudai._core.batches.formats import Source, format_of
 from cloudai._core.batches.runner import PER_RECORD
 from cloudai._core.calls.call import multi_step_create
+from cloudai._core.files.paths import here, local_path
 from cloudai._core.files.tree import planned
 from cloudai._core.profiles.config import Profile
 from cloudai.errors import Conflict, InvalidRequest, NotFound
@@ -101,7 +110,8 @@ class VertexBatch:
         found = wire.violations(spec)
         if spec.model is not None:
             found += self._models.violations(self._deployment(spec))
-        if "://" not in spec.input and not Path(spec.input).expanduser().is_file():
+        path = here(spec.input)
+        if path is not None and not path.is_file():
             found.append(Violation("input", f"there is no file {spec.input!r}."))
         return found
 
@@ -110,12 +120,7 @@ class VertexBatch:
         is taken to be so where its name says CSV."""
         if spec.input.startswith("gs://"):
             return spec.model is not None and format_of(Path(spec.input), spec.format) == "csv"
-        source = Source(
-            Path(spec.input).expanduser(),
-            format_of(Path(spec.input), spec.format),
-            spec.max_payload,
-        )
-        return self._all_objects(spec, source)
+        return self._all_objects(spec, source_of(spec))
 
     @staticmethod
     def _all_objects(spec: BatchTransform, source: Source) -> bool:
@@ -219,6 +224,7 @@ class VertexBatch:
                 provider=PROVIDER,
                 hint="Use overwrite=True to replace it, or name another output",
             )
+        spec = absolute(spec)
         base, key = self._base(spec), str(spec.idempotency_key)
         self._files.check_region(self._session.bucket, call)
         made = once.rival(self._files, base, lambda: self.find(key, call), call)
@@ -253,19 +259,18 @@ class VertexBatch:
     def _exists(self, uri: str, call: Call) -> bool:
         if uri.startswith("gs://"):
             return uri in self._files.names(uri, call)
-        return Path(uri.removeprefix("file://")).expanduser().exists()
+        return local_path(uri, "output").exists()
 
     def _source(self, spec: BatchTransform, folder: Path, call: Call) -> Source:
         """The input, fetched where it lies in a bucket."""
-        path = Path(spec.input.removeprefix("file://")).expanduser()
-        format = format_of(path, spec.format)
-        if spec.input.startswith("gs://"):
+        path = here(spec.input)
+        if path is None:
             path = folder / f"source{Path(spec.input).suffix}"
             try:
                 self._files.get_file(spec.input, path, call)
             except NotFound:
                 raise NotFound(f"there is no input at {spec.input}", provider=PROVIDER) from None
-        return Source(path, format, spec.max_payload)
+        return source_of(spec, path)
 
     def where(self, call: Call) -> Place:
         return self._session.place()

@@ -16,6 +16,7 @@ import msgspec
 
 from cloudai._core.batches.assemble import Result
 from cloudai._core.batches.transforms import chat_request, embedding_request, messages, said
+from cloudai._core.files.paths import here
 from cloudai.errors import CloudAIError, HandlerError, InvalidRequest
 from cloudai.formats.native import merge
 from cloudai.providers.vertex import catalog, common
@@ -46,7 +47,7 @@ def violations(spec: BatchTransform) -> list[Violation]:
         )
     for field in ("input", "output"):
         uri = getattr(spec, field)
-        if "://" in uri and not uri.startswith(("gs://", "file://")):
+        if here(uri) is None and not uri.startswith("gs://"):
             found.append(Violation(field, f"{uri!r} is not read by Vertex AI.", "Use gs://."))
     try:
         if spec.chat is not None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cloudai._core.files import requirements
+from cloudai._core.files.paths import local_path
 from cloudai._core.files.tree import tree
 from cloudai._core.handlers import container, travel
 from cloudai._core.handlers.handler import find_handler, siblings
@@ -128,8 +129,7 @@ class Models:
                     return
             self._files.copy_folder(variant.uri, artifact, call)
         else:
-            path = Path(variant.uri.removeprefix("file://")).expanduser()
-            self._files.put_folder(artifact, path, call)
+            self._files.put_folder(artifact, local_path(variant.uri, "model"), call)
         if handler is not None:
             own = Path(handler)
             for name, file in {**siblings(own), "handler.py": own}.items():

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.files.paths import here
 from cloudai._core.handlers import container
 from cloudai.errors import InvalidRequest
 from cloudai.formats.native import merge, unread
@@ -142,7 +143,7 @@ def violations(spec: Deployment, location: str) -> list[Violation]:
             found.append(
                 Violation(f"{where}.resources.nodes", "a replica is one machine.", "Use nodes=1.")
             )
-        if "://" in variant.uri and not variant.uri.startswith(("gs://", "file://")):
+        if here(variant.uri) is None and not variant.uri.startswith("gs://"):
             found.append(
                 Violation(
                     f"{where}.model", f"{variant.uri!r} is not read by Vertex AI.", "Use gs://."

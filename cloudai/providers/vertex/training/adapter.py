@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai._core.calls.call import multi_step_create
+from cloudai._core.files.paths import here
 from cloudai._core.files.tree import planned
 from cloudai._core.metrics import MetricPatterns
 from cloudai._core.profiles.config import Profile
@@ -252,9 +253,9 @@ class VertexTraining:
         if spec.kind == "script":
             found.append((place.source, None))
         for name in spec.inputs:
-            path = wire.local(spec.input(name).uri)
+            path = here(spec.input(name).uri)
             if path is not None:
-                found.append((wire.staged(spec, place, name), Path(path).expanduser()))
+                found.append((wire.staged(spec, place, name), path))
         return found
 
 
@@ -294,7 +295,9 @@ def _missing(spec: TrainingJob) -> list[Violation]:
     """What the spec names and this machine has not."""
     found: list[Violation] = []
     for name in spec.inputs:
-        path = wire.local(spec.input(name).uri)
-        if path is not None and "://" not in path and not Path(path).expanduser().exists():
-            found.append(Violation(f"inputs.{name}", f"there is no {path!r}.", "Mend the path."))
+        path = here(spec.input(name).uri)
+        if path is not None and not path.exists():
+            found.append(
+                Violation(f"inputs.{name}", f"there is no {str(path)!r}.", "Mend the path.")
+            )
     return found

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 import re
 from datetime import date
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from cloudai._core import frameworks
+from cloudai._core.files.paths import here
 from cloudai._core.numerals import numeral, seconds
 from cloudai.bootstrap import arguments, variable
 from cloudai.errors import InvalidRequest
@@ -137,7 +137,7 @@ def violations(spec: TrainingJob, place: Place) -> list[Violation]:
     found += common.check_env(spec.env)
     for name in spec.inputs:
         uri = spec.input(name).uri
-        if "://" in uri and not uri.startswith(("gs://", "file://")):
+        if here(uri) is None and not uri.startswith("gs://"):
             found.append(
                 Violation(f"inputs.{name}", f"{uri!r} is not read by Vertex AI.", "Use gs://.")
             )
@@ -182,20 +182,14 @@ def _strategy(spec: TrainingJob) -> str | None:
     return native
 
 
-def local(uri: str) -> str | None:
-    """The path of an input that lies on this machine; None for a bucket's."""
-    return None if uri.startswith("gs://") else uri.removeprefix("file://")
-
-
 def staged(spec: TrainingJob, place: Place, name: str) -> str:
     """The gs:// URI of an input: its own, or where what lies on this machine is put. A file
     keeps its name."""
     uri = spec.input(name).uri
-    path = local(uri)
+    path = here(uri)
     if path is None:
         return uri
-    file = Path(path).expanduser()
-    return f"{place.input(name)}/{file.name}" if file.is_file() else place.input(name)
+    return f"{place.input(name)}/{path.name}" if path.is_file() else place.input(name)
 
 
 def encode(spec: TrainingJob, place: Place) -> dict[str, Any]:
