@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai._core.state.disk import disk_errors, sync_folder
+from cloudai._core.state.disk import disk_errors, whole
 from cloudai.errors import CloudAIError, ContextOverflow, InvalidRequest
 from cloudai.types._base import met, shorten
 
@@ -286,14 +286,8 @@ def save(state: dict[str, Any], file: Path) -> None:
     """Writes a checkpoint that is there whole or not at all."""
     import torch
 
-    part = file.with_name(f".{file.name}.part")
-    with disk_errors(file):
-        with part.open("wb") as out:
-            torch.save(state, out)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(part, file)
-        sync_folder(file.parent)
+    with disk_errors(file), whole(file, alone=True) as out:
+        torch.save(state, out)
 
 
 def _base(name: str, home: Path) -> Path:

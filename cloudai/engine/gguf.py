@@ -6,18 +6,19 @@ The directory appears whole or not at all: it is written beside its place, synce
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
+import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Final
 
+from cloudai._core.state import lock
+from cloudai._core.state.disk import sync_folder
 from cloudai._core.state.home import ensure as ensure_folder
 from cloudai.errors import ConfigError, StateError
 
@@ -106,7 +107,7 @@ def main(file: Path, key: str, folder: Path) -> int:
     goal = place(key, folder)
     made: Path | None = None
     try:
-        with _locked(folder / ".lock"):
+        with lock.taken(folder / ".lock", seconds=math.inf):
             if (goal / "config.json").is_file():
                 return 0
             for left in folder.glob(f"{_MAKING}*"):
@@ -164,29 +165,8 @@ def _read(file: Path) -> tuple[Any, Any]:
 
 
 def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():
-        return  # Windows opens no folders
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Generator[None]:
-    """Holds a file lock, which the system drops when the process dies."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows: the rename alone has to do
-        yield
-        return
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+    if os.name != "nt" or not path.is_dir():  # Windows opens no folders
+        sync_folder(path)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 import socket
@@ -16,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+from cloudai._core.files.paths import short
+from cloudai._core.state import lock as _lock
 from cloudai.errors import CloudAIError, ConfigError
 from cloudai.server.app import App
 from cloudai.server.config import ServerConfig
@@ -154,8 +155,8 @@ class Server:
             return None
         path = self.state / "control.sock"
         path.unlink(missing_ok=True)
-        with within(path) as short:
-            server = await asyncio.start_unix_server(self._control, short, limit=16 << 20)
+        with short(path) as name:
+            server = await asyncio.start_unix_server(self._control, name, limit=16 << 20)
         return server
 
     async def _control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -209,35 +210,13 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-@contextlib.contextmanager
-def within(path: Path) -> Any:
-    """A short name for a socket's path: Unix sockets allow 107 bytes (unix(7))."""
-    if len(os.fsencode(path)) < 100:
-        yield str(path)
-        return
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)
-
-
 def lock(file: Path) -> int:
     """Locks the file for this process's life and writes its id into it. Raises ConfigError when
     another server holds it."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    until = time.monotonic() + 2.0
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            # Whoever asks whether a server lives holds a shared lock for a moment.
-            if time.monotonic() > until:
-                os.close(descriptor)
-                raise ConfigError(f"another server holds {file}") from None
-            time.sleep(0.01)
-        else:
-            return descriptor
+    descriptor = _lock.kept(file, seconds=2.0)
+    if descriptor is None:
+        raise ConfigError(f"another server holds {file}")
+    return descriptor
 
 
 def detach(state: Path) -> None:

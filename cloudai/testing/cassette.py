@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
+from cloudai._core.state.disk import write_whole
 from cloudai.errors import ConfigError, MissingExtra
 
 
@@ -63,9 +63,7 @@ def save(path: Path, exchanges: Iterable[Exchange]) -> None:
     else:
         text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    write_whole(path, text.encode(), mode=0o666)
 
 
 def same(one: Exchange, other: Exchange, match: Iterable[str]) -> bool:

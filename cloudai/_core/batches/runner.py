@@ -9,14 +9,13 @@ call again for what it kept: no line is lost, none is doubled.
 from __future__ import annotations
 
 import hashlib
-import os
 import queue
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -24,7 +23,7 @@ from cloudai._core.batches.chunk import PER_RECORD, WRONG_LENGTH, ChunkWork, Ite
 from cloudai._core.batches.formats import Source, format_of, write_csv, write_jsonl
 from cloudai._core.batches.spool import Chunk, Spool, exclusive
 from cloudai._core.files.paths import local_path
-from cloudai._core.state.disk import disk_errors, sync_folder
+from cloudai._core.state.disk import disk_errors, whole
 from cloudai.errors import (
     Conflict,
     JobCancelled,
@@ -320,30 +319,11 @@ class _Run:
         with suppress(FileNotFoundError):
             self._errors_file.unlink()  # of the output that is being replaced
         if self._dead_letter and self.errors:
-            part = self._write(self._errors_file, lambda file: write_jsonl(file, spool.bad_lines()))
-            os.replace(part, self._errors_file)
-        as_csv = self.output.suffix.lower() == ".csv"
-        part = self._write(
-            self.output,
-            lambda file: (
-                write_csv(file, spool.lines) if as_csv else write_jsonl(file, spool.lines())
-            ),
-        )
-        spool.publishing(part)
-        with disk_errors(self.output):
-            os.replace(part, self.output)
-            sync_folder(self.output.parent)
-
-    @staticmethod
-    def _write(target: Path, write: Callable[[IO[bytes]], None]) -> Path:
-        part = target.with_name(f".{target.name}.cloudai-part")
-        try:
-            with disk_errors(target), part.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            with suppress(OSError):
-                part.unlink()
-            raise
-        return part
+            with disk_errors(self._errors_file), whole(self._errors_file, alone=True) as file:
+                write_jsonl(file, spool.bad_lines())
+        with disk_errors(self.output), whole(self.output, alone=True) as file:
+            if self.output.suffix.lower() == ".csv":
+                write_csv(file, spool.lines)
+            else:
+                write_jsonl(file, spool.lines())
+            spool.publishing(file)

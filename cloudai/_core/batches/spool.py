@@ -8,11 +8,12 @@ goes on with what is missing.
 from __future__ import annotations
 
 import glob
+import os
 import sqlite3
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from cloudai._core.state import lock
 from cloudai._core.state.disk import (
@@ -173,10 +174,10 @@ class Spool:
         ):
             yield bad
 
-    def publishing(self, file: Path) -> None:
+    def publishing(self, file: IO[bytes]) -> None:
         """Notes which file is about to become the output."""
         with disk_errors(self.path):
-            self._set("published", str(file.stat().st_ino))
+            self._set("published", str(os.fstat(file.fileno()).st_ino))
 
     def published(self, output: Path) -> bool:
         """Whether the output in place is this batch's own, which was killed just after."""

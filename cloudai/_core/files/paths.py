@@ -1,7 +1,11 @@
-"""Paths of this machine, as specs name them: plain, or as ``file:`` URIs."""
+"""Paths of this machine, as specs name them (plain, or as ``file:`` URIs) and as the system takes
+them."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
@@ -29,3 +33,16 @@ def local_path(uri: str, field: str = "uri", mend: str = "Download it, and give 
     if path is None:
         raise invalid(field, uri, "is not on this machine", mend)
     return path
+
+
+@contextmanager
+def short(path: Path) -> Generator[str]:
+    """A short name for a socket's path: Unix sockets allow 107 bytes (unix(7))."""
+    if len(os.fsencode(path)) < 100:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from cloudai.errors import StateError
 
@@ -173,11 +173,26 @@ def transaction(db: sqlite3.Connection) -> Generator[sqlite3.Connection]:
 
 def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Writes a file that appears whole or not at all, and lasts through a power cut."""
-    part = path.with_name(f".{path.name}-{os.getpid()}-{os.urandom(4).hex()}")
+    with whole(path, mode) as file:
+        file.write(data)
+
+
+@contextmanager
+def whole(path: Path, mode: int = 0o666, *, alone: bool = False) -> Generator[IO[bytes]]:
+    """A file to write, which appears at its end, and only if nothing was raised.
+
+    Parameters
+    ----------
+    alone: nobody else writes it at the same time, so that what a kill left of it is written over.
+    """
+    own = "cloudai-part" if alone else f"{os.getpid()}-{os.urandom(4).hex()}"
+    part = path.with_name(f".{path.name}-{own}")
     try:
-        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        handle = os.open(
+            part, os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if alone else os.O_EXCL), mode
+        )
         with open(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(handle)
         os.replace(part, path)

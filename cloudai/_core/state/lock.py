@@ -42,18 +42,30 @@ def held(path: Path) -> bool:
 def taken(path: Path, seconds: float = 0.0) -> Generator[bool]:
     """Holds the lock for a while; gives False where another still holds it after ``seconds``, or
     its folder is gone. The file stays."""
+    file = kept(path, seconds)
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    except FileNotFoundError:
-        yield False
-        return
-    try:
-        end = time.monotonic() + seconds
-        while not (mine := _locked(file)) and time.monotonic() < end:
-            time.sleep(_FIRST)
-        yield mine
+        yield file is not None
     finally:
-        os.close(file)
+        if file is not None:
+            os.close(file)
+
+
+def kept(path: Path, seconds: float = 0.0) -> int | None:
+    """Takes the lock for as long as this process lives, or until the descriptor is closed; None
+    where another still holds it after ``seconds``, or its folder is gone. Whoever looks whether
+    somebody holds it does so himself for an instant: give it a second."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    except FileNotFoundError:
+        return None
+    end, pause = time.monotonic() + seconds, _FIRST
+    while not _locked(file):
+        if time.monotonic() >= end:
+            os.close(file)
+            return None
+        time.sleep(pause)
+        pause = min(_LONGEST, pause * 1.5)
+    return file
 
 
 def _locked(file: int) -> bool:

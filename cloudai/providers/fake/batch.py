@@ -3,7 +3,6 @@ cloudai's own runner, into the fake's home; the output appears when the job's co
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from cloudai._core.batches import transforms
 from cloudai._core.batches.runner import Transform, check_paths, run_batch
 from cloudai._core.files.paths import here
 from cloudai._core.profiles.config import Profile
+from cloudai._core.state.disk import whole
 from cloudai._core.state.home import ensure
 from cloudai.errors import Conflict, HandlerError, InvalidRequest
 from cloudai.protocols import Call
@@ -124,9 +124,8 @@ class FakeBatch(FakeJobs[BatchTransform]):
             draft = self.folder(row.id) / target.name
             if draft.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                part = target.with_name(f".{target.name}.cloudai-part")
-                shutil.copyfile(draft, part)
-                os.replace(part, target)
+                with whole(target) as file:
+                    file.write(draft.read_bytes())
 
     def outputs(self, row: JobRow, spec: BatchTransform) -> dict[str, str]:
         return {name: str(target) for name, target in self._files(row, spec)}

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.files.paths import short
 from cloudai._core.handlers import asked
 from cloudai._core.profiles.config import Profile
 from cloudai._core.state import processes
@@ -44,7 +45,7 @@ from cloudai.providers.local.serving.http import (
     error_of,
     stream,
 )
-from cloudai.providers.local.serving.process import listen, short, stop, write
+from cloudai.providers.local.serving.process import listen, stop, write
 from cloudai.providers.local.serving.spec import check, dropped, server_config
 from cloudai.providers.local.serving.store import EndpointStore, Row, alive
 from cloudai.types import (

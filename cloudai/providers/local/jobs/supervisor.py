@@ -12,7 +12,6 @@ alone, so that it starts in well under 150 ms.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from cloudai._core.numerals import numeral
+from cloudai._core.state import lock as _lock
 from cloudai._core.state import processes
 from cloudai.errors import CloudAIError, StateError
 from cloudai.providers.local.jobs import launch, logs, requirements, signals
@@ -329,24 +329,13 @@ class Supervisor:
 
     def _lock(self) -> bool:
         """Takes the lock, for life. A second supervisor of the same job finds it taken."""
-        try:
-            self._lock_file = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        except FileNotFoundError:
-            return False  # the job was deleted meanwhile
-        for _ in range(100):
-            try:
-                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                # A client that looks whether we live holds it for some microseconds.
-                if self.store.row(self.id)["state"] != "QUEUED":
-                    return False
-                time.sleep(0.01)
-            else:
-                # For whoever looks into the folder; the lock is what tells that we live.
-                os.truncate(self._lock_file, 0)
-                os.write(self._lock_file, f"{os.getpid()}\n".encode())
-                return True
-        return False
+        held = _lock.kept(self.folder / "lock", seconds=1.0)
+        if held is None:  # by another one; or the job was deleted meanwhile
+            return False
+        # For whoever looks into the folder; the lock is what tells that we live.
+        os.truncate(held, 0)
+        os.write(held, f"{os.getpid()}\n".encode())
+        return True
 
     def _pause(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds

@@ -8,8 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +63,3 @@ def stop(folder: Path, grace: float) -> None:
 def write(file: Path, value: Any) -> None:
     with disk_errors(file):
         write_whole(file, json.dumps(value, indent=2).encode())
-
-
-@contextmanager
-def short(path: Path) -> Generator[str]:
-    """A short name for a socket's path: Unix sockets allow 107 bytes (unix(7))."""
-    if len(os.fsencode(path)) < 100:
-        yield str(path)
-        return
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)
