@@ -105,7 +105,7 @@ class Inference:
             for future in futures:
                 future.cancel()
             if marks and self.tracing is not None:
-                self.tracing.parts(request, submitted, marks)
+                self.tracing.stages(request, submitted, marks)
         # Not before the answer: see ``App._finish``.
         loop.call_soon(self.count, model, variant, items, results, request)
         for result in results:

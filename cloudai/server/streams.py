@@ -129,7 +129,7 @@ async def respond(
         finally:
             future.cancel()
             if marks and inference.tracing is not None:
-                inference.tracing.parts(request, submitted, marks)
+                inference.tracing.stages(request, submitted, marks)
 
     return Response(
         content_type=form.content_type,

@@ -147,7 +147,7 @@ class Tracing:
             span.set_status(self._failed)
         span.end()
 
-    def parts(self, request: Request, submitted: int, marks: list[Mark]) -> None:
+    def stages(self, request: Request, submitted: int, marks: list[Mark]) -> None:
         """The spans below a request's: the wait for a worker, and the worker's time, of each
         part that the request was cut into."""
         now = time.time_ns()

@@ -228,7 +228,7 @@ class _Run:
             self.say(f"preempted at {self.counter.choices[0][0]} {last:g}")
             marks = self._kill(job, count)
             # What it told between the last look and the kill counts to the life that ended.
-            preempted[-1] = last = max(self._told(job, marks), default=last)
+            preempted[-1] = last = max(self._steps(job, marks), default=last)
             self.about["preempted"] = tuple(preempted)
             self._marks = marks
             begun, problem = self._next(job, count, step)
@@ -252,7 +252,7 @@ class _Run:
         status = job.wait(self.timeout, check=False)
         if not status.state.succeeded:
             return self._bad(job, f"it resumed, and then ended {_how(status)}", status)
-        last = max(self._told(job), default=max(self.about["preempted"]))
+        last = max(self._steps(job), default=max(self.about["preempted"]))
         total = self.counter.total
         # Counts from 0 end one below the total.
         if total is not None and last < total - 1:
@@ -268,7 +268,7 @@ class _Run:
         begun: float | None = None
         deadline = time.monotonic() + self.timeout
         while True:
-            told = self._told(job)
+            told = self._steps(job)
             if told and begun is None:
                 begun = time.time()
             newest = max((file.stat().st_mtime for file in self._checkpoints(job)), default=0.0)
@@ -318,7 +318,7 @@ class _Run:
         """The first step of the next life."""
         deadline = time.monotonic() + self.timeout
         while True:
-            told = self._told(job)
+            told = self._steps(job)
             status = job.status
             if told and status.restarts >= count:
                 return told[0], None
@@ -396,7 +396,7 @@ class _Run:
             texts += [line for line in lines if not line.startswith("[cloudai] ")]
         return "\n".join(texts)
 
-    def _told(self, job: Job, to: dict[Path, int] | None = None) -> list[float]:
+    def _steps(self, job: Job, to: dict[Path, int] | None = None) -> list[float]:
         """The steps that this life has told."""
         return self.counter.told(self._text(job, to=to))[1]
 

@@ -306,7 +306,7 @@ class Handler:
             problem = f"is not what {self.file.name} does: it has no stream"
             raise self.raised("", Refused("stream", True, problem))
         pieces = self._guard("stream", lambda: iter(self._stream(self.model, value, params or {})))
-        for piece in self._pieces("stream", pieces):
+        for piece in self._guarded("stream", pieces):
             try:
                 yield jsonable(piece, "piece")
             except Refused as error:
@@ -320,9 +320,9 @@ class Handler:
         pieces = self._guard(
             "transform", self._transform.stream, self.model, body, content_type, accept
         )
-        yield from self._pieces("transform", pieces)
+        yield from self._guarded("transform", pieces)
 
-    def _pieces(self, name: str, pieces: Iterator[Any]) -> Iterator[Any]:
+    def _guarded(self, name: str, pieces: Iterator[Any]) -> Iterator[Any]:
         nothing = object()
         try:
             while True:

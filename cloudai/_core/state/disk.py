@@ -44,10 +44,10 @@ def disk_errors(path: Path, mend: str = "") -> Generator[None]:
         hint = _ELSEWHERE if denied and mend else None
         raise StateError(f"{what}: {error.strerror or error}", hint=hint) from error
     except sqlite3.Error as error:
-        raise _told(error, path, mend) from error
+        raise _sqlite_error(error, path, mend) from error
 
 
-def _told(error: sqlite3.Error, path: Path, mend: str) -> StateError:
+def _sqlite_error(error: sqlite3.Error, path: Path, mend: str) -> StateError:
     name = getattr(error, "sqlite_errorname", "")
     primary = "_".join(name.split("_")[:2])
     if name in _FULL_SQLITE or (name.startswith("SQLITE_IOERR") and _is_full(path)):

@@ -201,10 +201,10 @@ class Connection(asyncio.Protocol):
                 # client they are how every answer begins.
                 self._probed = True
                 self._transport.write(_VERSION)
-                self._look(current, 0.01)
+                self._end_if_reset(current, 0.01)
         return True
 
-    def _look(self, request: Request, after: float) -> None:
+    def _end_if_reset(self, request: Request, after: float) -> None:
         """Ends the connection, and so the request, if a reset has come."""
         if request is not self._current or self._transport.is_closing():
             return
@@ -212,7 +212,7 @@ class Connection(asyncio.Protocol):
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._transport.abort()
         else:
-            self._loop.call_later(after, self._look, request, min(2 * after, 1.0))
+            self._loop.call_later(after, self._end_if_reset, request, min(2 * after, 1.0))
 
     def pause_writing(self) -> None:
         self._writable = self._loop.create_future()

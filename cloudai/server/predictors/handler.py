@@ -117,14 +117,14 @@ class HandlerPredictor:
         ``emit`` says that nobody reads any more."""
         result = Result()
         try:
-            for piece in self._pieces(item, result):
+            for piece in self._chunks(item, result):
                 if not emit(piece):
                     break
         except CloudAIError as error:
             return failure(error)
         return result
 
-    def _pieces(self, item: Item, result: Result) -> Iterator[bytes]:
+    def _chunks(self, item: Item, result: Result) -> Iterator[bytes]:
         handler = self._handler
         if item.kind == "raw":
             yield from handler.stream_body(item.inputs, item.content_type, item.accept)

@@ -90,7 +90,7 @@ class Snapshots:
             created_at=created,
             started_at=_seconds(found.get("TransformStartTime")),
             ended_at=_seconds(found.get("TransformEndTime")),
-            **_told(manifest, id, output),
+            **_from_manifest(manifest, id, output),
         )
         if state is State.CANCELLED and limit is not None:
             ended = status.ended_at or time.time()
@@ -111,7 +111,7 @@ class Snapshots:
         manifest = self._known(found["jobName"], output, call)
         native = found["status"]
         state = wire.INVOCATION_STATES.get(native, State.UNKNOWN)
-        told = _told(manifest, found["jobName"], output)
+        told = _from_manifest(manifest, found["jobName"], output)
         if manifest is not None:
             told["progress"] = (found.get("processedRecordCount") or 0, told["progress"][1])
         status = JobStatus(
@@ -172,7 +172,7 @@ class Snapshots:
             )
 
 
-def _told(manifest: wire.Manifest | None, name: str, output: str) -> dict[str, Any]:
+def _from_manifest(manifest: wire.Manifest | None, name: str, output: str) -> dict[str, Any]:
     """What only the manifest knows; of another program's job its name and where it writes."""
     if manifest is None:
         return {"name": name, "outputs": {"output": output}}

@@ -260,7 +260,7 @@ class Chunks:
         self._request_id = request_id
         self._heard = heard
         self._messages = eventstream.Messages()
-        self._pieces = _Pieces(model, request_id, carrier)
+        self._pieces = _ChunkReader(model, request_id, carrier)
 
     def feed(self, piece: bytes) -> Iterator[ChatChunk]:
         """The chunks that ``piece`` completes."""
@@ -298,7 +298,7 @@ class Chunks:
             raise problem(headers, payload, self._request_id)
 
 
-class _Pieces:
+class _ChunkReader:
     """Makes chunks of one stream's blocks.
 
     While a carrier's call is to come, what is said beside it is held back: it is no part of the

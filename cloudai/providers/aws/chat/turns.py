@@ -65,7 +65,7 @@ def turns(request: ChatRequest, *, tools: bool) -> tuple[Turns, list[dict[str, A
     """
     messages = request.messages
     if not tools and _speaks_of_tools(messages):
-        messages = tuple(_told(message) for message in messages)
+        messages = tuple(_tools_as_text(message) for message in messages)
     made, system = _Builder(request.model).build(messages)
     if not made:
         raise invalid("messages", request.messages, "say nothing", "Give a text that is not blank.")
@@ -106,7 +106,7 @@ def _speaks_of_tools(messages: tuple[Message, ...]) -> bool:
     )
 
 
-def _told(message: Message) -> Message:
+def _tools_as_text(message: Message) -> Message:
     """The message with its tool calls and results as text. Its thoughts are left out: their
     signatures are for the conversation as it was."""
     if isinstance(message.content, str):

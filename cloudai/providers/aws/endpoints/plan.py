@@ -82,7 +82,7 @@ class Planner:
                 draft.dropped.append(
                     f"{where}.resources.disk: {machine} has disks of its own, and takes no other"
                 )
-            digest = s3.digest(source.digest, image.digest, wire.digest(spec, _told(spec)))
+            digest = s3.digest(source.digest, image.digest, wire.digest(spec, _variables(spec)))
             served.append(
                 wire.Served(
                     variant=variant,
@@ -113,7 +113,7 @@ class Planner:
         return Drafted(sources, models, config)
 
 
-def _told(spec: Deployment) -> list[str]:
+def _variables(spec: Deployment) -> list[str]:
     """What the container is told beside the spec's own variables."""
     if spec.image is None:
         return [] if spec.workers is None else [f"workers={spec.workers}"]

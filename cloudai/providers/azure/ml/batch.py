@@ -209,11 +209,11 @@ class AzureMLBatch:
             if near is not spec:
                 # The records once more, as they are now, for whoever puts the output together.
                 workspace.put(_kept_input(id, spec), Path(near.input), call)
-            files, lines = _parts(near, Path(folder))
+            files, lines = _write_parts(near, Path(folder))
             uri = workspace.upload("codes", files, call)[1]
-        model = model_assets.model(workspace, str(spec.model_uri), call)
-        code = model_assets.code(workspace, spec.handler, call)
-        environment = model_assets.environment(
+        model = model_assets.upload_model(workspace, str(spec.model_uri), call)
+        code = model_assets.upload_code(workspace, spec.handler, call)
+        environment = model_assets.register_environment(
             workspace, spec, spec.resources, call, model_assets.BATCH
         )
         location = str(workspace.send("GET", "", call)["location"])
@@ -478,7 +478,7 @@ class _Answers(Lookup):
         return row["output"]
 
 
-def _parts(spec: BatchTransform, folder: Path) -> tuple[Files, int]:
+def _write_parts(spec: BatchTransform, folder: Path) -> tuple[Files, int]:
     """The input in numbered parts, and the number of its records."""
     made = list(
         sendable(

@@ -172,10 +172,10 @@ class AzureMLEndpoints:
             handler = variant.handler or spec.handler
             code: str | None = None
             if spec.image is not None:
-                model = model_assets.model(workspace, variant.uri, call, handler)
+                model = model_assets.upload_model(workspace, variant.uri, call, handler)
             else:
-                model = model_assets.model(workspace, variant.uri, call)
-                code = model_assets.code(workspace, handler, call)
+                model = model_assets.upload_model(workspace, variant.uri, call)
+                code = model_assets.upload_code(workspace, handler, call)
             environment = self._environment(spec, variant, call)
             body = wire.deployment(spec, variant, model, environment, code)
             body["location"] = location
@@ -189,7 +189,7 @@ class AzureMLEndpoints:
         named = spec.native.get("azure", {}).get("environment")
         if named is not None:
             return workspace.named("environments", str(named))
-        return model_assets.environment(workspace, spec, variant.resources, call)
+        return model_assets.register_environment(workspace, spec, variant.resources, call)
 
     def where(self, call: Call) -> Place:
         return self._workspace.place(call)

@@ -55,7 +55,7 @@ def check(uri: str, handler: str | None, field: str, *, image: bool = False) -> 
         find_handler(path)
 
 
-def model(workspace: Workspace, uri: str, call: Call, handler: str | None = None) -> str:
+def upload_model(workspace: Workspace, uri: str, call: Call, handler: str | None = None) -> str:
     """The id of a model asset: of local files, of a job's output, or the one that is named.
 
     Parameters
@@ -77,7 +77,7 @@ def model(workspace: Workspace, uri: str, call: Call, handler: str | None = None
     return workspace.upload("models", files, call)[0]
 
 
-def code(workspace: Workspace, handler: str | None, call: Call) -> str:
+def upload_code(workspace: Workspace, handler: str | None, call: Call) -> str:
     """The id of the scoring script's code asset, with what it calls beside it."""
     files: Files = {
         SCRIPT: Path(__file__).with_name("score.py"),
@@ -88,7 +88,7 @@ def code(workspace: Workspace, handler: str | None, call: Call) -> str:
     return workspace.upload("codes", files, call)[0]
 
 
-def environment(
+def register_environment(
     workspace: Workspace,
     spec: BatchTransform | Deployment,
     resources: Resources,

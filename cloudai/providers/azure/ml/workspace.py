@@ -131,7 +131,7 @@ class Workspace:
         uri = str(blob["blobUri"]).rstrip("/")
         with (
             _container(str(blob["credential"]["sasUri"]), self.session.transport) as container,
-            _told(uri, call),
+            _storage_errors(uri, call),
         ):
             for name, file in files.items():
                 with file.open("rb") as content:
@@ -181,7 +181,7 @@ class Workspace:
 
     def fetch(self, uri: str, to: Path, call: Call, field: str = "uri") -> None:
         """Copies a blob into a file. Raises NotFound, InvalidRequest."""
-        with self.blob(uri, call, field) as (container, name), _told(uri, call):
+        with self.blob(uri, call, field) as (container, name), _storage_errors(uri, call):
             to.parent.mkdir(parents=True, exist_ok=True)
             with to.open("wb") as file:
                 container.download_blob(name).readinto(file)
@@ -190,21 +190,21 @@ class Workspace:
         """Writes a blob, over one that is there."""
         with (
             self.blob(uri, call, field) as (container, name),
-            _told(uri, call),
+            _storage_errors(uri, call),
             file.open("rb") as content,
         ):
             container.upload_blob(name, content, overwrite=True)
 
     def exists(self, uri: str, call: Call, field: str = "uri") -> bool:
         """Whether there is a blob."""
-        with self.blob(uri, call, field) as (container, name), _told(uri, call):
+        with self.blob(uri, call, field) as (container, name), _storage_errors(uri, call):
             return bool(container.get_blob_client(name).exists())
 
     def read(self, datastore: str, name: str, call: Call, offset: int = 0) -> bytes:
         """A blob from ``offset`` on; nothing where it is not there, or no longer."""
         from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
-        with self.storage(datastore, call) as container, _told(name, call):
+        with self.storage(datastore, call) as container, _storage_errors(name, call):
             try:
                 return container.download_blob(name, offset=offset or None).readall()
             except ResourceNotFoundError:
@@ -218,7 +218,7 @@ class Workspace:
         """Copies all blobs below a prefix into a folder; gives their number."""
         count = 0
         root = to.resolve()
-        with self.storage(datastore, call) as container, _told(prefix, call):
+        with self.storage(datastore, call) as container, _storage_errors(prefix, call):
             for name in list(container.list_blob_names(name_starts_with=f"{prefix}/")):
                 target = place(root, name[len(prefix) + 1 :], prefix)
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -229,7 +229,7 @@ class Workspace:
 
     def remove(self, datastore: str, prefix: str, call: Call) -> None:
         """Deletes all blobs below a prefix."""
-        with self.storage(datastore, call) as container, _told(prefix, call):
+        with self.storage(datastore, call) as container, _storage_errors(prefix, call):
             for name in list(container.list_blob_names(name_starts_with=f"{prefix}/")):
                 container.delete_blob(name)
 
@@ -310,7 +310,7 @@ def _container(url: str, transport: Any, credential: Any = None) -> Generator[An
 
 
 @contextmanager
-def _told(what: str, call: Call) -> Generator[None]:
+def _storage_errors(what: str, call: Call) -> Generator[None]:
     """The storage SDK's errors as ours, and the call's end as its own."""
     from azure.core.exceptions import (
         AzureError,

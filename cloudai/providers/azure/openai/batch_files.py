@@ -13,7 +13,7 @@ from cloudai.providers.azure.openai.wire import batch as wire
 from cloudai.types import BatchTransform
 
 
-def parts_of(
+def write_parts(
     spec: BatchTransform, folder: Path, url: str, modern: bool, max_lines: int, max_bytes: int
 ) -> tuple[list[Path], int]:
     """The files, and the number of records. With ``on_error="fail"`` the first bad record raises

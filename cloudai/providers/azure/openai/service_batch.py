@@ -31,7 +31,7 @@ from cloudai.errors import (
 from cloudai.protocols import Call
 from cloudai.providers.azure.openai import deployments, files_api
 from cloudai.providers.azure.openai.batch_answers import Answers, first_failure
-from cloudai.providers.azure.openai.batch_files import parts_of
+from cloudai.providers.azure.openai.batch_files import write_parts
 from cloudai.providers.azure.openai.wire import batch as wire
 from cloudai.providers.azure.openai.wire.endpoints import fine_tuned
 from cloudai.providers.azure.session import AzureSession
@@ -73,7 +73,7 @@ class ServiceBatches:
         made: list[NativeRequest] = []
         id = wire.group_id(spec.idempotency_key or "")
         with tempfile.TemporaryDirectory(prefix="cloudai-") as folder:
-            parts, lines = self._parts(spec, Path(folder))
+            parts, lines = self._write_parts(spec, Path(folder))
             for index, path in enumerate(parts):
                 about = wire.metadata(spec, id, index, len(parts), lines)
                 size = path.stat().st_size
@@ -94,7 +94,7 @@ class ServiceBatches:
         spec = absolute(spec)
         id = wire.group_id(spec.idempotency_key or "")
         with tempfile.TemporaryDirectory(prefix="cloudai-") as folder:
-            parts, lines = self._parts(spec, Path(folder))
+            parts, lines = self._write_parts(spec, Path(folder))
             with suppress(NotFound):
                 known = self._batches(id, call)
                 self._check_alive(id, known, call)
@@ -142,9 +142,9 @@ class ServiceBatches:
             if (batch.get("metadata") or {}).get(wire.ID) == id
         ]
 
-    def _parts(self, spec: BatchTransform, folder: Path) -> tuple[list[Path], int]:
+    def _write_parts(self, spec: BatchTransform, folder: Path) -> tuple[list[Path], int]:
         modern = self._session.modern
-        return parts_of(spec, folder, self.url, modern, self.max_lines, self.max_bytes)
+        return write_parts(spec, folder, self.url, modern, self.max_lines, self.max_bytes)
 
     # -- looking -------------------------------------------------------------------------
 

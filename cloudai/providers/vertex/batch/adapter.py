@@ -317,24 +317,24 @@ class VertexBatch:
             except Conflict:  # another process is at it
                 return msgspec.structs.replace(found, state=State.STOPPING)
             self._files.put(f"{base}/{wire.DONE}", msgspec.json.encode(done), call)
-            unmark(self._told(base, call)[0], id)
+            unmark(self._kept_spec(base, call)[0], id)
         return wire.status(job, None, done)
 
     def _total(self, base: str, call: Call) -> int | None:
         if base not in self._totals:
             try:
-                self._totals[base] = self._told(base, call)[1]
+                self._totals[base] = self._kept_spec(base, call)[1]
             except NotFound:
                 return None
         return self._totals[base]
 
-    def _told(self, base: str, call: Call) -> tuple[BatchTransform, int]:
+    def _kept_spec(self, base: str, call: Call) -> tuple[BatchTransform, int]:
         told = msgspec.json.decode(self._files.get(f"{base}/{wire.SPEC}", call))
         return msgspec.convert(told["spec"], met(BatchTransform)), int(told["lines"])
 
     def _assemble(self, job: dict[str, Any], base: str, found: JobStatus, call: Call) -> Result:
         """Puts the output together, and in its place."""
-        spec, count = self._told(base, call)
+        spec, count = self._kept_spec(base, call)
         lines = self._files.get(f"{base}/{wire.INPUT}", call).splitlines()
         outcomes = wire.Outcomes(spec, lines)
         read = 0

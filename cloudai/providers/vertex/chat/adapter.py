@@ -69,7 +69,7 @@ class VertexChat:
             return
         base, path = self._place(request.model)
         body = msgspec.json.encode(wire.encode(request, stream=True))
-        pieces = gemini_reply.Pieces(request.model)
+        pieces = gemini_reply.ChunkReader(request.model)
         path += ":streamGenerateContent?alt=sse"
         with closing(self._session.http.events(base, path, body, call)) as events:
             for data in events:
@@ -83,7 +83,7 @@ class VertexChat:
             return
         base, path = self._place(request.model)
         body = msgspec.json.encode(wire.encode(request, stream=True))
-        pieces = gemini_reply.Pieces(request.model)
+        pieces = gemini_reply.ChunkReader(request.model)
         path += ":streamGenerateContent?alt=sse"
         events = self._session.aio.events(base, path, body, call)
         try:

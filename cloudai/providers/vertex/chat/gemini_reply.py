@@ -105,7 +105,7 @@ def _call_id(response: str | None, index: int) -> str:
     return f"call_{response or next(_counter)}_{index}"
 
 
-class Pieces:
+class ChunkReader:
     """Turns the answers of one stream into chunks. A part with a signature stands alone, so that
     it goes back as it came."""
 

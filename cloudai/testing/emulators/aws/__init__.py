@@ -35,10 +35,10 @@ from cloudai.testing.emulators.aws._state import (
     AwsState,
     Executor,
     Fate,
-    Look,
     Run,
     ScriptedExecutor,
     Served,
+    Snapshot,
 )
 from cloudai.testing.emulators.common.fates import Fates
 from cloudai.testing.emulators.common.faults import Faults
@@ -53,11 +53,11 @@ __all__ = [
     "Executor",
     "Fate",
     "LocalExecutor",
-    "Look",
     "Recorded",
     "Run",
     "ScriptedExecutor",
     "Served",
+    "Snapshot",
     "mock_aws",
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from cloudai.testing.emulators.aws import _stores, _told
+from cloudai.testing.emulators.aws import _named_fates, _stores
 from cloudai.testing.emulators.aws._sagemaker import (
     existing,
     invalid,
@@ -23,7 +23,7 @@ def create_endpoint(region: str, parameters: dict[str, Any]) -> Any:
     made["Config"] = config
     made["Ready"] = STATE.now() + STATE.endpoint_seconds
     made["EndpointStatus"] = "Creating"
-    made["Told"] = _told.endpoint()
+    made["Told"] = _named_fates.endpoint()
     made["Served"] = _serve(region, config, made["Told"])
     return {"EndpointArn": made["Arn"]}
 
@@ -133,7 +133,7 @@ def update_endpoint(region: str, parameters: dict[str, Any]) -> Any:
     deployment = parameters.get("DeploymentConfig", {})
     alarms = deployment.get("AutoRollbackConfiguration", {}).get("Alarms", [])
     names = {alarm["AlarmName"] for alarm in alarms}
-    told = _told.endpoint()
+    told = _named_fates.endpoint()
     endpoint["Pending"] = (config, _serve(region, config, told), names, told)
     endpoint["DeploymentConfig"] = deployment or None
     endpoint["Ready"] = STATE.now() + STATE.endpoint_seconds

@@ -18,7 +18,14 @@ from cloudai.errors import InvalidRequest
 from cloudai.providers.aws.container import start
 from cloudai.testing.emulators.aws import _container, _stores, _toolkit
 from cloudai.testing.emulators.aws._served import ProcessServed, Unserved
-from cloudai.testing.emulators.aws._state import AwsState, Fate, Look, Run, ScriptedExecutor, Served
+from cloudai.testing.emulators.aws._state import (
+    AwsState,
+    Fate,
+    Run,
+    ScriptedExecutor,
+    Served,
+    Snapshot,
+)
 from cloudai.testing.emulators.common.command import Command
 from cloudai.testing.emulators.common.local_models import LocalModels
 
@@ -264,15 +271,15 @@ class ProcessRun:
             return None
         return bad or 0
 
-    def look(self, now: float) -> Look:
+    def look(self, now: float) -> Snapshot:
         if self._problem is not None:
-            return Look(status="Failed", secondary="Failed", ended=self._started,
+            return Snapshot(status="Failed", secondary="Failed", ended=self._started,
                         started=self._started, reason=self._problem)  # fmt: skip
         if not self._processes and self._ended is None:
             if self._stopped is not None:
                 self._ended = now
             elif now < self._created + self._starting:
-                return Look(status="InProgress", secondary="Starting")
+                return Snapshot(status="InProgress", secondary="Starting")
             else:
                 self._start(now)
         code = self._code()
@@ -290,13 +297,13 @@ class ProcessRun:
         found.checkpoints = _files(self._root(self._hosts[0]) / "checkpoints")
         return found
 
-    def _running(self, now: float) -> Look:
+    def _running(self, now: float) -> Snapshot:
         started = self._started or now
         if self._stopped is None and now - started > self._most:
             self._late = True
             self.stop(now)
         stopping = self._stopped is not None
-        return Look(
+        return Snapshot(
             status="Stopping" if stopping else "InProgress",
             secondary="Stopping" if stopping else "Training",
             started=started,
@@ -304,23 +311,23 @@ class ProcessRun:
             interruptions=self._interruptions,
         )
 
-    def _end(self, code: int) -> Look:
+    def _end(self, code: int) -> Snapshot:
         ended, started = self._ended, self._started
         first = self._root(self._hosts[0])
         if self._late:
-            return Look(status="Stopped", secondary="MaxRuntimeExceeded", started=started,
+            return Snapshot(status="Stopped", secondary="MaxRuntimeExceeded", started=started,
                         ended=ended, files=_files(first / "model"))  # fmt: skip
         if self._stopped is not None:
-            return Look(status="Stopped", secondary="Stopped", started=started, ended=ended)
+            return Snapshot(status="Stopped", secondary="Stopped", started=started, ended=ended)
         if code:
             told = first / "output" / "failure"
             text = told.read_text("utf-8", "replace")[:1024] if told.is_file() else ""
-            return Look(
+            return Snapshot(
                 status="Failed", secondary="Failed", started=started, ended=ended,
                 reason=f"AlgorithmError: ExecuteUserScriptError: {text}, exit code: "
                 f"{code if code > 0 else 128 - code}",
             )  # fmt: skip
-        return Look(
+        return Snapshot(
             status="Completed", secondary="Completed", started=started, ended=ended,
             files=_files(first / "model"), outputs=_files(first / "output" / "data"),
         )  # fmt: skip

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from cloudai.testing.emulators.aws import _stores, _told
+from cloudai.testing.emulators.aws import _named_fates, _stores
 from cloudai.testing.emulators.aws._bedrock import converse_body, invoke_body
 from cloudai.testing.emulators.aws._runtime import Answer, error
 from cloudai.testing.emulators.aws._state import ACCOUNT, STATE
@@ -37,7 +37,7 @@ def create_model_invocation_job(
         if not files:
             return error(400, "ValidationException", f"Could not find the input at {source}.")
         arn = f"arn:aws:bedrock:{region}:{ACCOUNT}:model-invocation-job/{uuid.uuid4().hex[:12]}"
-        told = _told.fate("batch", "Bedrock")
+        told = _named_fates.fate("batch", "Bedrock")
         made = {
             **asked,
             "Arn": arn,

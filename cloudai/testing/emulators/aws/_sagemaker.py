@@ -6,8 +6,8 @@ import fnmatch
 from collections.abc import Callable
 from typing import Any, Final
 
-from cloudai.testing.emulators.aws import _stores, _told
-from cloudai.testing.emulators.aws._state import ACCOUNT, STATE, Look, Refused, ScriptedRun
+from cloudai.testing.emulators.aws import _named_fates, _stores
+from cloudai.testing.emulators.aws._state import ACCOUNT, STATE, Refused, ScriptedRun, Snapshot
 
 _ARN: Final = {
     "TrainingJob": "training-job",
@@ -86,7 +86,7 @@ def create_training_job(region: str, parameters: dict[str, Any]) -> Any:
     must_exist(parameters["OutputDataConfig"]["S3OutputPath"], "OutputDataConfig")
     made = new(region, "TrainingJob", parameters)
     key = (region, "TrainingJob", parameters["TrainingJobName"])
-    told = _told.fate("training", "SageMaker")
+    told = _named_fates.fate("training", "SageMaker")
     if told is not None:  # it is not run
         STATE.runs[key] = ScriptedRun(told, parameters, STATE.now())
     else:
@@ -94,11 +94,11 @@ def create_training_job(region: str, parameters: dict[str, Any]) -> Any:
     return {"TrainingJobArn": made["Arn"]}
 
 
-def looked(region: str, name: str) -> tuple[dict[str, Any], Look]:
+def looked(region: str, name: str) -> tuple[dict[str, Any], Snapshot]:
     job = existing(region, "TrainingJob", name)
     if "Ended" in job:
         return job, job["Ended"]
-    look: Look = STATE.runs[(region, "TrainingJob", name)].look(STATE.now())
+    look: Snapshot = STATE.runs[(region, "TrainingJob", name)].look(STATE.now())
     logged = job.setdefault("Logged", {})
     for host in sorted({host for _, _, host in look.logs}):
         lines = [(at, text) for at, text, where in look.logs if where == host]
@@ -147,7 +147,7 @@ def describe_training_job(region: str, parameters: dict[str, Any]) -> Any:
     return made
 
 
-def _transitions(job: dict[str, Any], look: Look) -> list[dict[str, Any]]:
+def _transitions(job: dict[str, Any], look: Snapshot) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [{"Status": "Starting", "StartTime": job["CreationTime"]}]
     at = STATE.wall(look.started) or job["CreationTime"]
     for _ in range(look.interruptions):

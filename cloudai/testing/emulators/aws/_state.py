@@ -71,7 +71,7 @@ class Fate(msgspec.Struct, frozen=True, kw_only=True):
     lines: Callable[[bytes], bytes] | None = None
 
 
-class Look(msgspec.Struct, kw_only=True):
+class Snapshot(msgspec.Struct, kw_only=True):
     """Where a job stands. Times are of the emulator's clock.
 
     Parameters
@@ -96,7 +96,7 @@ class Look(msgspec.Struct, kw_only=True):
 class Run(Protocol):
     """A job under way."""
 
-    def look(self, now: float) -> Look: ...
+    def look(self, now: float) -> Snapshot: ...
     def stop(self, now: float) -> None: ...
 
 
@@ -278,7 +278,7 @@ class ScriptedRun:
         if self.stopped is None:
             self.stopped = now
 
-    def look(self, now: float) -> Look:
+    def look(self, now: float) -> Snapshot:
         fate = self.fate
         begin = self.created + fate.starting
         end = begin + fate.running
@@ -291,23 +291,23 @@ class ScriptedRun:
         ):
             over = self.stopped + fate.stopping
             if now < over:
-                found = Look(status="Stopping", secondary="Stopping", started=begin)
+                found = Snapshot(status="Stopping", secondary="Stopping", started=begin)
             else:
-                found = Look(status="Stopped", secondary="Stopped", started=begin, ended=over)
+                found = Snapshot(status="Stopped", secondary="Stopped", started=begin, ended=over)
         if found is None and self.wait is not None and now > self.created + self.wait < end:
-            found = Look(
+            found = Snapshot(
                 status="Stopped", secondary="MaxWaitTimeExceeded",
                 started=begin, ended=self.created + self.wait,
             )  # fmt: skip
         if found is None and fate.running > self.most and now >= begin + self.most:
-            found = Look(
+            found = Snapshot(
                 status="Stopped", secondary="MaxRuntimeExceeded",
                 started=begin, ended=begin + self.most,
             )  # fmt: skip
         if found is None and now < end:
-            found = Look(status="InProgress", secondary="Training", started=begin)
+            found = Snapshot(status="InProgress", secondary="Training", started=begin)
         if found is None:
-            found = Look(status="Failed" if failed else "Completed",
+            found = Snapshot(status="Failed" if failed else "Completed",
                          secondary="Failed" if failed else "Completed",
                          started=begin, ended=end)  # fmt: skip
             if fate.end in {"MaxRuntimeExceeded", "MaxWaitTimeExceeded"}:
@@ -320,20 +320,20 @@ class ScriptedRun:
         found.interruptions = fate.interruptions
         return found
 
-    def _before(self, now: float, begin: float) -> Look | None:
+    def _before(self, now: float, begin: float) -> Snapshot | None:
         if self.stopped is not None and self.stopped < begin:
             over = self.stopped + self.fate.stopping
             if now < over:
-                return Look(status="Stopping", secondary="Stopping")
-            return Look(status="Stopped", secondary="Stopped", ended=over)
+                return Snapshot(status="Stopping", secondary="Stopping")
+            return Snapshot(status="Stopped", secondary="Stopped", ended=over)
         if now >= begin:
             if self.fate.end == "CapacityError":
-                return Look(
+                return Snapshot(
                     status="Failed", secondary="Failed", ended=begin,
                     reason=self.fate.reason or NO_CAPACITY,
                 )  # fmt: skip
             return None
-        return Look(status="InProgress", secondary="Starting")
+        return Snapshot(status="InProgress", secondary="Starting")
 
     def _reason(self) -> str:
         return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from cloudai.testing.emulators.aws import _stores, _told
+from cloudai.testing.emulators.aws import _named_fates, _stores
 from cloudai.testing.emulators.aws._sagemaker import (
     existing,
     invalid,
@@ -29,7 +29,7 @@ def create_transform_job(region: str, parameters: dict[str, Any]) -> Any:
         **container.get("Environment", {}),
         **parameters.get("Environment", {}),
     }
-    told = _told.fate("batch", "SageMaker")
+    told = _named_fates.fate("batch", "SageMaker")
     if told is not None and told.end != "Completed":  # it is not run
         fate, served = told, Echo(None, None)
     else:

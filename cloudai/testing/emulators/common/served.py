@@ -168,7 +168,7 @@ class ServedModel:
         except BaseException:
             connection.close()
             raise
-        return answer.status, answer.headers.get("Content-Type", ""), _pieces(connection, answer)
+        return answer.status, answer.headers.get("Content-Type", ""), _chunks(connection, answer)
 
     def _kill(self) -> None:
         if self._process.poll() is None:  # else its id may be another's by now
@@ -191,7 +191,7 @@ class ServedModel:
         self.close()
 
 
-def _pieces(
+def _chunks(
     connection: http.client.HTTPConnection, answer: http.client.HTTPResponse
 ) -> Iterator[bytes]:
     try:

@@ -133,7 +133,7 @@ class Gemini:
 
     def _stream_tuned(self, request: Request, project: str, location: str, id: str) -> Answer:
         name, body = self._tuned(request, project, location, id, "GenerateContentRequest")
-        return self._streamed(request, self._pieces(name, body))
+        return self._streamed(request, self._chunks(name, body))
 
     def _count_tuned(
         self, request: Request, project: str, location: str, id: str
@@ -149,7 +149,7 @@ class Gemini:
 
     def answer(self, model: str, body: dict[str, Any]) -> dict[str, Any]:
         """The answer to a request, whole."""
-        pieces = self._pieces(model, body)
+        pieces = self._chunks(model, body)
         whole = dict(pieces[-1])
         parts: list[dict[str, Any]] = []
         for piece in pieces:
@@ -182,7 +182,7 @@ class Gemini:
 
         return Answer(data=sent(), headers={"Content-Type": "text/event-stream"})
 
-    def _pieces(self, model: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    def _chunks(self, model: str, body: dict[str, Any]) -> list[dict[str, Any]]:
         return list(self._made(model, body))
 
     def _made(self, model: str, body: dict[str, Any]) -> Iterable[dict[str, Any]]:
