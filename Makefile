@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo parity quick test witnesses attack check lint types contracts matrix options clean
+.PHONY: help setup demo parity quick test witnesses sdks servers toolkits answers attack check lint types contracts matrix options clean
 
 help:
 	@echo "make demo       the main job on this machine and on an emulated cloud:"
@@ -13,6 +13,7 @@ help:
 	@echo "make parity     one program here and on three emulated clouds, compared"
 	@echo "make quick      the tests of pure functions and wire formats, in half a minute"
 	@echo "make test       all tests, offline"
+	@echo "make witnesses  programs that are not ours, on what we hand over: AWS's toolkits, the SDKs"
 	@echo "make attack     the attacks among them: archives, doors, recordings, what travels"
 	@echo "make check      lint, types and import contracts"
 	@echo "make clean      removes $(VENV)"
@@ -58,13 +59,29 @@ quick: $(VENV)/.all
 	$(BIN)/python -m pytest --quiet --numprocesses 2 -m "not slow" tests/unit tests/schemas \
 		tests/test_house.py tests/test_parity.py $(wildcard tests/providers/*/test_*wire*.py)
 
-# Programs that are not ours, in environments of their own (gigabytes, once), with a Java of the
-# system's: AWS's inference toolkits serve what `deploy` hands to SageMaker; Azure ML's server and
-# the kserve client stand beside our server.
+# Programs that are not ours, on what we hand over, in environments of their own (4 GB, made once
+# from the package index). What this machine lacks (a Java, a Python) is skipped, and says so.
 WITNESSES ?= /tmp/cloudai-witnesses
-witnesses: $(VENV)/.all
-	$(BIN)/python tests/witnesses/sagemaker_toolkits.py --environments $(WITNESSES)
+witnesses: sdks servers toolkits answers
+
+# The vendors' SDKs at the emulators; what travels under each Python that the image tables name, and
+# Vertex AI's server with the real pip.
+sdks: $(VENV)/.all
+	CLOUDAI_WITNESSES=1 $(BIN)/python -m pytest -rs tests/witnesses \
+		$(wildcard tests/providers/*/test_*_sdk.py) tests/providers/vertex/test_vertex_emulator.py \
+		tests/providers/vertex/test_vertex_travel.py
+
+# Azure ML's inference server and the kserve client beside our server.
+servers: $(VENV)/.all
 	$(BIN)/python tests/server/interop/run.py --environments $(WITNESSES)
+
+# AWS's inference toolkits, under TorchServe and multi-model-server, on a Java of the system's.
+toolkits: $(VENV)/.all
+	$(BIN)/python tests/witnesses/sagemaker_toolkits.py --environments $(WITNESSES)
+
+# Two models, two families of handlers, at all of these places: the same answers.
+answers: $(VENV)/.all
+	$(BIN)/python tests/witnesses/answers.py --environments $(WITNESSES)
 
 # Attacks on every door, archive and recording: bounded, and on loopback alone.
 # PYTHONS: interpreters under which the archives are tried as well.

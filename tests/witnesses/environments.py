@@ -13,8 +13,8 @@ CONSTRAINTS: Final = Path(__file__).resolve().parents[2] / "constraints.txt"
 PACKAGES: Final[dict[str, tuple[str, ...]]] = {
     # TorchServe imports pkg_resources, which newer setuptools no longer have.
     "pytorch": (
-        "torch", "sagemaker-pytorch-inference", "torchserve", "torch-model-archiver", "pyyaml",
-        "setuptools<81",
+        "torch", "transformers", "sagemaker-pytorch-inference", "torchserve",
+        "torch-model-archiver", "pyyaml", "setuptools<81",
     ),
     # The toolkit imports what transformers had until 4.41.
     "huggingface": (
@@ -22,6 +22,9 @@ PACKAGES: Final[dict[str, tuple[str, ...]]] = {
         "huggingface_hub==0.23.5", "torch==2.13.0",
         "setuptools<81",
     ),
+    # Its own pins of Flask and others are not those of the tests.
+    "azureml": ("azureml-inference-server-http", "numpy", "torch==2.13.0", "transformers>=5"),
+    "kserve": ("kserve",),
 }  # fmt: skip
 _PINNED: Final = {"pytorch"}
 """Those whose packages are of the versions that the tests use."""

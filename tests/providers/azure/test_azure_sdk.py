@@ -24,6 +24,16 @@ pathlib.Path(out, "model.json").write_text('{"scale": 3}')
 print("hello", flush=True)
 """
 
+TELLS = """
+
+_load = load
+
+
+def load(model_dir):
+    print("the model has come", flush=True)
+    return _load(model_dir)
+"""
+
 
 def test_z1_azure_ai_ml_and_cloudai_see_each_others_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -41,7 +51,8 @@ def test_z1_azure_ai_ml_and_cloudai_see_each_others_work(
 
 
 def both(azure: AzureEmulator, client: cloudai.Client, tmp_path: Path) -> None:
-    handler = ASSETS / "handler.py"
+    handler = tmp_path / "handler.py"
+    handler.write_text((ASSETS / "handler.py").read_text() + TELLS)
     job = client.training.submit(TrainingJob(source=str(tmp_path / "source"), entry="train.py"))
     job.wait(60)
     endpoint = client.endpoints.deploy(job.model, name="ours", handler=handler)
@@ -74,6 +85,7 @@ def both(azure: AzureEmulator, client: cloudai.Client, tmp_path: Path) -> None:
     assert served["answers"] == [{"outputs": [3, 6]}] * 2
     assert served["listed"] == ["ours", "theirs"]
     assert served["models"] == 1
+    assert "the model has come" in served["log"]
     assert (transformed["asked"], transformed["default"]) == ("again", "main")
     assert (transformed["again"], transformed["status"]) == ("Completed", "Completed")
     assert transformed["listed"] == sorted([batch.native_id, "theirs"])

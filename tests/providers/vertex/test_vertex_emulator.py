@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from cloudai import Client, TrainingJob
+from cloudai import BatchTransform, Client, Conflict, TrainingJob
 from cloudai.testing.conformance.harness import ASSETS
 from cloudai.testing.emulators.vertex import VertexEmulator, _schema
 from cloudai.testing.emulators.vertex._execute import LocalExecutor
+from cloudai.types import State
 
 SPECS = Path(__file__).parents[4] / "shared" / "specs" / "aiplatform.fds.binpb"
 
@@ -83,47 +84,100 @@ def test_aiplatform_sdk_serves(sdk: Any, cloud: VertexEmulator) -> None:
     assert cloud.serving.models == {}
 
 
-def test_v1_aiplatform_sdk_finds_and_serves_what_cloudai_made(
+def test_v1_aiplatform_and_cloudai_see_each_others_work(
     sdk: Any, cloud: VertexEmulator, client: Client, tmp_path: Path
 ) -> None:
-    """The SDK does the same work with the same files and container, and gets the same answer."""
+    """The SDK does the same work with the same files and containers, and gets the same answers; it
+    finds what cloudai made, and cloudai what it made."""
     executor = LocalExecutor(cloud)
-    cloud.serving.executor = cloud.jobs.executor = executor
+    cloud.serving.executor = cloud.jobs.executor = cloud.batches.executor = executor
     (tmp_path / "train.py").write_text(
         "import os, pathlib\n"
         "model = pathlib.Path(os.environ['CLOUDAI_MODEL_DIR'])\n"
         "(model / 'model.json').write_text('{\"scale\": 3}')\n"
+        "print('trained')\n"
     )
     (tmp_path / "handler.py").write_text((ASSETS / "handler.py").read_text())
+    (tmp_path / "in.jsonl").write_text("1\n2\n")
     try:
-        job = client.training.submit(
-            TrainingJob(source=str(tmp_path), entry="train.py", name="ours", tags={"team": "x"})
-        )
-        job.wait(60)
-        (theirs,) = sdk.CustomJob.list(filter='labels.team="x"')
-        assert (theirs.display_name, theirs.state.name) == ("ours", "JOB_STATE_SUCCEEDED")
-        endpoint = client.endpoints.deploy(
-            job.model, name="ours", handler=str(tmp_path / "handler.py")
-        )
-        (theirs,) = sdk.Endpoint.list()
-        (deployed,) = theirs.list_models()
-        model = sdk.Model(deployed.model)
-        container = model.gca_resource.container_spec
-        again = sdk.Model.upload(
-            display_name="again",
-            artifact_uri=model.uri,
-            serving_container_image_uri=container.image_uri,
-            serving_container_command=list(container.command),
-            serving_container_args=list(container.args),
-            serving_container_predict_route=container.predict_route,
-            serving_container_health_route=container.health_route,
-            serving_container_ports=[port.container_port for port in container.ports],
-        )
-        other = sdk.Endpoint.create(display_name="theirs")
-        other.deploy(again, machine_type="n1-standard-4", traffic_percentage=100)
-        assert other.predict(instances=[1, 2]).predictions == endpoint.predict([1, 2]) == [3, 6]
+        both(sdk, cloud, client, tmp_path)
     finally:
         executor.close()
+
+
+def both(sdk: Any, cloud: VertexEmulator, client: Client, tmp_path: Path) -> None:
+    handler = str(tmp_path / "handler.py")
+    job = client.training.submit(
+        TrainingJob(source=str(tmp_path), entry="train.py", name="ours", tags={"team": "x"})
+    )
+    job.wait(60)
+    (found,) = sdk.CustomJob.list(filter='labels.team="x"')
+    assert (found.display_name, found.state.name) == ("ours", "JOB_STATE_SUCCEEDED")
+    spec = found.gca_resource.job_spec
+    theirs = sdk.CustomJob(
+        display_name="theirs",
+        worker_pool_specs=spec.worker_pool_specs,
+        base_output_dir=f"gs://{cloud.bucket}/theirs",
+    )
+    theirs.submit()
+
+    endpoint = client.endpoints.deploy(job.model, name="ours", handler=handler)
+    (found,) = sdk.Endpoint.list()
+    (deployed,) = found.list_models()
+    # Ours is a dedicated endpoint: the SDK would ask its own host name, which leads to Google.
+    assert found.gca_resource.dedicated_endpoint_enabled
+    model = sdk.Model(deployed.model)
+    container = model.gca_resource.container_spec
+    again = sdk.Model.upload(
+        display_name="again",
+        artifact_uri=model.uri,
+        serving_container_image_uri=container.image_uri,
+        serving_container_command=list(container.command),
+        serving_container_args=list(container.args),
+        serving_container_predict_route=container.predict_route,
+        serving_container_health_route=container.health_route,
+        serving_container_ports=[port.container_port for port in container.ports],
+    )
+    other = sdk.Endpoint.create(display_name="theirs")
+    other.deploy(again, machine_type="n1-standard-4", traffic_percentage=100)
+    assert other.predict(instances=[1, 2]).predictions == endpoint.predict([1, 2]) == [3, 6]
+
+    batch = client.batch.submit(
+        BatchTransform(
+            name="ours", model=job.model, handler=handler, input=str(tmp_path / "in.jsonl"),
+            output=str(tmp_path / "out.jsonl"),
+        )
+    )  # fmt: skip
+    batch.wait(60)
+    assert (tmp_path / "out.jsonl").read_text().split() == ["3", "6"]
+    (found,) = sdk.BatchPredictionJob.list()
+    assert found.state.name == "JOB_STATE_SUCCEEDED"
+    cloud.storage.put(f"gs://{cloud.bucket}/in.jsonl", "1\n2\n")
+    asked = sdk.BatchPredictionJob.submit(
+        model_name=again.resource_name,
+        job_display_name="theirs",
+        gcs_source=f"gs://{cloud.bucket}/in.jsonl",
+        gcs_destination_prefix=f"gs://{cloud.bucket}/out",
+        machine_type="n1-standard-4",
+    )
+
+    # And the other way; to look changes nothing.
+    mine = client.training.attach(theirs.resource_name)
+    assert mine.wait(60).state is State.SUCCEEDED
+    assert "trained" in [line.text for line in mine.logs()]
+    assert json.loads((mine.download(tmp_path / "t") / "model.json").read_text()) == {"scale": 3}
+    served = client.endpoints.attach(other.resource_name)
+    for _ in range(3):
+        assert served.status.state is State.RUNNING
+    assert served.predict([1, 2]) == [3, 6]
+    transformed = client.batch.attach(asked.resource_name)
+    assert transformed.wait(60).state is State.SUCCEEDED
+    assert transformed.status.outputs["output"].startswith(f"gs://{cloud.bucket}/out/")
+    for strange in (mine, served, transformed):
+        with pytest.raises(Conflict, match="carries no tag of cloudai"):
+            strange.delete()
+    assert len(sdk.Endpoint.list()) == len(sdk.BatchPredictionJob.list()) == 2
+    assert other.predict(instances=[1]).predictions == [3]
 
 
 def test_aiplatform_sdk_batches(sdk: Any, cloud: VertexEmulator) -> None:

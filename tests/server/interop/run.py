@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,11 +20,11 @@ from typing import Any
 import httpx
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "witnesses")]
 
+from environments import clean_env, python_of  # noqa: E402
 from running_server import launch, model  # noqa: E402
-
-PACKAGES = {"kserve": "kserve", "azureml": "azureml-inference-server-http numpy"}
+from toolkits import free_port  # noqa: E402
 
 # A handler that the adapters and the server take alike.
 HANDLER = """
@@ -56,22 +54,6 @@ ASKED: tuple[dict[str, Any], ...] = (
 )
 
 
-def python_of(environments: Path, name: str) -> Path:
-    """The interpreter of the environment that has the package."""
-    python = environments / name / "bin" / "python"
-    if not python.exists():
-        print(f"making {environments / name} with {PACKAGES[name]}")
-        subprocess.run([sys.executable, "-m", "venv", str(environments / name)], check=True)
-        subprocess.run(
-            [str(python), "-m", "pip", "install", "--quiet", *PACKAGES[name].split()], check=True
-        )
-    return python
-
-
-def clean_env(**more: str) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/tmp"), **more}
-
-
 def kserve(environments: Path) -> int:
     """Runs kserve_checks.py; the number of failures (1 for any)."""
     with tempfile.TemporaryDirectory() as folder:
@@ -86,12 +68,6 @@ def kserve(environments: Path) -> int:
             return subprocess.run([*program, url, "m"], check=False, env=clean_env()).returncode
         finally:
             server.stop()
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def azureml(environments: Path, source: str, name: str) -> int:
@@ -112,7 +88,8 @@ def azureml(environments: Path, source: str, name: str) -> int:
         for inner, path in travelling(served / "handler.py").items():
             (code / inner).parent.mkdir(exist_ok=True)
             shutil.copy(path, code / inner)
-        port, health = free_port(), free_port()
+        port = free_port()
+        health = free_port(port + 1)
         with (folder / "azureml.log").open("wb") as log:
             theirs = subprocess.Popen(
                 [str(python.parent / "azmlinfsrv"), "--entry_script",
@@ -160,7 +137,7 @@ def azureml(environments: Path, source: str, name: str) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(tempfile.gettempdir()) / "cloudai-interop"
+    default = Path(tempfile.gettempdir()) / "cloudai-witnesses"
     parser.add_argument("--environments", type=Path, default=default)
     options = parser.parse_args()
     codes = [

@@ -302,8 +302,10 @@ class VertexBatch:
         """The first look after the job's end puts the output together."""
         job = self._jobs.get(id, call)
         base = wire.base_of(job)
-        if _KEPT not in base:
-            return wire.status(job, None, None)
+        if _KEPT not in base:  # another program's: its output stays as the service wrote it
+            place = job.get("outputInfo", {}).get("gcsOutputDirectory")
+            found = wire.status(job, None, None)
+            return msgspec.structs.replace(found, outputs={"output": place} if place else {})
         found = wire.status(job, self._total(base, call), None)
         ended = found.state in {State.SUCCEEDED, State.PARTIAL, State.FAILED}
         if not ended:

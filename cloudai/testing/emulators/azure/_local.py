@@ -265,6 +265,12 @@ class LocalExecutor(ScriptedExecutor):
         if found is not None:
             found[0].close()
 
+    def log(self, endpoint: str, deployment: str) -> str:
+        """See ``Executor.log``."""
+        with self._lock:
+            found = self._served.get((endpoint, deployment))
+        return found[0].log() if found is not None else ""
+
     def score(self, endpoint: str, deployment: str, body: str) -> Any:
         """See ``Executor.score``."""
         headers = {"Content-Type": "application/json"}

@@ -486,7 +486,11 @@ class MachineLearning:
 
     def _get_logs(self, request: Request) -> Response:
         held = self._held(self._key(request).removesuffix("/getLogs"))
-        return Response(body={"content": held["properties"].get("log", "server started\n")})
+        kept = held["properties"].get("log")  # why it did not come up
+        if kept is None:
+            name, deployment = request.groups["name"], request.groups["deployment"]
+            kept = self._cloud_state.executor.log(name, deployment)
+        return Response(body={"content": kept})
 
     def _list_keys(self, request: Request) -> Response:
         self._held(f"onlineEndpoints/{request.groups['name']}")

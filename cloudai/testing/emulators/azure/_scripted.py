@@ -68,6 +68,10 @@ class ScriptedExecutor:
         """See ``Executor.unserve``."""
         return None
 
+    def log(self, endpoint: str, deployment: str) -> str:
+        """See ``Executor.log``."""
+        return "server started\n"
+
     def score(self, endpoint: str, deployment: str, body: str) -> Any:
         """See ``Executor.score``."""
         return {"outputs": json.loads(body)["inputs"]}

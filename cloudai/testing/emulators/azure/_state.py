@@ -132,6 +132,10 @@ class Executor(Protocol):
         """Takes an online deployment down."""
         ...
 
+    def log(self, endpoint: str, deployment: str) -> str:
+        """What an online deployment has written."""
+        ...
+
     def score(self, endpoint: str, deployment: str, body: str) -> Any:
         """The answer of an online endpoint's deployment to one request's body."""
         ...
