@@ -12,6 +12,7 @@ from types import TracebackType
 import loopback
 import pytest
 
+from cloudai._core.calls.network import BUNDLES
 from cloudai.testing.emulators.azure import _tls
 
 NOWHERE = "https://localhost:9"
@@ -72,7 +73,7 @@ class Place:
         self, folder: Path, respond: loopback.Respond, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         lower = ("no_proxy", "http_proxy", "https_proxy", "all_proxy")
-        for name in ("SSL_CERT_FILE", "AWS_CA_BUNDLE", *lower, *map(str.upper, lower)):
+        for name in ("AWS_CA_BUNDLE", *BUNDLES, *lower, *map(str.upper, lower)):
             monkeypatch.delenv(name, raising=False)
         folder.mkdir()
         self.folder = folder

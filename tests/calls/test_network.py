@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import subprocess
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,33 @@ async def test_e10_past_the_proxy(
         assert ours.chat.create("hi", model=model).text == "hello"
     async with loopback.async_client(provider, place.url, tmp_path, monkeypatch) as ours:
         assert (await ours.chat.create("hi", model=model)).text == "hello"
+
+
+@pytest.mark.parametrize("name", ["CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"])
+async def test_e10_the_authorities_that_the_environment_names(
+    provider: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """REQUESTS_CA_BUNDLE has all other tests here."""
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    where = place.authority
+    if name == "SSL_CERT_DIR":  # of OpenSSL's kind: by the hash of the subject
+        where = tmp_path / "authorities"
+        where.mkdir()
+        (where / _hash_of(place.authority)).write_bytes(place.authority.read_bytes())
+    monkeypatch.setenv(name, str(where))
+    model = loopback.MODELS[provider]
+    with loopback.client(provider, place.url, tmp_path, monkeypatch) as ours:
+        assert ours.chat.create("hi", model=model).text == "hello"
+    async with loopback.async_client(provider, place.url, tmp_path, monkeypatch) as ours:
+        assert (await ours.chat.create("hi", model=model)).text == "hello"
+
+
+def _hash_of(certificate: Path) -> str:
+    asked = ["openssl", "x509", "-hash", "-noout", "-in", str(certificate)]
+    found = subprocess.run(asked, capture_output=True, text=True, check=False)
+    if found.returncode:
+        pytest.skip("no openssl program")
+    return f"{found.stdout.strip()}.0"
 
 
 async def test_c5_a_certificate_is_told_at_once(

@@ -9,8 +9,10 @@ import pytest
 
 import cloudai
 from cloudai.errors import (
+    AuthenticationError,
     ConfigError,
     InvalidRequest,
+    NotFound,
     PermissionDenied,
     RateLimited,
     StreamTruncated,
@@ -107,9 +109,11 @@ def test_replies_are_scripted_the_same_way_everywhere(cloud: EmulatedCloud) -> N
         assert (call.name, call.input) == ("weather", {"city": "Rome"})
         assert client.chat.create("x", model=model).finish_reason == "length"
         assert client.chat.create("x", model=model).text == "at last"  # the 429 is waited out
-        cloud.reply("no", error="PermissionDenied")
-        with pytest.raises(PermissionDenied):
-            client.chat.create("x", model=model)
+        kinds = (AuthenticationError, InvalidRequest, NotFound, PermissionDenied)
+        for kind in kinds:
+            cloud.reply("no", error=kind)
+            with pytest.raises(kind):
+                client.chat.create("x", model=model)
         assert client.chat.create("by rule again", model=model).text == "by rule again"
     with pytest.raises(InvalidRequest, match="is not one of"):
         cloud.reply(error="Mood")

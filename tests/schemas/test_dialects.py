@@ -26,6 +26,7 @@ import dialect_openai
 from cloudai import Client
 from cloudai._core.batches import transforms
 from cloudai.client._schema import wanted
+from cloudai.errors import InvalidRequest, ProviderError
 from cloudai.formats.schemas import rewrite
 from cloudai.formats.schemas.dialects import (
     BEDROCK_STRICT,
@@ -38,6 +39,7 @@ from cloudai.formats.schemas.dialects import (
 from cloudai.providers.aws.chat import converse
 from cloudai.providers.azure.openai.wire import chat as azure_wire
 from cloudai.providers.vertex.chat import wire as vertex_wire
+from cloudai.testing.clouds import emulated
 from cloudai.testing.emulators.aws import AwsEmulator
 from cloudai.testing.emulators.azure import AzureEmulator
 from cloudai.testing.emulators.vertex import VertexEmulator
@@ -250,3 +252,19 @@ def test_s8_each_type_comes_back_from(
         for _ in stream:
             pass
         assert stream.reply.parsed == expected
+
+
+@pytest.mark.parametrize("name", ["aws", "azure", "vertex"])
+def test_answers_that_nobody_scripted_fit_the_types(name: str) -> None:
+    """Bounds, formats and orders that a dialect has no word for are read in descriptions."""
+    model = {"aws": CLAUDE, "azure": "gpt-5.1", "vertex": GEMINI_3}[name]
+    unfit: list[str] = []
+    with emulated(name) as cloud, cloud.applied(), cloud.client() as client:
+        for title, (kind, *_) in MODELS.items():
+            try:
+                client.chat.create("Give one.", model=model, response_type=kind)
+            except (InvalidRequest, ProviderError):
+                unfit.append(title)
+    # A text of a pattern is not made up; Gemini is told of a type in itself by its name alone.
+    told_by_name = {"recursive, required", "mutually recursive"} if name == "vertex" else set[str]()
+    assert set(unfit) <= {"lengths and patterns", *told_by_name}

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from cloudai.formats.schemas.dialects import Dialect
+from cloudai.formats.schemas.said import SAID
 from cloudai.types._base import invalid
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -59,22 +60,6 @@ _SILENT: Final = frozenset(
 )
 _LENGTH: Final = ("minItems", "maxItems")
 _INNER: Final = frozenset({"not", "if", "then", "else", "contains", "propertyNames"})
-_SAID: Final = {
-    "minimum": "at least {}",
-    "maximum": "at most {}",
-    "exclusiveMinimum": "above {}",
-    "exclusiveMaximum": "below {}",
-    "multipleOf": "a multiple of {}",
-    "minLength": "at least {} characters",
-    "maxLength": "at most {} characters",
-    "pattern": "matching the regular expression {}",
-    "format": "format {}",
-    "minItems": "at least {} items",
-    "maxItems": "at most {} items",
-    "uniqueItems": "no item twice",
-    "default": "{} by default",
-    "examples": "such as {}",
-}
 
 
 class Fitted(NamedTuple):
@@ -395,7 +380,7 @@ class _Writer:
         if kept:
             made[key] = value
         elif key not in _SILENT and value is not None and value is not False:
-            notes.append(_SAID.get(key, f"{key} {{}}").format(_text(value)))
+            notes.append(SAID.get(key, f"{key} {{}}").format(_text(value)))
 
 
 def _word(schema: dict[str, Any]) -> Any:

@@ -7,6 +7,7 @@ import re
 from typing import Any, Final
 
 from cloudai.errors import UnsupportedByProvider
+from cloudai.formats.schemas.said import heard
 from cloudai.types._base import invalid
 
 DEPTH: Final = 8
@@ -51,6 +52,8 @@ class _Maker:
         if depth > DEEPEST:
             raise invalid(self.field, name, "requires itself without end")
         rules = self._flat(schema)
+        if isinstance(about := rules.get("description"), str):
+            rules = {**heard(about), **rules}
         for key in ("const", "default"):
             if key in rules:
                 return rules[key]

@@ -153,12 +153,12 @@ class DataPlane:
         prompt = json.dumps(body["messages"])
         try:
             scripted = self._cloud_state.answers.scripted()
+            if scripted is not None:
+                message = message_of(scripted)
+            else:
+                message = self._cloud_state.executor.chat(deployment, body)
         except ScriptedError as error:
             raise Refused(error.status, str(error.status), str(error)) from None
-        if scripted is not None:
-            message = message_of(scripted)
-        else:
-            message = self._cloud_state.executor.chat(deployment, body)
         content = message.get("content")
         finish = "tool_calls" if message.get("tool_calls") else "stop"
         if isinstance(body.get("tool_choice"), dict) and message.get("tool_calls"):

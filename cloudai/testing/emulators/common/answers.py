@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai.errors import UnsupportedByProvider
 from cloudai.providers.fake import _script, _text
 from cloudai.providers.fake.embeddings import vector as _vector
 from cloudai.types import JSON, ChatRequest
@@ -43,6 +44,7 @@ class ScriptedError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+        self.asked = 0
 
 
 class Answers:
@@ -89,8 +91,14 @@ class Answers:
         with self._lock:
             made = self._queue.popleft() if self._queue else None
         if isinstance(made, ScriptedError):
+            made.asked += 1
             raise made
         return made
+
+    def again(self, error: ScriptedError) -> None:
+        """Says an error to the next request too: of one that asks again with another token."""
+        with self._lock:
+            self._queue.appendleft(error)
 
     def to(self, request: ChatRequest) -> Reply:
         """The answer to a request, cut by its ``stop`` and ``max_tokens`` (a token is a word)."""
@@ -101,8 +109,12 @@ class Answers:
 
 
 def by_rule(request: ChatRequest) -> Reply:
-    """The answer that follows from the request alone."""
-    return _text.answer(request)
+    """The answer that follows from the request alone. Raises ScriptedError where there is none,
+    as for a text of a pattern."""
+    try:
+        return _text.answer(request)
+    except UnsupportedByProvider as error:
+        raise ScriptedError(400, str(error)) from None
 
 
 def vector(text: str, dim: int) -> list[float]:

@@ -212,6 +212,8 @@ class Gemini:
         try:
             reply = self._cloud_state.answers.to(request)
         except ScriptedError as error:
+            if error.status == 401 and error.asked == 1:
+                self._cloud_state.answers.again(error)  # Google's clients fetch a token anew
             raise Refused(error.status, STATUSES[error.status], str(error)) from None
         parts, reason = parts_of(reply)
         if not reply.reasoning and config.get("thinkingConfig", {}).get("includeThoughts"):
