@@ -18,6 +18,7 @@ from cloudai.client.embeddings import AsyncEmbeddings, Embeddings
 from cloudai.client.endpoint import AsyncEndpoint, Endpoint
 from cloudai.client.endpoints import AsyncEndpoints, Endpoints
 from cloudai.client.jobs import AsyncBatchJob, AsyncJob, BatchJob, Job
+from cloudai.client.models import KnownModel, Models
 from cloudai.client.streams import AsyncChatStream, ChatStream
 from cloudai.types import BatchTransform, Deployment, State, TrainingJob
 from cloudai.types._base import met
@@ -42,7 +43,9 @@ __all__ = [
     "Endpoint",
     "Endpoints",
     "Job",
+    "KnownModel",
     "Lost",
+    "Models",
     "Training",
 ]
 
@@ -80,6 +83,11 @@ class _Base:
     def profile(self) -> Profile:
         """The profile that this client works on."""
         return self._runtime.profile
+
+    @property
+    def models(self) -> Models:
+        """What is known of the provider's models, with prices and ends: ``list``."""
+        return Models(self.profile)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.profile.name!r}, provider={self.profile.provider!r})"

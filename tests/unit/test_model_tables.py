@@ -160,6 +160,19 @@ def test_e15_emulators_tune_what_the_vendors_tune() -> None:
             assert row.ends is None or row.ends > READ
 
 
+def test_e15_models_of_a_client_tell_when_they_end(tmp_path: Path) -> None:
+    with Client(provider="azure", endpoint="https://x.openai.azure.com", home=str(tmp_path)) as one:
+        rows = {(row.name, row.tuned): row for row in one.models.list()}
+    gone = rows["gpt-4o", False]
+    assert gone.ends == datetime.date(2026, 10, 1)
+    assert gone.note is not None
+    assert gone.note.startswith("gpt-4o ended on 2026-10-01")
+    assert (rows["gpt-5.1", False].input, rows["gpt-5.1", False].output) == (1.25, 10)
+    assert rows["gpt-4.1-nano-2025-04-14", True].input == 1.5
+    with Client(provider="local", home=str(tmp_path)) as local:
+        assert local.models.list() == []
+
+
 def test_e15_plan_tells_of_a_base_model_that_ends(tmp_path: Path) -> None:
     spec = TrainingJob(
         kind="finetune", base_model="gemini-2.5-flash", inputs={"train": "gs://b/t.jsonl"}
