@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo parity quick test witnesses sdks servers toolkits answers attack check lint types contracts matrix options clean
+.PHONY: help setup demo parity quick test witnesses sdks servers toolkits answers attack drip check lint types contracts matrix options clean
 
 help:
 	@echo "make demo       the main job on this machine and on an emulated cloud:"
@@ -89,6 +89,10 @@ PYTHONS ?=
 attack: $(VENV)/.all
 	$(BIN)/python tests/attack/pythons.py $(PYTHONS)
 	$(BIN)/python -m pytest -m attack
+
+# Services that drip, at a timeout of three seconds: what each call took.
+drip: $(VENV)/.all
+	DRIP=3 $(BIN)/python -m pytest -q -s -k k10 tests/calls/test_deadlines.py
 
 lint: $(VENV)/.all
 	$(BIN)/ruff format --check .

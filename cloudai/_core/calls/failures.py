@@ -6,7 +6,7 @@ import email.utils
 import ssl
 import time
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from cloudai.errors import (
     AuthenticationError,
@@ -135,3 +135,22 @@ def _certificate(error: BaseException) -> str | None:
             seen.add(id(one))
             todo += [*one.args, one.__cause__, one.__context__, getattr(one, "reason", None)]
     return found
+
+
+class Told(dict[str, Any]):
+    """A service's answer. A field that it lacks is the service's fault, and no KeyError.
+
+    Parameters
+    ----------
+    what: whose answer it is. fields: as decoded. Raises ProviderError where they are no object.
+    """
+
+    def __init__(self, provider: str, what: str, fields: Any) -> None:
+        self._whose = provider, what
+        if not isinstance(fields, dict):
+            raise ProviderError(f"the answer of {what} is no object", provider=provider)
+        super().__init__(fields)
+
+    def __missing__(self, key: str) -> Any:
+        provider, what = self._whose
+        raise ProviderError(f"the answer of {what} lacks {key!r}", provider=provider)

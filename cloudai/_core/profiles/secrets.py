@@ -138,3 +138,6 @@ def fetch_plain(ref: SecretRef) -> str:
         return Path(ref.name).expanduser().read_text(encoding="utf-8").strip()
     except OSError as error:
         raise NotFound(f"the secret's file {ref.name} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError:  # which has the file in it
+        problem = "is no text in UTF-8"
+    raise NotFound(f"the secret's file {ref.name} {problem}")

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from botocore import exceptions as sdk
 
-from cloudai._core.calls.failures import by_status, retry_after
+from cloudai._core.calls.failures import by_status, late, retry_after
 from cloudai._core.calls.http import Answer
 from cloudai.errors import (
     AuthenticationError,
@@ -242,6 +242,8 @@ def from_sdk(error: Exception) -> CloudAIError:
         return ConfigError(str(error), provider="aws")
     if isinstance(error, (sdk.ParamValidationError, sdk.ValidationError)):
         return InvalidRequest(str(error), provider="aws")
+    if isinstance(error, sdk.ReadTimeoutError):  # while an object was read
+        return late("aws", "the service")
     if isinstance(error, sdk.HTTPClientError):
         return ConnectionFailed(str(error), provider="aws", ambiguous=True)
     return ProviderError(f"{type(error).__name__}: {error}", provider="aws")
@@ -270,7 +272,8 @@ def mapped(work: Callable[[], T]) -> T:
     except (sdk.BotoCoreError, sdk.ClientError) as error:
         raise from_sdk(error) from _bare(error)
     except Exception as error:
-        if type(error).__module__.startswith(("boto3", "s3transfer")):
+        # botocore's parsers have an exception beside its tree.
+        if type(error).__module__.startswith(("boto3", "botocore", "s3transfer")):
             raise from_sdk(error) from error
         raise
 

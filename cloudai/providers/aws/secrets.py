@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
+import msgspec
+
 from cloudai._core.profiles.config import Profile
-from cloudai.errors import CloudAIError, NotFound
+from cloudai._core.profiles.secrets import Hidden
+from cloudai.errors import CloudAIError, NotFound, ProviderError
 from cloudai.protocols import Call
 from cloudai.providers.aws.session import session
 from cloudai.types import SecretRef
@@ -47,22 +51,30 @@ class AwsSecrets:
             # Stages are AWSCURRENT, AWSPREVIOUS, AWSPENDING or one's own; ids are UUIDs.
             stage = len(ref.version) < 32
             about["VersionStage" if stage else "VersionId"] = ref.version
+        value = self._whole(name, about, call)
+        if value is not None and field:
+            value = _field(value, field)
+            if value is None:
+                # What the secret holds stays out of the message.
+                raise NotFound(f"the secret {name!r} has no field {field!r}", provider="aws")
+        if value is None:
+            raise ProviderError(f"the secret {name!r} is no text", provider="aws")
+        return value
+
+    def _whole(self, name: str, about: dict[str, str], call: Call) -> Hidden | None:
+        """The secret's text, in a frame that ends before anything is raised about it."""
         found = self._session.call(
             "secretsmanager", "get_secret_value", call, SecretId=name, **about
         )
         text = found.get("SecretString")
-        value = found["SecretBinary"].decode() if text is None else str(text)
-        return _field(value, field, name) if field else value
+        with suppress(UnicodeDecodeError):  # which has the value in it
+            return Hidden(found["SecretBinary"].decode() if text is None else text)
+        return None
 
 
-def _field(value: str, field: str, name: str) -> str:
-    import msgspec
-
-    try:
-        table: Any = msgspec.json.decode(value)
-    except msgspec.DecodeError:
-        table = None
-    if not isinstance(table, dict) or field not in table:
-        # What the secret holds stays out of the message.
-        raise NotFound(f"the secret {name!r} has no field {field!r}", provider="aws")
-    return str(table[field])
+def _field(value: Hidden, field: str) -> Hidden | None:
+    with suppress(msgspec.DecodeError):
+        table: Any = msgspec.json.decode(value.encode())
+        if isinstance(table, dict) and field in table:
+            return Hidden(table[field])
+    return None

@@ -29,6 +29,7 @@ from botocore.credentials import DeferredRefreshableCredentials
 from botocore.loaders import Loader, create_loader
 
 from cloudai._core.calls import threads
+from cloudai._core.calls.failures import Told
 from cloudai._core.calls.http import Answer, Http, Stream
 from cloudai._core.calls.network import network_of
 from cloudai._core.profiles import registry
@@ -41,6 +42,7 @@ from cloudai.errors import (
     CloudAIError,
     ConnectionFailed,
     MissingExtra,
+    ProviderError,
 )
 from cloudai.protocols import Call, Place
 from cloudai.providers.aws import catalog, errors, transport
@@ -205,13 +207,20 @@ class AwsSession(Settings):
         Credentials that were refused as expired are looked up anew, once: a long wait outlasts
         those that something else (``aws sso login``) renews in a file.
         """
-        token = transport.remaining.set(call.remaining if call is not None else None)
-        try:
-            return self._renewing(
-                lambda: getattr(self.client(service), operation)(**parameters),
-            )
-        finally:
-            transport.remaining.reset(token)
+
+        def ask() -> Any:
+            send = getattr(self.client(service), operation)
+            try:
+                return send(**parameters)
+            except CloudAIError:
+                raise
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                # botocore's parsers, of an answer that is none of the service's.
+                raise ProviderError(
+                    f"the answer of {service}:{operation} cannot be read ({error})", provider="aws"
+                ) from None
+
+        return Told("aws", f"{service}:{operation}", self.within(call, ask))
 
     def within(self, call: Call | None, work: Callable[[], T]) -> T:
         """``work``, with botocore's requests held to the call's deadline and its errors mapped."""

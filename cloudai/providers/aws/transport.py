@@ -32,24 +32,27 @@ class BotocoreSession:
 
     def send(self, request: AWSPreparedRequest) -> AWSResponse:
         left = remaining.get()
-        parts = urlsplit(str(request.url))
+        url, body, streamed = request.url, request.body, request.stream_output
+        method = str(request.method)
+        parts = urlsplit(str(url))
         target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
         base = f"{parts.scheme}://{parts.netloc}"
         headers = {name: Hidden(_text(value)) for name, value in request.headers.items()}
+        del request  # its repr shows its headers, the session's token among them
         # http.client sends a body at once; the pause that Expect asks for has no use then.
         headers.pop("Expect", None)
         raw = self._http.raw(
-            str(request.method),
+            method,
             base,
             target,
             headers,
-            request.body,
+            body,
             QUIET if left is None else left(),
             decode=False,
             chunked=headers.get("Transfer-Encoding") == "chunked",
         )
-        response = AWSResponse(request.url, raw.status, raw.headers, raw)
-        if not request.stream_output:
+        response = AWSResponse(url, raw.status, raw.headers, raw)
+        if not streamed:
             try:
                 response.content  # noqa: B018 - read here, where failures are told apart
             except (bad.HTTPError, OSError) as error:

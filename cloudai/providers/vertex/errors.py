@@ -130,7 +130,8 @@ def _status(http: int, body: bytes) -> _Status:
         except msgspec.DecodeError:
             continue
         return found.error if isinstance(found, _Envelope) else found[0].error
-    text = body[:300].decode("utf-8", "replace").strip()
+    # What leads elsewhere is no error of the service's, and its body says nothing of one.
+    text = "" if http < 400 else body[:300].decode("utf-8", "replace").strip()
     return _Status(code=http, message=text or f"HTTP {http}")
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core.calls.failures import Told
 from cloudai._core.calls.http import Answer, Http, Stream
 from cloudai._version import __version__
 from cloudai.formats.sse import Lines
@@ -57,9 +58,12 @@ class Requests:
         if not answer.data:
             return {}
         try:
-            return msgspec.json.decode(answer.data, type=dict[str, Any])
+            told = msgspec.json.decode(answer.data, type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise errors.make("DATA_LOSS", f"the answer is not JSON: {error}") from None
+        if told.keys() == {"error"}:  # which operations and jobs have beside their name
+            raise errors.from_response(answer.status, answer.headers, answer.data)
+        return Told("vertex", path.partition("?")[0], told)
 
     def _hear(self, date: str | None) -> None:
         """Learns the service's time from an answer's Date."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+from contextlib import suppress
 
 from cloudai._core.profiles.config import Profile
+from cloudai._core.profiles.secrets import Hidden
 from cloudai.errors import ProviderError
 from cloudai.protocols import Call
 from cloudai.providers.vertex.errors import PROVIDER
@@ -29,9 +31,15 @@ class SecretManager:
         if len(name.split("/")) != 4 or any(c in name + version for c in "?#% "):
             raise invalid("secret", ref.name, "is not the name of a secret", "Such as openai-key.")
         path = f"/v1/{name}/versions/{version}:access"
+        found = self._text(path, call)
+        if found is None:
+            raise ProviderError(f"the secret {ref.name!r} is no text", provider=PROVIDER)
+        return found
+
+    def _text(self, path: str, call: Call) -> Hidden | None:
+        """The value, in a frame that ends before anything is raised about it."""
         found = self._session.http.json("GET", self._session.url("secretmanager"), path, None, call)
-        try:
-            return base64.b64decode(found["payload"]["data"], validate=True).decode()
-        except (KeyError, TypeError, binascii.Error, UnicodeDecodeError):
-            # The cause is dropped on purpose: it would hold a part of the value.
-            raise ProviderError(f"the secret {ref.name!r} is no text", provider=PROVIDER) from None
+        # What is raised here would hold a part of the value.
+        with suppress(ProviderError, KeyError, TypeError, binascii.Error, UnicodeDecodeError):
+            return Hidden(base64.b64decode(found["payload"]["data"], validate=True).decode())
+        return None

@@ -13,6 +13,7 @@ from typing import IO, Any, Final
 
 import msgspec
 
+from cloudai._core.calls.failures import Told
 from cloudai._core.calls.http import Answer, Stream
 from cloudai._core.calls.paging import paged
 from cloudai.errors import CallTimeout, CloudAIError, InvalidRequest, NotFound, ProviderError
@@ -128,9 +129,9 @@ def post(session: AzureSession, path: str, call: Call, body: Any = None) -> Any:
 
 
 def decoded(content: bytes) -> Any:
-    """JSON. Raises ProviderError for anything else."""
+    """A JSON object. Raises ProviderError for anything else."""
     try:
-        return msgspec.json.decode(content)
+        return Told("azure", "Azure OpenAI", msgspec.json.decode(content))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ProviderError(f"the answer is no JSON ({error})", provider="azure") from None
 
@@ -141,7 +142,7 @@ def listed(session: AzureSession, path: str, call: Call, **params: Any) -> Itera
     def fetch(after: str | None) -> tuple[list[dict[str, Any]], str | None]:
         query = {"limit": PAGE, **params, **({"after": after} if after else {})}
         page = get(session, path, call, **query)
-        items: list[dict[str, Any]] = page.get("data") or []
+        items: list[dict[str, Any]] = page["data"] or []
         return items, str(items[-1]["id"]) if page.get("has_more") and items else None
 
     return paged("azure", fetch)

@@ -136,10 +136,11 @@ class Secrets:
 
     def __init__(self, cloud_state: VertexState) -> None:
         self._cloud_state = cloud_state
-        self._values: dict[str, list[str]] = {}
+        self._values: dict[str, list[bytes]] = {}
 
-    def __setitem__(self, name: str, value: str) -> None:
-        self._values.setdefault(name, []).append(value)
+    def __setitem__(self, name: str, value: str | bytes) -> None:
+        data = value.encode() if isinstance(value, str) else value
+        self._values.setdefault(name, []).append(data)
 
     def routes(self, router: Router) -> None:
         router.add(
@@ -155,7 +156,7 @@ class Secrets:
                 "NOT_FOUND",
                 f"Secret [projects/{project}/secrets/{name}] not found or has no versions.",
             )
-        data = base64.b64encode(values[number - 1].encode()).decode()
+        data = base64.b64encode(values[number - 1]).decode()
         resource = f"projects/{project}/secrets/{name}/versions/{number}"
         return {"name": resource, "payload": {"data": data}}
 
