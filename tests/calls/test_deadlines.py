@@ -132,7 +132,8 @@ def loaded(provider: str) -> None:
 def ended_in_time(about: str, began: float, error: CloudAIError) -> None:
     took = time.monotonic() - began
     print(f"\n{about:40} {took:5.2f} s of {DRIP:g} {type(error).__name__}", end="")
-    assert isinstance(error, StreamTruncated if "stream" in about else CallTimeout)
+    # A machine that is busy may let the time pass before a stream has begun.
+    assert isinstance(error, (StreamTruncated, CallTimeout) if "stream" in about else CallTimeout)
     assert took < BOUND  # the drip goes on for more than ten times as long
 
 
