@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo parity quick test witnesses sdks servers toolkits answers attack drip check lint types contracts matrix options clean
+.PHONY: help setup demo parity quick test witnesses sdks servers toolkits answers live attack drip check lint types contracts matrix options clean
 
 help:
 	@echo "make demo       the main job on this machine and on an emulated cloud:"
@@ -15,6 +15,7 @@ help:
 	@echo "make test       all tests, offline"
 	@echo "make witnesses  programs that are not ours, on what we hand over: AWS's toolkits, the SDKs"
 	@echo "make attack     the attacks among them: archives, doors, recordings, what travels"
+	@echo "make live       the conformance suite against a real account, within a budget"
 	@echo "make check      lint, types and import contracts"
 	@echo "make clean      removes $(VENV)"
 
@@ -82,6 +83,11 @@ toolkits: $(VENV)/.all
 # Two models, two families of handlers, at all of these places: the same answers.
 answers: $(VENV)/.all
 	$(BIN)/python tests/witnesses/answers.py --environments $(WITNESSES)
+# The conformance suite against a real account: make live PROVIDER=aws BUDGET=5. It costs money, at
+# most the budget in dollars, and asks for CLOUDAI_LIVE_OK=PROVIDER. LIVE is where it is kept.
+LIVE ?= live-run
+live: $(VENV)/.all
+	$(BIN)/python tests/live/run.py $(PROVIDER) --budget $(BUDGET) --folder $(LIVE)
 
 # Attacks on every door, archive and recording: bounded, and on loopback alone.
 # PYTHONS: interpreters under which the archives are tried as well.

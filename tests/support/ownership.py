@@ -2,7 +2,8 @@
 names: nothing of theirs is touched, nothing of ours is called removed while it runs. One piece for
 all clouds: a test brings its worlds.
 
-``SEQUENCES=1000`` runs so many courses in place of a few, from the seed ``SEED`` on.
+``SEQUENCES=1000`` runs so many courses in place of a few, from the seed ``SEED`` on (with pytest's
+``--timeout 0``).
 """
 
 from __future__ import annotations
