@@ -10,7 +10,8 @@ before each create the price for an hour is added to what is spent and runs, and
 3) before the budget could be passed. What a test made is removed after it; whatever is left, after
 a failure, Ctrl-C or a killed suite, is removed here; each carries the tag ``cloudai-live``. What
 was said with the cloud is kept in FOLDER/cassette.json without its secrets; ``--compare REAL
-EMULATED`` holds an emulator's to it, and FOLDER/answers.jsonl has what could not be known without the service.
+EMULATED`` holds an emulator's to it, and FOLDER/answers.jsonl has what could not be known without
+the service.
 
 ``--emulator`` points the whole at an emulator, which is how this file is tested.
 """
