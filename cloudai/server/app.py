@@ -77,7 +77,8 @@ class App:
     Attributes
     ----------
     inference: what the routes ask. guard: looks at where requests come from; None: nobody does,
-        which is right for all but a server on loopback.
+        which is right for all but a server on loopback. Under another server the app looks itself
+        at what is asked on loopback; ``config.hosts`` names what else it may be called.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class App:
         self.inference = Inference(config, tracing, on_event)
         self._tracing = tracing
         self.guard: Guard | None = None
+        self._door = Guard(config.hosts)
         self._token = token.encode() if token is not None else None
         routes, gate = table(scoped(os.environ, config.target), config)
         self._find = routes.find if gate is None else gate.find
@@ -119,8 +121,9 @@ class App:
         begun = time.perf_counter()  # the loop's own clock ticks in milliseconds
         route = "other"
         try:
-            if self.guard is not None:
-                self.guard.check(request.headers)
+            guard = self._door if request.loopback else self.guard
+            if guard is not None:
+                guard.check(request.headers)
             route, handler = self._find(request)
             if self._tracing is not None and route not in QUIET:
                 self._tracing.begin(request)

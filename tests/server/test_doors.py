@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -10,9 +11,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running_server import ECHO, Running, Start, model
+
+from cloudai.server.app import App
+from cloudai.server.config import ModelConfig, ServerConfig, VariantConfig
 
 BODY = b'{"inputs": [1]}'
 
@@ -163,3 +168,27 @@ def test_k14_the_folder_that_is_served_is_no_import_path_of_ours(tmp_path: Path)
         process.send_signal(signal.SIGTERM)
         process.wait(30)
     assert not stolen.exists()
+
+
+@pytest.mark.parametrize(
+    ("server", "status"), [("127.0.0.1", 403), ("::1", 403), ("10.0.0.1", 401)]
+)
+async def test_k4_the_app_under_another_server_looks_too(server: str, status: int) -> None:
+    one = ModelConfig(name="m", variants=(VariantConfig(path="m"),))
+    app = App(ServerConfig(models=(one,), hosts=("proxy.example",)), token="t")
+    for host, told in (("rebound.example", status), ("proxy.example", 401), ("localhost", 401)):
+        sent: list[Any] = []
+        scope = {
+            "type": "http", "method": "POST", "path": "/predict", "server": (server, 80),
+            "headers": [(b"host", host.encode()), (b"content-type", b"application/json")],
+        }  # fmt: skip
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": BODY}
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        async with asyncio.timeout(20):
+            await app(scope, receive, send)
+        assert sent[0]["status"] == told, (host, sent)

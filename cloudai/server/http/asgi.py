@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
 from cloudai.server.http.errors import Gone
+from cloudai.server.http.guard import on_loopback
 from cloudai.server.http.messages import Headers, Request, Response, Service
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -32,6 +33,7 @@ async def run(app: Service, scope: Scope, receive: Receive, send: Send) -> None:
         asyncio.get_running_loop().time(),
         scope.get("scheme", "http"),
     )
+    request.loopback = on_loopback(str((scope.get("server") or [""])[0]))
     reading = asyncio.ensure_future(link.read(request))
     try:
         await app.serve(request, link)

@@ -60,10 +60,14 @@ def guard_of(sockets: Sequence[socket.socket], hosts: Sequence[str]) -> Guard | 
     """The guard of a server that listens on loopback alone; None for any other: who comes from
     outside is a matter of the network, of the proxy before it, and of the token."""
     for sock in sockets:
-        address = sock.getsockname()[0] if sock.family != socket.AF_UNIX else ""
-        if address != "::1" and not address.startswith("127."):
+        if sock.family == socket.AF_UNIX or not on_loopback(sock.getsockname()[0]):
             return None
     return Guard(hosts)
+
+
+def on_loopback(address: str) -> bool:
+    """Whether an IP address is this machine's own."""
+    return address == "::1" or address.startswith("127.")
 
 
 def _text(value: bytes) -> str:

@@ -94,8 +94,8 @@ class Request:
 
     __slots__ = (
         "_asked", "_held", "_intake", "_limits", "_link", "_pieces", "_spoiled", "_waiter", "ended",
-        "gone", "headers", "id", "items", "method", "model", "path", "scheme", "size", "span",
-        "started", "variant", "version",
+        "gone", "headers", "id", "items", "loopback", "method", "model", "path", "scheme", "size",
+        "span", "started", "variant", "version",
     )  # fmt: skip
 
     def __init__(
@@ -119,6 +119,8 @@ class Request:
         self.version = ""
         self.items = 0
         self.span: Any = None
+        # Whether another server than ours, which asks no guard itself, was reached on loopback.
+        self.loopback = False
         # Whether the client has left, as far as the server can tell without a wait; how many
         # bytes of the body have come, and whether it is whole.
         self.gone = False
