@@ -83,11 +83,12 @@ SPEC: Final = ProviderSpec(
         {**_SUBSCRIPTION, "account": "stand-in"},
     ),
     # Azure OpenAI's and Foundry's resources and Resource Manager, in the public and the sovereign
-    # clouds; not cloudapp.azure.com or azurewebsites.net, where anybody may have a server.
+    # clouds (azure-ai-ml 1.35's own table of them); not cloudapp.azure.com or azurewebsites.net,
+    # where anybody may have a server. What is not here is asked for by `cloudai trust`, no more.
     domains=(
         r"[a-z0-9-]+\.(openai|cognitiveservices|services\.ai)\.azure\.(com|us|cn)",
         r"management\.(azure\.com|usgovcloudapi\.net|chinacloudapi\.cn)",
-        r"([a-z0-9-]+\.)+api\.azureml\.(ms|us)",
+        r"([a-z0-9-]+\.)+api\.(azureml\.ms|ml\.azure\.(us|cn))",
     ),
     store="azureml://datastores/workspaceblobstore/paths/{path}",
     gaps={

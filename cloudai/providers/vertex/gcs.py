@@ -34,8 +34,9 @@ DUAL: Final[dict[str, tuple[str, ...]]] = {
     "eur8": ("europe-west3", "europe-west6"),
     "nam4": ("us-central1", "us-east1"),
 }
-"""The regions of the predefined dual-regions ("Bucket locations", Cloud Storage documentation,
-2025); of one that the owner put together the bucket itself tells them."""
+"""The regions of the predefined dual-regions ("Bucket locations", Cloud Storage documentation;
+ASIA1 read 2026-11-30, the others as remembered); of one that the owner put together the bucket
+itself tells them."""
 
 
 class Files:

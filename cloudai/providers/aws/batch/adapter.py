@@ -93,6 +93,7 @@ class AwsBatch:
             provider="aws",
             capability="batch",
             cost=cost,
+            notes=() if made is None or made.service != "transform" else (wire.pace(spec),),
             requests=tuple(requests),
             violations=draft.violations,
             dropped=tuple(draft.dropped),

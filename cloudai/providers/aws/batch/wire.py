@@ -117,6 +117,16 @@ def lines_of(spec: BatchTransform) -> int:
     return told
 
 
+def pace(spec: BatchTransform) -> str:
+    """How fast a model has to be for a transform job's requests. Its speed on the instance is not
+    known where the input is cut, and a first run to measure it would cost a machine of its own."""
+    lines = lines_of(spec)
+    return (
+        f"a request has at most {lines} lines and an hour's time: a model that does fewer than "
+        f"{lines / endpoint_wire.SLOWEST:.2g} lines a second needs fewer, by native.aws.{LINES}"
+    )
+
+
 def invocation(
     spec: BatchTransform,
     role: str,

@@ -166,8 +166,10 @@ class ServiceBatches:
         if not found and not missing_ok:
             raise NotFound(f"there is no batch {id!r} at {self._session.endpoint}")
         latest: dict[int, dict[str, Any]] = {}
-        # The newest come first, and one that was cancelled for another's sake last.
-        for batch in sorted(found, key=lambda one: one["status"] in {"cancelling", "cancelled"}):
+        # The newest first, whatever order the service's list has, and one that was cancelled for
+        # another's sake last.
+        gone = {"cancelling", "cancelled"}
+        for batch in sorted(found, key=lambda one: (one["status"] in gone, -one["created_at"])):
             latest.setdefault(wire.part_of(batch)[0], batch)
         chosen = [latest[part] for part in sorted(latest)]
         self._members[id] = tuple(str(batch["id"]) for batch in chosen)
