@@ -142,3 +142,21 @@ def test_l10_a_batch_s_cost_by_hand(tmp_path: Path) -> None:
     assert own is not None
     assert own.low == pytest.approx(200 / 1e6)
     assert own.as_of == "the profile's prices"
+
+
+def test_m2_a_plan_tells_how_fast_a_transform_job_s_model_has_to_be(
+    model: str, tmp_path: Path
+) -> None:
+    (tmp_path / "in.jsonl").write_text("1\n")
+    cloud = emulated("aws")
+    with cloud, cloud.applied(), cloud.client() as client:
+        for lines, rate in ((7200, "2 lines a second"), (36, "0.01 lines a second")):
+            plan = client.batch.plan(
+                BatchTransform(
+                    model=model, input=str(tmp_path / "in.jsonl"), output=str(tmp_path / "o"),
+                    native={"aws": {"lines_per_request": lines}},
+                )
+            )  # fmt: skip
+            assert [rate in note and f"at most {lines} lines" in note for note in plan.notes] == [
+                True
+            ]
