@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from cloudai.errors import (
 )
 from cloudai.testing import EmulatedCloud, emulated
 from cloudai.testing.clouds import CLOUDS, environment
-from cloudai.types import Tool
+from cloudai.types import Tool, TrainingJob
 
 CHAT = {
     "aws": "anthropic.claude-sonnet-4-5-20250929-v1:0",
@@ -181,3 +182,16 @@ def test_other_credentials_do_not_lead_astray(
     assert variables["AWS_ENDPOINT_URL_S3"] is None
     assert variables["AWS_PROFILE"] is None
     assert "127.0.0.1" in str(variables["NO_PROXY"])
+
+
+def test_c6_one_key_is_one_job_from_two_homes(cloud: EmulatedCloud, tmp_path: Path) -> None:
+    """Two machines, the same key, no name."""
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "train.py").write_text("print('hi')")
+    spec = TrainingJob(source=str(tmp_path / "job"), entry="train.py", idempotency_key="the-key")
+    ids: set[str] = set()
+    for home in ("one", "two"):
+        with cloud.client(home=str(tmp_path / home)) as client:
+            ids.add(client.training.submit(spec).native_id)
+            assert len(client.training.list()) == 1
+    assert len(ids) == 1
