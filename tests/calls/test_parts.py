@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 import threading
 from collections import Counter
 from pathlib import Path
@@ -9,9 +11,12 @@ from pathlib import Path
 import loopback
 import pytest
 
+from cloudai._core.batches import transforms
+from cloudai._core.batches.runner import run_batch
 from cloudai._core.calls.texts import Texts, TooLarge
 from cloudai.errors import InvalidRequest, ProviderError, ServiceUnavailable
-from cloudai.types import EmbeddingReply, EmbeddingRequest, Usage
+from cloudai.protocols import Call
+from cloudai.types import BatchTransform, EmbeddingReply, EmbeddingRequest, Usage
 
 
 class Windows:
@@ -92,8 +97,6 @@ class Adapter:
             raise TooLarge("too many")
         if request.texts[0] == "bad":
             raise TooLarge("one alone")
-        import struct
-
         return EmbeddingReply(
             data=b"".join(struct.pack("<f", float(text)) for text in request.texts),
             dim=1,
@@ -134,3 +137,37 @@ def test_vectors_that_are_missing_are_told() -> None:
     adapter = Adapter()
     with pytest.raises(ProviderError, match="1 vectors came for 2"):
         Texts(request("1", "2")).run(object(), lambda part: adapter.embed(request("1")))
+
+
+def test_c3_a_batch_line_that_is_refused_has_no_other_paid_twice(tmp_path: Path) -> None:
+    paid: Counter[str] = Counter()
+
+    class One:
+        """A request a text, as Titan and Gemini have it; refuses some."""
+
+        def groups(self, request: EmbeddingRequest) -> list[tuple[str, ...]]:
+            return [(text,) for text in request.texts]
+
+        def embed(self, request: EmbeddingRequest, call: Call) -> EmbeddingReply:
+            (text,) = request.texts
+            if text.startswith("bad"):
+                raise InvalidRequest("too long")
+            paid[text] += 1
+            data = struct.pack("<f", float(text))
+            return EmbeddingReply(
+                data=data, dim=1, model="m", provider="p", usage=Usage(input_tokens=1)
+            )
+
+    lines = ["bad 0" if n in {5, 17} else str(n % 40) for n in range(50)]
+    given, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    given.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    spec = BatchTransform(
+        input=str(given), output=str(output), embeddings="m", batch_size=50, on_error="skip"
+    )
+    done = run_batch(spec, transforms.embeddings(One(), "m", {}))
+    assert (done.lines, done.errors) == (50, 2)
+    told = [json.loads(line) for line in output.read_text().splitlines()]
+    for line, one in zip(lines, told, strict=True):
+        assert one is None if line == "bad 0" else one["embedding"] == [float(line)]
+    # Equal lines are asked for each; beyond them nothing is.
+    assert sum(paid.values()) <= 48

@@ -3,14 +3,15 @@ an adapter of any provider, for ``runner.run_batch``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from cloudai._core.batches.chunk import Transform
 from cloudai._core.calls.texts import Texts
-from cloudai.errors import HandlerError, InvalidRequest
+from cloudai.errors import CloudAIError, HandlerError, InvalidRequest
 from cloudai.formats.openai.messages import message
 from cloudai.protocols import Call, Embeddings
 from cloudai.types import (
@@ -146,15 +147,31 @@ def embeddings(adapter: Embeddings, model: str, params: dict[str, JSON]) -> Tran
     """Each line, text or an object with ``text``, becomes ``{"embedding": [...]}``."""
     request = embedding_request(model, params)
 
+    # A chunk with a text that is refused comes again in halves, in the same thread: what was
+    # answered is kept for them.
+    kept = threading.local()
+
     def embed(records: list[Any]) -> list[Any]:
         texts = tuple(_text(record) for record in records)
-        given = Texts(msgspec.structs.replace(request, texts=texts))
-        reply = given.run(adapter, lambda part: adapter.embed(part, Call()))
-        if len(reply) != len(texts):
-            raise HandlerError(
-                f"the model gave {len(reply)} vectors for {len(texts)} texts", code="WrongLength"
-            )
-        return [{"embedding": vector} for vector in reply.vectors]
+        known: dict[str, list[float]] = kept.__dict__
+        left = tuple(text for text in texts if text not in known)
+        fresh: Iterator[list[float]] = iter(())
+        if left:
+            given = Texts(msgspec.structs.replace(request, texts=left))
+            try:
+                reply = given.run(adapter, lambda part: adapter.embed(part, Call()))
+            except CloudAIError:
+                known.update(given.answered())
+                raise
+            if len(reply) != len(left):
+                raise HandlerError(
+                    f"the model gave {len(reply)} vectors for {len(left)} texts", code="WrongLength"
+                )
+            fresh = iter(reply.vectors)
+        made = [known[text] if text in known else next(fresh) for text in texts]
+        for text in texts:
+            known.pop(text, None)
+        return [{"embedding": vector} for vector in made]
 
     return embed
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -87,6 +87,11 @@ class Texts:
                 for _ in range(workers):
                     group.create_task(work())
         return self._ended()
+
+    def answered(self) -> Iterator[tuple[str, list[float]]]:
+        """The texts that have a vector by now, with it."""
+        for at, reply in self._done:
+            yield from zip(self._request.texts[at : at + len(reply)], reply.vectors, strict=True)
 
     def _begin(self, adapter: Any) -> int:
         self._failure = None
