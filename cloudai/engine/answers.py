@@ -8,9 +8,11 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
+import msgspec
+
 from cloudai.engine.calls import CLOSE, OPEN, CallFormat, Style, Think
 from cloudai.engine.detokenizer import StopFilter, TextDecoder, overlap
-from cloudai.types import ChatChunk, ToolCallDelta
+from cloudai.types import ChatChunk, ToolCall, ToolCallDelta
 
 _HEAD: Final = re.compile(
     r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
@@ -18,6 +20,22 @@ _HEAD: Final = re.compile(
 _NAMED: Final = re.compile(r"([\w.-]+)(?:\[CALL_ID\]\w+)?\s*(?:\[ARGS\])?\s*(?=\{)")
 _BETWEEN: Final = " \n\r\t[],;"
 """What stands between calls: of a list, and Llama's semicolon."""
+
+
+def called(chunks: Sequence[ChatChunk]) -> tuple[ToolCall, ...]:
+    """The calls whose pieces came to their end."""
+    made: dict[int, list[ToolCallDelta]] = {}
+    for piece in (piece for chunk in chunks for piece in chunk.tool_calls):
+        made.setdefault(piece.index, []).append(piece)
+    found: list[ToolCall] = []
+    for pieces in made.values():
+        arguments = "".join([piece.arguments for piece in pieces])
+        try:
+            msgspec.json.decode(arguments)
+        except msgspec.DecodeError:
+            continue  # cut by max_tokens or a stop sequence
+        found.append(ToolCall(pieces[0].id or "", pieces[0].name or "", arguments))
+    return tuple(found)
 
 
 Piece: TypeAlias = tuple[str, str | ToolCallDelta]
@@ -66,9 +84,13 @@ class Answer:
 
     def push(self, ids: Sequence[int]) -> list[ChatChunk]:
         """Takes further tokens, without those that end the answer; gives what is certain now."""
-        if self._reader is not None and self._reader.thinking:
-            self.reasoning_tokens += len(ids)
-        return self._read(self._stops.push(self._text(ids)))
+        if self._reader is None:
+            return self._read(self._stops.push(self._text(ids)))
+        made: list[ChatChunk] = []
+        for token in ids:  # one by one, so that those of the reasoning are counted
+            self.reasoning_tokens += self._reader.thinking
+            made += self._read(self._stops.push(self._text([token])))
+        return made
 
     def finish(self, *, cut: bool) -> list[ChatChunk]:
         """What was held back: an incomplete character, or the beginning of what never came.

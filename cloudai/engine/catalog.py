@@ -28,6 +28,7 @@ from cloudai.types._base import unknown
 Kind: TypeAlias = Literal["chat", "embedding", "ranking"]
 
 SETUP: Final = "cloudai local setup"
+ADAPTER: Final = "adapter_config.json"
 
 
 class Package(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,8 +147,8 @@ def _locate(package: Package) -> Path | None:
 
 
 def is_model(path: Path) -> bool:
-    """Whether a folder looks like a Hugging Face or sentence-transformers model."""
-    return (path / "config.json").is_file() or (path / "modules.json").is_file()
+    """Whether a folder looks like a Hugging Face or sentence-transformers model, or an adapter."""
+    return any((path / name).is_file() for name in ("config.json", "modules.json", ADAPTER))
 
 
 def _by_path(name: str, path: Path) -> Found:

@@ -34,9 +34,9 @@ from typing import Any, Final
 
 import msgspec
 
-from cloudai.engine import calls, catalog, templates
+from cloudai.engine import adapters, calls, catalog, templates
 from cloudai.engine import device as _device
-from cloudai.engine.answers import Answer
+from cloudai.engine.answers import Answer, called
 from cloudai.engine.calls import Style, Think
 from cloudai.engine.generation import ChatModel, Sampling
 from cloudai.engine.grammar import Grammar
@@ -52,8 +52,6 @@ from cloudai.types import (
     FinishReason,
     Reasoning,
     Tool,
-    ToolCall,
-    ToolCallDelta,
     Usage,
 )
 from cloudai.types._base import invalid, unknown
@@ -182,7 +180,13 @@ class ChatModels:
 
         def make() -> ChatModel:
             folder = catalog.chat_folder(found, home)
-            return ChatModel(folder, device, kind, compiled=home / "compiled", memory=self._memory)
+            base = None
+            if adapters.is_adapter(folder):
+                named = catalog.find("chat", adapters.base_of(folder), home=home)
+                base = self._load(named, dtype)
+            return ChatModel(
+                folder, device, kind, base, compiled=home / "compiled", memory=self._memory
+            )
 
         key = ("chat", str(found.path), found.key, device, kind)
         return self._held.get(key, make)
@@ -227,26 +231,10 @@ def whole(chunks: Sequence[ChatChunk]) -> ChatReply:
         usage=last.usage or Usage(),
         model=last.model or "",
         provider="local",
-        tool_calls=_called(chunks),
+        tool_calls=called(chunks),
         reasoning=(Reasoning(text=thought, provider="local"),) if thought else (),
         cost=0.0,
     )
-
-
-def _called(chunks: Sequence[ChatChunk]) -> tuple[ToolCall, ...]:
-    """The calls whose pieces came to their end."""
-    made: dict[int, list[ToolCallDelta]] = {}
-    for piece in (piece for chunk in chunks for piece in chunk.tool_calls):
-        made.setdefault(piece.index, []).append(piece)
-    found: list[ToolCall] = []
-    for pieces in made.values():
-        arguments = "".join([piece.arguments for piece in pieces])
-        try:
-            msgspec.json.decode(arguments)
-        except msgspec.DecodeError:
-            continue  # cut by max_tokens or a stop sequence
-        found.append(ToolCall(pieces[0].id or "", pieces[0].name or "", arguments))
-    return tuple(found)
 
 
 def _thinking(request: ChatRequest, style: Style, held: bool) -> tuple[dict[str, Any], Think]:

@@ -4,7 +4,11 @@ Reads ``CLOUDAI_INPUT_TRAIN`` (and ``CLOUDAI_INPUT_VALIDATION``): JSON Lines of
 ``{"messages": [{"role", "content"}, ...]}``, a file or a directory of ``*.jsonl``, as Azure OpenAI
 takes them. The loss counts the assistant's words alone. Each epoch ends with a checkpoint, from
 which a restarted job goes on; the result is a Hugging Face directory in ``CLOUDAI_MODEL_DIR``,
-which chat loads by its path.
+which chat loads by its path. With the hyperparameter ``lora_rank`` it is an adapter (LoRA, Hu et
+al. 2021, by peft), which names its base.
+
+Under torchrun each process takes its share of each batch, and the gradients are added up: the steps
+are those of one process.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +31,8 @@ from cloudai.types._base import met, shorten
 EPOCHS: Final = 3
 BATCH_SIZE: Final = 8
 LEARNING_RATE: Final = 5e-5
+LORA_RATE: Final = 2e-4
+"""An adapter's, which begins at nothing and takes larger steps."""
 WARMUP: Final = 0.1
 IGNORED: Final = -100  # what torch's cross entropy leaves out
 
@@ -164,16 +171,22 @@ class Trainer:
     def __init__(self, base: Path, device: str | None, hyperparameters: dict[str, Any]) -> None:
         import torch
 
+        from cloudai.engine import adapters, loading
         from cloudai.engine import device as _device
-        from cloudai.engine import loading
         from cloudai.engine.generation import _context as context_of
 
         self.epochs = int(hyperparameters.get("n_epochs", EPOCHS))
         self.batch_size = int(hyperparameters.get("batch_size", BATCH_SIZE))
         self.seed = int(hyperparameters.get("seed", 0))
         factor = float(hyperparameters.get("learning_rate_multiplier", 1.0))
-        self.rate = float(hyperparameters.get("learning_rate", LEARNING_RATE)) * factor
+        rank = hyperparameters.get("lora_rank")
+        usual = LORA_RATE if rank else LEARNING_RATE
+        self.rate = float(hyperparameters.get("learning_rate", usual)) * factor
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.device = _device.pick(device)
+        if self.world > 1 and self.device.startswith("cuda"):
+            self.device = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(self.device)
         torch.manual_seed(self.seed)
         self.tokenizer = loading.tokenizer(base)
         if not self.tokenizer.chat_template:
@@ -184,7 +197,13 @@ class Trainer:
             )
         # Weights are float32 while they learn: bfloat16 loses steps this small.
         self.model = loading.model(base, "chat", self.device, torch.float32)
-        self.model.train().requires_grad_(True)
+        if rank:
+            alpha = float(hyperparameters.get("lora_alpha", 2 * rank))
+            self.model = adapters.learning(self.model, base, int(rank), alpha)
+            self.model.train()
+        else:
+            self.model.train().requires_grad_(True)
+        self.learns = [one for one in self.model.parameters() if one.requires_grad]
         # The type on disk, so that the result is not twice the size of its base.
         self.kept: Any = getattr(self.model.config, "dtype", None) or torch.float32
         limits = [context_of(self.model.config, self.tokenizer), hyperparameters.get("max_length")]
@@ -209,14 +228,18 @@ class Trainer:
             order = torch.randperm(len(order), generator=dice).tolist()
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
-            yield collate([examples[index] for index in chosen], self.pad, self.device)
+            whole = [examples[index] for index in chosen]
+            # The loss is the mean over all tokens of the batch, whoever reads them.
+            count = sum(label != IGNORED for _, labels in whole for label in labels[1:])
+            own = whole[self.rank :: self.world] if epoch is not None else whole
+            yield {"count": count, **(collate(own, self.pad, self.device) if own else {})}
 
     def run(self, train: list[Tokens], valid: list[Tokens], checkpoints: Path) -> None:
         """Trains, from the newest checkpoint if there is one."""
         import torch
 
         steps = self.epochs * -(-len(train) // self.batch_size)
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(self.learns, lr=self.rate, weight_decay=0.0)
         warm = max(1, round(steps * WARMUP))
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
@@ -226,40 +249,71 @@ class Trainer:
         first = 0
         if file.exists():
             state = torch.load(file, map_location=self.device, weights_only=True)
-            self.model.load_state_dict(state["model"])
+            self.model.load_state_dict(state["model"], strict=False)
             optimizer.load_state_dict(state["optimizer"])
             schedule.load_state_dict(state["schedule"])
             first = state["epoch"] + 1
-            _tell(f"resumed at epoch {first}")
+            self.tell(f"resumed at epoch {first}")
         step = first * -(-len(train) // self.batch_size)
         for epoch in range(first, self.epochs):
             started = time.monotonic()
             for batch in self.batches(train, epoch):
                 loss = self._loss(batch)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+                if loss.requires_grad:
+                    loss.backward()
+                loss = self._added_up(loss.detach())
+                torch.nn.utils.clip_grad_norm_(self.learns, 1.0)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad(set_to_none=True)
                 step += 1
-                _tell(f"epoch={epoch} step={step}/{steps} train_loss={loss.item():.6f}")
+                self.tell(f"epoch={epoch} step={step}/{steps} train_loss={loss.item():.6f}")
             seconds = time.monotonic() - started
             told = f" valid_loss={self.validate(valid):.6f}" if valid else ""
+            learnt = {name for name, one in self.model.named_parameters() if one.requires_grad}
             state = {
-                "model": self.model.state_dict(),
+                "model": {k: v for k, v in self.model.state_dict().items() if k in learnt},
                 "optimizer": optimizer.state_dict(),
                 "schedule": schedule.state_dict(),
                 "epoch": epoch,
             }
-            save(state, file)
-            _tell(f"epoch={epoch} done in {seconds:.1f} s{told}")
+            if self.rank == 0:
+                save(state, file)
+            self.tell(f"epoch={epoch} done in {seconds:.1f} s{told}")
 
     def _loss(self, batch: dict[str, Any]) -> Any:
+        """The loss of this process's examples, as its part of the mean over the batch."""
         import torch
 
+        if "labels" not in batch:  # fewer examples than processes
+            return torch.zeros((), device=self.device)
         half = self.device.startswith("cuda") and torch.cuda.is_bf16_supported()
         with torch.autocast("cuda", torch.bfloat16, enabled=half):
-            return self.model(**batch).loss
+            scores = self.model(
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+            ).logits
+        return torch.nn.functional.cross_entropy(
+            scores[:, :-1].flatten(0, 1).float(),
+            batch["labels"][:, 1:].flatten(),
+            ignore_index=IGNORED,
+            reduction="sum",
+        ) / max(1, batch["count"])
+
+    def _added_up(self, loss: Any) -> Any:
+        """Adds the gradients of all processes up, and gives their loss together."""
+        if self.world == 1:
+            return loss
+        import torch
+        from torch import distributed
+
+        for one in self.learns:
+            if one.grad is None:
+                one.grad = torch.zeros_like(one)
+        works: list[Any] = [distributed.all_reduce(one.grad, async_op=True) for one in self.learns]
+        distributed.all_reduce(loss)
+        for work in works:
+            work.wait()
+        return loss
 
     def validate(self, examples: list[Tokens]) -> float:
         """The mean loss of a batch, over all batches."""
@@ -272,14 +326,15 @@ class Trainer:
         return sum(losses) / len(losses)
 
     def write(self, folder: Path) -> None:
-        """Writes the model as a Hugging Face directory."""
+        """Writes the model as a Hugging Face directory, or the adapter as peft's."""
         with disk_errors(folder):
             self.model.to(self.kept).eval().save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
 
-
-def _tell(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - the job's log
+    def tell(self, text: str) -> None:
+        """A line of the job's log, told once."""
+        if self.rank == 0:
+            print(text, flush=True)  # noqa: T201
 
 
 def save(state: dict[str, Any], file: Path) -> None:
@@ -302,6 +357,13 @@ def main() -> None:
     parser.add_argument("--home", required=True, type=Path)
     parser.add_argument("--device")
     options = parser.parse_args()
+    from torch import distributed
+
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1:
+        backend = os.environ.get("CLOUDAI_BACKEND", "gloo")
+        # The ranks meet at each step; one that died is not waited for much longer than that.
+        distributed.init_process_group(backend, timeout=timedelta(minutes=10))
     try:
         trainer = Trainer(
             _base(options.base_model, options.home),
@@ -313,8 +375,12 @@ def main() -> None:
         valid = trainer.load(Path(held)) if held else []
         if not train:
             raise InvalidRequest("inputs.train holds no example", field="inputs.train")
-        _tell(f"{len(train)} examples, {sum(len(ids) for ids, _ in train)} tokens")
+        trainer.tell(f"{len(train)} examples, {sum(len(ids) for ids, _ in train)} tokens")
         trainer.run(train, valid, Path(os.environ["CLOUDAI_CHECKPOINT_DIR"]))
-        trainer.write(Path(os.environ["CLOUDAI_MODEL_DIR"]))
+        if trainer.rank == 0:
+            trainer.write(Path(os.environ["CLOUDAI_MODEL_DIR"]))
+        if world > 1:
+            distributed.barrier()
+            distributed.destroy_process_group()
     except CloudAIError as error:
         sys.exit(f"{type(error).__name__}: {error}")

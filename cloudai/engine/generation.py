@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 from transformers import DynamicCache
 
-from cloudai.engine import bounded, calls, loading
+from cloudai.engine import adapters, bounded, calls, loading
 from cloudai.engine import device as _device
 from cloudai.engine.decoding.attention import Unfit
 from cloudai.engine.decoding.build import build
@@ -87,6 +87,8 @@ class ChatModel:
     engine: answers all callers at once; None: they take turns, one forward pass each.
     alone: why they do.
     template: the chat template's text.
+
+    With a ``base``, ``path`` is an adapter's.
     """
 
     def __init__(
@@ -94,15 +96,22 @@ class ChatModel:
         path: Path,
         device: str,
         dtype: str,
+        base: ChatModel | None = None,
         *,
         compiled: Path | None = None,
         memory: float | None = None,
     ) -> None:
         self.path = path
         self.device = device
-        self.tokenizer = loading.tokenizer(path)
+        bare = base is not None and not (path / "tokenizer_config.json").is_file()
+        self.tokenizer = loading.tokenizer(base.path if base and bare else path)
         self.template = _template(self.tokenizer, path)
-        self.model = loading.model(path, "chat", device, _device.dtype(dtype))
+        self.model: Any = (
+            loading.model(path, "chat", device, _device.dtype(dtype))
+            if base is None
+            else adapters.beside(base.model, base.attention, path)
+        )
+        self.attention = str(self.model.config.get_text_config()._attn_implementation)
         self.context = _context(self.model.config, self.tokenizer)
         self.ends = _ends(self.model, self.tokenizer)
         self.style = calls.style(self.template, self.tokenizer)

@@ -40,6 +40,8 @@ def kind_of(folder: Path, handler: str | None, predictor: str) -> str:
         return "handler"
     if (folder / "modules.json").is_file():
         return "embeddings"
+    if (folder / "adapter_config.json").is_file():
+        return "chat"
     try:
         config = msgspec.json.decode((folder / "config.json").read_bytes())
         architectures = [str(name) for name in config.get("architectures") or ()]

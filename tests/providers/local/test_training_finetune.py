@@ -85,7 +85,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"hyperparameters": {"n_epoch": 1}}, "hyperparameters.n_epoch", "Did you mean 'n_epochs'"),
     ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs", "not a positive number"),
     ({"hyperparameters": {"batch_size": True}}, "hyperparameters.batch_size", "not a positive"),
-    ({"resources": Resources(nproc=2)}, "resources.nproc", "one process"),
+    ({"hyperparameters": {"lora_rank": 0.5}}, "hyperparameters.lora_rank", "not a positive"),
 ]
 
 
@@ -131,3 +131,26 @@ def test_the_loss_counts_the_assistants_words_alone(tmp_path: Path) -> None:
     assert tokenizer.decode(ids).count("<|im_start|>system") == 1
     with pytest.raises(InvalidRequest, match=f"here has {len(ids)} tokens, and the model takes 9"):
         finetuning.tokenise(tokenizer, "here", example, 9)
+
+
+@pytest.mark.slow
+def test_i15_6_two_processes_learn_what_one_does(training: LocalTraining, tmp_path: Path) -> None:
+    """With an odd number of examples, of different lengths."""
+    from safetensors.torch import load_file
+
+    train = tmp_path / "train.jsonl"
+    said = [[{"role": "user", "content": "sky?"}, {"role": "assistant", "content": "blue" * size}]
+            for size in (1, 2, 3)]  # fmt: skip
+    train.write_text("".join(f"{json.dumps({'messages': one})}\n" for one in said))
+    made: list[dict[str, Any]] = []
+    losses: list[list[float]] = []
+    for nproc in (None, 2):
+        spec = tuning(f"n{nproc}", train, resources=Resources(cpus=1, nproc=nproc),
+                      hyperparameters={"n_epochs": 2, "batch_size": 3})  # fmt: skip
+        status = run(training, spec)
+        made.append(load_file(Path(status.outputs["model"]) / "model.safetensors"))
+        losses.append([point.value for point in status.metrics["train_loss"]])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert len(losses[0]) == 2
+    for name, value in made[0].items():
+        assert (made[1][name] - value).abs().max() < 1e-5, name

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from pathlib import Path
 from typing import Any, Final
 
 from cloudai._core.profiles.config import Profile
 from cloudai.engine import catalog
-from cloudai.errors import CloudAIError, ConfigError, InvalidRequest, UnsupportedByProvider
+from cloudai.errors import (
+    CloudAIError,
+    ConfigError,
+    InvalidRequest,
+    MissingExtra,
+    UnsupportedByProvider,
+)
 from cloudai.types import TrainingJob
 from cloudai.types._base import invalid
 
@@ -21,6 +28,8 @@ HYPERPARAMETERS: Final = (
     "learning_rate_multiplier",
     "max_length",
     "seed",
+    "lora_rank",
+    "lora_alpha",
 )
 
 ALIASES: Final = {"epochs": "n_epochs", "num_train_epochs": "n_epochs"}
@@ -69,16 +78,8 @@ def problems(spec: TrainingJob, profile: Profile) -> list[CloudAIError]:
                 value=spec.method,
             )
         )
-    if (spec.resources.nproc or 1) > 1:
-        found.append(
-            UnsupportedByProvider(
-                f"resources.nproc={spec.resources.nproc} with kind='finetune'",
-                provider="local",
-                alternative="Leave it out: one process uses all cores, or one GPU.",
-                field="resources.nproc",
-                value=spec.resources.nproc,
-            )
-        )
+    if "lora_rank" in spec.hyperparameters and importlib.util.find_spec("peft") is None:
+        found.append(MissingExtra("peft", extra="peft", provider="local"))
     for given, value in spec.hyperparameters.items():
         name = ALIASES.get(given, given)
         field = f"hyperparameters.{given}"
@@ -98,7 +99,7 @@ def problems(spec: TrainingJob, profile: Profile) -> list[CloudAIError]:
 def _positive(name: str, value: Any) -> bool:
     if isinstance(value, bool):
         return False
-    if name in {"n_epochs", "batch_size", "max_length"}:
+    if name in {"n_epochs", "batch_size", "max_length", "lora_rank"}:
         return isinstance(value, int) and value > 0
     if name == "seed":
         return isinstance(value, int) and value >= 0
