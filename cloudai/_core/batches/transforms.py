@@ -27,19 +27,9 @@ from cloudai.types import (
 from cloudai.types._base import invalid, met, shorten, unknown
 from cloudai.types.chat import check_tool_choice
 
-CHAT_PARAMS: Final = (
-    "temperature",
-    "top_p",
-    "seed",
-    "max_tokens",
-    "stop",
-    "tools",
-    "tool_choice",
-    "response_schema",
-    "reasoning",
-    "native",
-)
-EMBEDDING_PARAMS: Final = ("dimensions", "truncate", "task", "native")
+CHAT_PARAMS: Final = ChatRequest.__struct_fields__[2:]
+EMBEDDING_PARAMS: Final = EmbeddingRequest.__struct_fields__[2:]
+"""All but the model, and the messages or the texts, which are the lines'."""
 
 
 class Predicts(Protocol):

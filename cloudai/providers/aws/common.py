@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from cloudai._core.machines import choose
 from cloudai.errors import CloudAIError, ConfigError, InvalidRequest, NotFound
 from cloudai.formats import botocore_limits as limits
 from cloudai.providers.aws import catalog
-from cloudai.types import Accelerator, CostRange, Resources, Violation
+from cloudai.types import CostRange, Resources, Violation
 from cloudai.types._base import invalid
 
 KEY_TAG: Final = "cloudai:key"
@@ -94,40 +95,11 @@ def machines(resources: Resources, shape: Any, field: str = "resources") -> list
                 _nearest(resources.instance_type, known),
             )
         return [resources.instance_type]
-    wanted = [text for text in (resources.accelerator, *resources.any_of) if text is not None]
-    if not wanted:
-        if resources.cpus is None and resources.memory is None:
-            return [DEFAULT_MACHINE]
-        found = catalog.with_cpus(resources.cpus or 1, resources.memory or 0)
-        if found is None or found not in known:
-            raise invalid(
-                f"{field}.cpus",
-                resources.cpus,
-                f"with memory={resources.memory} is more than a machine of the table has",
-                "Ask for less on more nodes, or name an instance_type.",
-            )
-        return [found]
-    made: list[str] = []
-    for text in wanted:
-        asked = Accelerator.parse(text)
-        for name in catalog.with_accelerator(asked):
-            machine = catalog.MACHINES[name]
-            enough = machine.cpus >= (resources.cpus or 0) and machine.memory >= (
-                resources.memory or 0
-            )
-            if name in known and enough:
-                made.append(name)
-                break
-    if not made:
-        asked = Accelerator.parse(wanted[0])
-        near = catalog.near(asked)
-        raise invalid(
-            f"{field}.accelerator",
-            wanted[0],
-            "is nothing that one machine of SageMaker has",
-            f"There are: {', '.join(near)}." if near else "Name an instance_type.",
-        )
-    return made
+    plain = resources.accelerator is None and not resources.any_of
+    if plain and resources.cpus is None and resources.memory is None:
+        return [DEFAULT_MACHINE]
+    table = [machine for machine in catalog.TABLE if machine.name in known]
+    return [found.name for found in choose(resources, table, field=field, who="SageMaker")]
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -176,13 +148,13 @@ def volume_key(kms_key: str | None, machines: Iterable[str]) -> str | None:
 
 def cost(machine: str, count: int, low: float, high: float, what: str) -> CostRange | None:
     """What machines cost for ``low`` to ``high`` seconds; None without a known price."""
-    found = catalog.MACHINES.get(machine)
-    if found is None or found.price is None:
+    price = catalog.price(machine)
+    if price is None:
         return None
-    hour = found.price * count
+    hour = price * count
     return CostRange(
         low=round(hour * low / 3600, 4),
         high=round(hour * high / 3600, 4),
-        basis=f"{count} × {machine} at {found.price} USD an hour (on demand, us-east-1), {what}",
+        basis=f"{count} × {machine} at {price} USD an hour (on demand, us-east-1), {what}",
         as_of=catalog.AS_OF,
     )

@@ -11,7 +11,10 @@ from typing import Any, Final
 
 import msgspec
 
+from cloudai._core import machines
+from cloudai._core.machines import choose
 from cloudai._core.numerals import numeral
+from cloudai.errors import InvalidRequest
 from cloudai.types import Accelerator, CostRange, Resources
 
 AS_OF: Final = "2025-11-01"
@@ -220,12 +223,19 @@ CHIPS: Final[dict[str, Chip]] = {
     ),
 }
 
-_ALIASES: Final = {"H200-141GB": "H200", "L4-24GB": "L4", "T4-16GB": "T4", "P100-16GB": "P100"}
+_MEMORY: Final = {"H200": 141, "L4": 24, "T4": 16, "P100": 16}
+"""GiB of those whose name does not tell."""
 
 # n2: vCPUs → US dollars an hour; 4 GiB a vCPU, and 8 on highmem at about 1.31 times the price.
 _N2: Final = (2, 4, 8, 16, 32, 48, 64, 80, 96, 128)
 _N2_VCPU_HOUR: Final = 0.0558
 DEFAULT_CPU: Final = Machine("n2-standard-4", hour=4 * _N2_VCPU_HOUR)
+_CPUS: Final = [
+    machines.Machine(f"n2-{kind}-{size}", size, size * share, hour=size * _N2_VCPU_HOUR * price)
+    for kind, share, price in (("standard", 4, 1.0), ("highmem", 8, 1.31))
+    for size in _N2
+    if kind == "standard" or size <= 96
+]
 
 SPOT_SHARE: Final = 0.4
 """What spot costs of the price on demand, at most ("60-91% discounts", spot VM price page)."""
@@ -245,17 +255,49 @@ def machine(resources: Resources, location: str) -> Machine:
     first of ``accelerator`` and ``any_of`` that there is. Raises Unavailable."""
     if resources.instance_type is not None:
         return _named(resources)
-    asked = [text for text in (resources.accelerator, *resources.any_of) if text is not None]
-    if not asked:
-        return _cpu(resources)
-    first: Unavailable | None = None
-    for text in asked:
-        try:
-            return _chip(Accelerator.parse(text), location)
-        except Unavailable as error:
-            first = first or error
-    assert first is not None  # noqa: S101 - ``asked`` is not empty
-    raise first
+    if not (resources.accelerator or resources.any_of or resources.cpus or resources.memory):
+        return DEFAULT_CPU
+    here = [row for name, chip in CHIPS.items() if location in chip.regions for row in _rows(name)]
+    try:
+        found = choose(resources, [*_CPUS, *here], who="Vertex AI")[0]
+    except InvalidRequest as error:
+        if resources.accelerator is not None:
+            _elsewhere(Accelerator.parse(resources.accelerator), location)
+        raise Unavailable(f"{error.message}.", error.hint or "") from None
+    if found.chip is None:
+        return Machine(found.name, hour=found.hour)
+    kind = next(name for name in CHIPS if found in _rows(name))
+    return Machine(found.name, CHIPS[kind].vendor, found.chips, found.hour)
+
+
+def _rows(kind: str) -> list[machines.Machine]:
+    """The machines of an accelerator in the core's words."""
+    wanted = Accelerator.parse(kind)
+    memory = wanted.memory or _MEMORY.get(kind)
+    return [
+        machines.Machine(
+            one.type, chip=wanted.name, chip_memory=memory, chips=one.count, hour=one.hour
+        )
+        for one in CHIPS[kind].machines
+    ]
+
+
+def _elsewhere(wanted: Accelerator, location: str) -> None:
+    """Raises Unavailable where other regions have it."""
+    regions = {
+        region
+        for kind, chip in CHIPS.items()
+        if Accelerator.parse(kind).name == wanted.name
+        for region in chip.regions
+    }
+    if regions and location not in regions:
+        here = [name for name, chip in CHIPS.items() if location in chip.regions]
+        raise Unavailable(
+            f"{location} has no {wanted.name} (table of {AS_OF}).",
+            f"It is in: {', '.join(sorted(regions))}. "
+            f"{location} has: {', '.join(here) or 'no accelerator'}. "
+            "Or name resources.instance_type.",
+        )
 
 
 def _named(resources: Resources) -> Machine:
@@ -267,59 +309,11 @@ def _named(resources: Resources) -> Machine:
     if resources.accelerator is None:
         return Machine(name)
     asked = Accelerator.parse(resources.accelerator)
-    chip = CHIPS.get(_key(asked))
-    if chip is None:
-        raise _unknown(asked)
-    return Machine(name, chip.vendor, asked.count)
-
-
-def _key(asked: Accelerator) -> str:
-    key = asked.name if asked.memory is None else f"{asked.name}-{asked.memory}GB"
-    return _ALIASES.get(key, key)
-
-
-def _unknown(asked: Accelerator) -> Unavailable:
-    return Unavailable(
-        f"Vertex AI has no {asked.name}{f' of {asked.memory} GB' if asked.memory else ''}.",
-        f"It has: {', '.join(CHIPS)}.",
-    )
-
-
-def _chip(asked: Accelerator, location: str) -> Machine:
-    chip = CHIPS.get(_key(asked))
-    if chip is None:
-        raise _unknown(asked)
-    if location not in chip.regions:
-        here = [name for name, other in CHIPS.items() if location in other.regions]
-        raise Unavailable(
-            f"{location} has no {_key(asked)} (table of {AS_OF}).",
-            f"It is in: {', '.join(sorted(chip.regions))}. "
-            f"{location} has: {', '.join(here) or 'no accelerator'}. "
-            "Or name resources.instance_type.",
-        )
-    for one in chip.machines:
-        if one.count == asked.count:
-            return one
-    counts = ", ".join(str(one.count) for one in chip.machines)
-    raise Unavailable(
-        f"no machine has {asked.count} × {_key(asked)}.", f"There are machines with {counts}."
-    )
-
-
-def _cpu(resources: Resources) -> Machine:
-    if resources.cpus is None and resources.memory is None:
-        return DEFAULT_CPU
-    cpus, memory = resources.cpus or 1, resources.memory or 0
-    for kind, share, price in (("standard", 4, 1.0), ("highmem", 8, 1.31)):
-        for size in _N2:
-            if size >= cpus and size * share >= memory and (kind == "standard" or size <= 96):
-                # The smaller of the two families: highmem only where memory decides.
-                if kind == "standard" and size > 2 * max(cpus, 1) and memory / 8 <= size / 2:
-                    continue
-                return Machine(f"n2-{kind}-{size}", hour=size * _N2_VCPU_HOUR * price)
-    raise Unavailable(
-        f"no n2 machine has {cpus} CPUs and {numeral(memory)} GiB.", "Name resources.instance_type."
-    )
+    for kind, chip in CHIPS.items():
+        row = _rows(kind)[0]
+        if row.chip == asked.name and asked.memory in {None, row.chip_memory}:
+            return Machine(name, chip.vendor, asked.count)
+    raise Unavailable(f"Vertex AI has no {asked.name}.", f"It has: {', '.join(CHIPS)}.")
 
 
 def hour(type: str, vendor: str | None = None, count: int = 0) -> float | None:

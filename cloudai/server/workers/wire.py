@@ -10,7 +10,6 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 HEADER: Final = struct.Struct(">I")
-MAX_FRAME: Final = (1 << 32) - 1
 
 BASE64: Final = "base64"
 """What an ``Item`` accepts where vectors are wanted as base64 of little-endian float32."""

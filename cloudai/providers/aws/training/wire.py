@@ -172,7 +172,7 @@ def _environment(spec: TrainingJob, place: Place) -> dict[str, str]:
     else:
         machine = catalog.MACHINES.get(place.machines[0])
         # Which of several machines it will be is known there alone: the start counts its GPUs.
-        known = machine.gpus if machine is not None and len(place.machines) == 1 else 0
+        known = machine.chips if machine is not None and len(place.machines) == 1 else 0
         nproc = spec.resources.nproc or known
         if nproc:
             env.setdefault("CLOUDAI_NPROC", str(nproc))
@@ -337,13 +337,13 @@ def _cost(described: Mapping[str, Any]) -> float | None:
     billed = described.get("BillableTimeInSeconds")
     about = described.get("ResourceConfig", {})
     name = about.get("SelectedInstanceType") or about.get("InstanceType", "")
-    machine = catalog.MACHINES.get(name)
-    if billed is None or machine is None or machine.price is None:
+    price = catalog.price(name)
+    if billed is None or price is None:
         return None
     if described.get("EnableManagedSpotTraining"):
         return None
     count = about.get("SelectedInstanceCount") or about.get("InstanceCount", 1)
-    return round(billed / 3600 * machine.price * count, 6)
+    return round(billed / 3600 * price * count, 6)
 
 
 def check_retry(spec: TrainingJob) -> None:
