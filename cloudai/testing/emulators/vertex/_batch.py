@@ -10,22 +10,25 @@ from typing import Any
 import msgspec
 
 from cloudai.testing.emulators.vertex import _schema
+from cloudai.testing.emulators.vertex._collection import DONE, Collection
 from cloudai.testing.emulators.vertex._gemini import Gemini
-from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Router
-from cloudai.testing.emulators.vertex._jobs import DONE, TOLD, Executor, Fate, check_labels
+from cloudai.testing.emulators.vertex._http import Answer, Refused, Request
+from cloudai.testing.emulators.vertex._jobs import TOLD, Executor, Fate, check_labels
 from cloudai.testing.emulators.vertex._operations import Operations
 from cloudai.testing.emulators.vertex._serving import Serving
-from cloudai.testing.emulators.vertex._state import VertexState, fits, page, stamp
+from cloudai.testing.emulators.vertex._state import VertexState, stamp
 from cloudai.testing.emulators.vertex._storage import Storage
 
 
-class Batches:
+class Batches(Collection):
     """BatchPredictionJobs.
 
     Attributes
     ----------
     fates: pattern on the display name → what it ends in, instead of what its lines make it.
     """
+
+    kind = "BatchPredictionJob"
 
     def __init__(
         self,
@@ -36,8 +39,7 @@ class Batches:
         gemini: Gemini,
         seed: int,
     ) -> None:
-        self._cloud_state = cloud_state
-        self._operations = operations
+        super().__init__(cloud_state, operations)
         self._storage = storage
         self._serving = serving
         self._gemini = gemini
@@ -45,17 +47,7 @@ class Batches:
         self.executor: Executor | None = None
         self.pending = 0.05
         self.fates: dict[str, Fate] = {}
-        self.all: dict[str, dict[str, Any]] = {}
         self._runs: dict[str, _Run] = {}
-
-    def routes(self, router: Router) -> None:
-        for version in ("v1", "v1beta1"):
-            base = f"/{version}/projects/{{project}}/locations/{{location}}/batchPredictionJobs"
-            router.add("POST", base, self._create)
-            router.add("GET", base, self._list)
-            router.add("GET", base + "/{id}", self._get)
-            router.add("DELETE", base + "/{id}", self._delete)
-            router.add("POST", base + "/{id}:cancel", self._cancel)
 
     def _create(self, request: Request, project: str, location: str) -> dict[str, Any]:
         parent = self._cloud_state.parent(project, location)
@@ -239,22 +231,6 @@ class Batches:
             "usageMetadata": {"promptTokenCount": made["statistics"]["token_count"]},
         }
 
-    def _need(self, project: str, location: str, id: str) -> dict[str, Any]:
-        name = f"{self._cloud_state.parent(project, location)}/batchPredictionJobs/{id}"
-        if name not in self.all:
-            raise Refused(404, "NOT_FOUND", f'The BatchPredictionJob "{name}" does not exist.')
-        return self._advance(name)
-
-    def _get(self, request: Request, project: str, location: str, id: str) -> dict[str, Any]:
-        return self._need(project, location, id)
-
-    def _list(self, request: Request, project: str, location: str) -> dict[str, Any]:
-        self._cloud_state.parent(project, location)
-        wanted = request.query.get("filter", "")
-        found = [self._advance(name) for name in self.all]
-        found = [job for job in reversed(found) if fits(job, wanted)]
-        return page(found, request.query, "batchPredictionJobs")
-
     def _cancel(self, request: Request, project: str, location: str, id: str) -> Answer:
         job = self._need(project, location, id)
         if job["state"] in DONE:
@@ -266,17 +242,6 @@ class Batches:
             job["state"] = "JOB_STATE_CANCELLED"
             job["endTime"] = stamp(self._cloud_state.clock.now())
         return Answer(json={})
-
-    def _delete(self, request: Request, project: str, location: str, id: str) -> dict[str, Any]:
-        job = self._need(project, location, id)
-        if job["state"] not in DONE:
-            raise Refused(400, "FAILED_PRECONDITION", f"The job is in state {job['state']}.")
-
-        def effect() -> tuple[str, dict[str, Any]]:
-            self.all.pop(job["name"], None)
-            return "Empty", {}
-
-        return self._operations.start(job["name"], "DeleteOperationMetadata", 0.0, effect)
 
     def stop(self) -> None:
         """Ends what is still run."""

@@ -9,16 +9,12 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from cloudai.testing.emulators.vertex import _schema
-from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Router
+from cloudai.testing.emulators.vertex._collection import DONE, Collection
+from cloudai.testing.emulators.vertex._http import Answer, Refused, Request
 from cloudai.testing.emulators.vertex._identity import Logging
 from cloudai.testing.emulators.vertex._operations import Operations
-from cloudai.testing.emulators.vertex._state import VertexState, fits, page, stamp
+from cloudai.testing.emulators.vertex._state import VertexState, stamp
 from cloudai.testing.emulators.vertex._storage import Storage
-
-DONE = frozenset(
-    f"JOB_STATE_{name}"
-    for name in ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED")
-)
 
 
 class Fate(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +96,7 @@ class Executor(Protocol):
         ...
 
 
-class Jobs:
+class Jobs(Collection):
     """CustomJobs.
 
     Attributes
@@ -108,27 +104,18 @@ class Jobs:
     fate: of a job that no entry of ``fates`` fits. fates: pattern on the display name → fate.
     """
 
+    kind = "CustomJob"
+
     def __init__(
         self, cloud_state: VertexState, operations: Operations, logging: Logging, storage: Storage
     ) -> None:
-        self._cloud_state = cloud_state
+        super().__init__(cloud_state, operations)
         self._storage = storage
-        self._operations = operations
         self._logging = logging
         self.executor: Executor | None = None
         self.fate = Fate()
         self.fates: dict[str, Fate] = {}
-        self.all: dict[str, dict[str, Any]] = {}
         self._courses: dict[str, _Course] = {}
-
-    def routes(self, router: Router) -> None:
-        for version in ("v1", "v1beta1"):
-            base = f"/{version}/projects/{{project}}/locations/{{location}}/customJobs"
-            router.add("POST", base, self._create)
-            router.add("GET", base, self._list)
-            router.add("GET", base + "/{id}", self._get)
-            router.add("DELETE", base + "/{id}", self._delete)
-            router.add("POST", base + "/{id}:cancel", self._cancel)
 
     def _create(self, request: Request, project: str, location: str) -> dict[str, Any]:
         parent = self._cloud_state.parent(project, location)
@@ -210,22 +197,6 @@ class Jobs:
             job["error"] = {"code": course.fate.code or 13, "message": course.fate.message}
         return course.fate.state
 
-    def _need(self, project: str, location: str, id: str) -> dict[str, Any]:
-        name = f"{self._cloud_state.parent(project, location)}/customJobs/{id}"
-        if name not in self.all:
-            raise Refused(404, "NOT_FOUND", f'The CustomJob "{name}" does not exist.')
-        return self._advance(name)
-
-    def _get(self, request: Request, project: str, location: str, id: str) -> dict[str, Any]:
-        return self._need(project, location, id)
-
-    def _list(self, request: Request, project: str, location: str) -> dict[str, Any]:
-        self._cloud_state.parent(project, location)
-        wanted = request.query.get("filter", "")
-        found = [self._advance(name) for name in self.all]
-        found = [job for job in reversed(found) if fits(job, wanted)]
-        return page(found, request.query, "customJobs")
-
     def _cancel(self, request: Request, project: str, location: str, id: str) -> Answer:
         job = self._need(project, location, id)
         if job["state"] in DONE:
@@ -235,21 +206,6 @@ class Jobs:
         self._courses[job["name"]].cancelled = self._cloud_state.clock.now()
         job["state"] = "JOB_STATE_CANCELLING"
         return Answer(json={})
-
-    def _delete(self, request: Request, project: str, location: str, id: str) -> dict[str, Any]:
-        job = self._need(project, location, id)
-        if job["state"] not in DONE:
-            raise Refused(
-                400,
-                "FAILED_PRECONDITION",
-                f'The CustomJob "{job["name"]}" is in state {job["state"]} and cannot be deleted.',
-            )
-
-        def effect() -> tuple[str, dict[str, Any]]:
-            self.all.pop(job["name"], None)
-            return "Empty", {}
-
-        return self._operations.start(job["name"], "DeleteOperationMetadata", 0.0, effect)
 
     def stop(self) -> None:
         """Ends what is still run."""

@@ -10,11 +10,12 @@ import msgspec
 
 from cloudai.testing.emulators.vertex import _local_models, _schema
 from cloudai.testing.emulators.vertex._answers import text_of
+from cloudai.testing.emulators.vertex._collection import DONE, Collection
 from cloudai.testing.emulators.vertex._gemini import Gemini
-from cloudai.testing.emulators.vertex._http import Answer, Refused, Request, Router
-from cloudai.testing.emulators.vertex._jobs import DONE, Fate, check_labels
+from cloudai.testing.emulators.vertex._http import Answer, Refused, Request
+from cloudai.testing.emulators.vertex._jobs import Fate, check_labels
 from cloudai.testing.emulators.vertex._serving import Serving
-from cloudai.testing.emulators.vertex._state import VertexState, fits, page, stamp
+from cloudai.testing.emulators.vertex._state import VertexState, stamp
 from cloudai.testing.emulators.vertex._storage import Storage
 
 # Of "Supported models", Gemini tuning API reference (read 2026-11-30), what has not ended since.
@@ -22,7 +23,7 @@ TUNABLE: Final = {"gemini-3.5-flash", "gemini-3.5-flash-lite", "gemini-3.1-flash
 MAX_EPOCHS: Final = 100
 
 
-class Tunings:
+class Tunings(Collection):
     """TuningJobs.
 
     Attributes
@@ -31,25 +32,18 @@ class Tunings:
         name → fate. What a job's examples are wrong in goes before its fate.
     """
 
+    kind = "TuningJob"
+
     def __init__(
         self, cloud_state: VertexState, storage: Storage, serving: Serving, gemini: Gemini
     ) -> None:
-        self._cloud_state = cloud_state
+        super().__init__(cloud_state, None)  # they cannot be deleted
         self._storage = storage
         self._serving = serving
         self._gemini = gemini
         self.fate = Fate()
         self.fates: dict[str, Fate] = {}
-        self.all: dict[str, dict[str, Any]] = {}
         self._cancelled: set[str] = set()
-
-    def routes(self, router: Router) -> None:
-        for version in ("v1", "v1beta1"):
-            base = f"/{version}/projects/{{project}}/locations/{{location}}/tuningJobs"
-            router.add("POST", base, self._create)
-            router.add("GET", base, self._list)
-            router.add("GET", base + "/{id}", self._get)
-            router.add("POST", base + "/{id}:cancel", self._cancel)
 
     def _create(self, request: Request, project: str, location: str) -> dict[str, Any]:
         parent = self._cloud_state.parent(project, location)
@@ -209,27 +203,12 @@ class Tunings:
             }
         }
 
-    def _need(self, project: str, location: str, id: str) -> str:
-        name = f"{self._cloud_state.parent(project, location)}/tuningJobs/{id}"
-        if name not in self.all:
-            raise Refused(404, "NOT_FOUND", f'The TuningJob "{name}" does not exist.')
-        return name
-
-    def _get(self, request: Request, project: str, location: str, id: str) -> dict[str, Any]:
-        return self._advance(self._need(project, location, id))
-
-    def _list(self, request: Request, project: str, location: str) -> dict[str, Any]:
-        self._cloud_state.parent(project, location)
-        wanted = request.query.get("filter", "")
-        found = [self._advance(name) for name in reversed(self.all)]
-        return page([job for job in found if fits(job, wanted)], request.query, "tuningJobs")
-
     def _cancel(self, request: Request, project: str, location: str, id: str) -> Answer:
-        name = self._need(project, location, id)
-        if self._advance(name)["state"] in DONE:
+        job = self._need(project, location, id)
+        if job["state"] in DONE:
             raise Refused(400, "FAILED_PRECONDITION", "The TuningJob is not active.")
-        self._cancelled.add(name)
-        self.all[name]["state"] = "JOB_STATE_CANCELLING"
+        self._cancelled.add(job["name"])
+        self.all[job["name"]]["state"] = "JOB_STATE_CANCELLING"
         return Answer(json={})
 
 
