@@ -310,7 +310,7 @@ def unreachable() -> None:
     url = "https://127.0.0.1:9/store/data?sp=r&sig=canary%2B0"
     with (
         _workspace._container(url, transport) as container,
-        _workspace._told("data", Call()),
+        _workspace._storage_errors("data", Call()),
     ):
         container.upload_blob("x", b"x")
 
