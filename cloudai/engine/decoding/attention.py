@@ -111,8 +111,9 @@ class Bound:
         self.config._attn_implementation = self._plain
         AttentionInterface._global_mapping.pop(self._name, None)
 
-    def __call__(self, ids: Any, places: Any) -> Any:
-        """The scores after the last token of each row, float32."""
+    def __call__(self, ids: Any, places: Any, keep: Any = None) -> Any:
+        """The scores after the last token of each row, float32; with ``keep``, after those tokens
+        of the only row."""
         out = self.model(
             input_ids=ids,
             position_ids=places,
@@ -120,9 +121,9 @@ class Bound:
             # Four dimensions: taken as it is, and nothing is made of it.
             attention_mask=self._no_mask,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=1 if keep is None else keep,
         )
-        return out.logits[:, -1].float()
+        return (out.logits[:, -1] if keep is None else out.logits[0]).float()
 
     def _look_through(self) -> Shape:
         """One forward of two tokens, each by itself, which shows each layer's keys."""

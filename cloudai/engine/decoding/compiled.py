@@ -50,9 +50,9 @@ class Compiled:
         for module in self._modules:
             module.forward = self._either(module, module.forward)
 
-    def start(self, run: Callable[[int], None]) -> None:
-        """Begins in the background, once. ``run`` makes a step of so many texts, which belong to
-        nobody."""
+    def start(self, run: Callable[[str, int], None]) -> None:
+        """Begins in the background, once. ``run`` makes a step of a kind for so many tokens,
+        which belong to nobody."""
         if self._thread is None and self._modules:
             self._thread = threading.Thread(
                 target=self._compile, args=(run,), daemon=True, name="compile"
@@ -72,9 +72,9 @@ class Compiled:
         return news
 
     @contextlib.contextmanager
-    def use(self, texts: int) -> Generator[None]:
-        """In this thread, layers run compiled for so many texts, if they are."""
-        kind = "one" if texts == 1 else "many"
+    def use(self, kind: str) -> Generator[None]:
+        """In this thread, layers run compiled for that kind of step, if they are: ``one`` text,
+        ``many``, or ``rows`` of any tokens."""
         if kind in self._ready:
             self._chosen.kind = kind
         try:
@@ -102,7 +102,7 @@ class Compiled:
             )
         return self._made[key]
 
-    def _compile(self, run: Callable[[int], None]) -> None:
+    def _compile(self, run: Callable[[str, int], None]) -> None:
         import torch._dynamo.config as dynamo
 
         interval = sys.getswitchinterval()
@@ -111,10 +111,10 @@ class Compiled:
             # A layer's number is an attribute of its, and the code the same for all.
             dynamo.allow_unspec_int_on_nn_module = True
             dynamo.recompile_limit = max(dynamo.recompile_limit, 16)
-            for kind, texts in (("one", (1, 1)), ("many", (8, 24))):
+            for kind, counts in (("one", (1, 1)), ("many", (8, 24)), ("rows", (64, 256))):
                 self._chosen.kind = kind
-                for count in texts:
-                    run(count)
+                for count in counts:
+                    run(kind, count)
                 self._ready.add(kind)
                 self._news = True
         except Exception as error:  # noqa: BLE001  (it runs without as well)

@@ -58,7 +58,6 @@ class Engine:
         self._flights: deque[tuple[Flight, list[Request]]] = deque()
         self._batch: tuple[list[Request], Batch] | None = None
         self._number = 0
-        self._thread: threading.Thread | None = None
 
     # ------------------------------------------------------------ callers
 
@@ -99,11 +98,11 @@ class Engine:
                 )
             self._mail.letters.append(request)
             self._mail.turn.notify()
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(
+            if self._mail.thread is None or not self._mail.thread.is_alive():
+                self._mail.thread = threading.Thread(
                     target=_serve, args=(weakref.ref(self), self._mail), daemon=True, name="decode"
                 )
-                self._thread.start()
+                self._mail.thread.start()
         return request
 
     @property
@@ -123,8 +122,26 @@ class Engine:
 
     def _turn(self) -> None:
         self._take_in()
-        begun = [flight for flight in (self._read(), self._step()) if flight]
-        self._flights.extend(begun)
+        ready = self._ready()
+        pieces, last = self._pieces(stepping=bool(ready))
+        batch = self._batch_of(ready) if ready else None
+        begun: list[tuple[Flight, list[Request]]] = []
+        together = self.runner.mixed(pieces, batch) if pieces and self.runner.mixes else None
+        if together is not None:
+            begun.append((together, [*last, *ready]))
+        else:
+            if pieces:
+                begun.append((self.runner.read(pieces), last))
+            if batch is not None:
+                longest = 1 + max(one.read for one in ready)
+                begun.append((self.runner.step(batch, longest), ready))
+        for piece in pieces:
+            self.runner.store.note(piece.seat, piece.start + piece.size)
+        for one in ready:
+            one.read += 1
+            one.flying += 1
+            self.runner.store.note(self._seat(one), one.read)
+        self._flights.extend(flight for flight in begun if flight[1])
         ahead = self.runner.ahead if begun else 0
         if any(one.grammar for one in self._running):
             ahead = 0  # what may follow depends on the token before
@@ -159,18 +176,17 @@ class Engine:
             self.runner.seat(seat, request.how, request.seed, prompt, made)
             self._running.append(request)
 
-    def _read(self) -> tuple[Flight, list[Request]] | None:
-        # Those of a grammar may have grown by more than one.
-        unread = self._make_room([o for o in self._running if not o.fresh and not o.done])
+    def _pieces(self, stepping: bool) -> tuple[list[Piece], list[Request]]:
+        """Parts of texts to be read in this turn, and the texts that are whole with them."""
+        unread = [one for one in self._running if not one.fresh and not one.done]
+        pieces: list[Piece] = []
+        last: list[Request] = []
         if not unread:
-            return None
-        stepping = len(unread) < len(self._running)
+            return pieces, last
         budget = self._beside if stepping else self._alone
         # The first may take half, so that the rest, the shortest first, do not wait behind it.
         first, *rest = unread
         rest.sort(key=lambda one: len(one.tokens) - one.read)
-        pieces: list[Piece] = []
-        last: list[Request] = []
         for request in (first, *rest):
             left = len(request.tokens) - request.read
             size = min(left, budget // 2 if request is first and rest else budget)
@@ -185,37 +201,28 @@ class Engine:
                 request.fresh = True
                 request.flying += 1
                 last.append(request)
-        flight = self.runner.read(pieces)
-        for piece in pieces:
-            self.runner.store.note(piece.seat, piece.start + piece.size)
-        return (flight, last) if last else None
+        return pieces, last
 
-    def _step(self) -> tuple[Flight, list[Request]] | None:
+    def _ready(self) -> list[Request]:
+        """The texts that get one more token in this turn."""
         ready = [
             one for one in self._running
             if one.fresh and not one.done and one.made + one.flying < one.limit
             # Of one with a grammar the last token has to be known, which may bring others.
             and one.flying <= (self.runner.ahead if one.grammar is None else 0)
         ]  # fmt: skip
-        ready = self._make_room(ready)
-        if not ready:
-            return None
-        if self._batch is None or self._batch[0] != ready:
-            self._batch = (
-                ready,
-                Batch(
-                    [self._seat(one) for one in ready],
-                    Kind.of(one.how for one in ready),
-                    {at: one.grammar for at, one in enumerate(ready) if one.grammar is not None},
-                ),
+        return self._make_room(ready)
+
+    def _batch_of(self, ready: list[Request]) -> Batch:
+        seats = [self._seat(one) for one in ready]
+        if self._batch is None or self._batch[0] != ready or self._batch[1].seats != seats:
+            batch = Batch(
+                seats,
+                Kind.of(one.how for one in ready),
+                {at: one.grammar for at, one in enumerate(ready) if one.grammar is not None},
             )
-        longest = 1 + max(one.read for one in ready)
-        flight = self.runner.step(self._batch[1], longest)
-        for one in ready:
-            one.read += 1
-            one.flying += 1
-            self.runner.store.note(self._seat(one), one.read)
-        return flight, ready
+            self._batch = ready, batch
+        return self._batch[1]
 
     def _make_room(self, ready: list[Request]) -> list[Request]:
         """Room for what each has yet to read; where there is none, the latest are put back."""
@@ -312,10 +319,16 @@ class _Mail:
         self.letters: deque[Request] = deque()
         self.closed = False
 
+        self.thread: threading.Thread | None = None
+
     def close(self) -> None:
+        """Ends the thread; at the latest before Python itself ends, which a thread in the middle
+        of a forward would not survive."""
         self.closed = True
         with self.turn:
             self.turn.notify()
+        if self.thread is not None and self.thread is not threading.current_thread():
+            self.thread.join(10)
 
 
 def _serve(engine: weakref.ref[Engine], mail: _Mail) -> None:
@@ -330,7 +343,7 @@ def _serve(engine: weakref.ref[Engine], mail: _Mail) -> None:
             return
         if found.runner.device.startswith("cuda"):
             torch.cuda.set_device(found.runner.device)
-        while not found.idle:
+        while not found.idle and not mail.closed:
             found.turn()
         found.runner.store.shrink()
         del found

@@ -24,7 +24,7 @@ def _part(
     q_row, k_row, k_head, v_row, v_head, width, scale,
     HEADS: tl.constexpr, SHARED: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr,
     WIDE: tl.constexpr, PAGE: tl.constexpr, SPLITS: tl.constexpr, WINDOW: tl.constexpr,
-    CAP: tl.constexpr,
+    CAP: tl.constexpr, FUSED: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
     head = tl.program_id(1)
@@ -59,7 +59,8 @@ def _part(
         seen = (here <= place) & (here >= first)
         inside = seen[:, None] & in_dim[None, :]
         k = tl.load(keys + lie, mask=inside, other=0.0)
-        k = tl.where((here == place)[:, None], fresh_k[None, :], k)
+        if FUSED:
+            k = tl.where((here == place)[:, None], fresh_k[None, :], k)
         scores = tl.dot(queries, tl.trans(k), input_precision="ieee") * scale
         if CAP > 0:
             scores = CAP * (2 * tl.sigmoid(2 * scores / CAP) - 1)
@@ -68,12 +69,13 @@ def _part(
         shrink = tl.exp(most - now)
         chances = tl.exp(scores - now[:, None])
         v = tl.load(values + lie, mask=inside, other=0.0)
-        v = tl.where((here == place)[:, None], fresh_v[None, :], v)
+        if FUSED:
+            v = tl.where((here == place)[:, None], fresh_v[None, :], v)
         total = total * shrink + tl.sum(chances, 1)
         found = found * shrink[:, None] + tl.dot(chances.to(v.dtype), v, input_precision="ieee")
         most = now
     last = place // PAGE
-    if (last >= start) & (last < end):
+    if FUSED and (last >= start) & (last < end):
         page = tl.load(table + seat * width + last).to(tl.int64)
         lie = (page * HEADS + head) * PAGE * DIM + (place % PAGE) * DIM + dims
         tl.store(keys + lie, fresh_k, mask=in_dim)
@@ -90,6 +92,25 @@ def _part(
         tl.store(at, found, mask=(group < SHARED)[:, None] & in_dim[None, :])
         tl.store(sums + mine, total, mask=group < SHARED)
         tl.store(maxima + mine, most, mask=group < SHARED)
+
+
+@triton.jit
+def _write(
+    k_new, v_new, keys, values, table, order, places,
+    k_row, k_head, v_row, v_head, width,
+    HEADS: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr, PAGE: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0)
+    head = tl.program_id(1)
+    place = tl.load(places + row)
+    page = tl.load(table + tl.load(order + row) * width + place // PAGE).to(tl.int64)
+    dims = tl.arange(0, WIDE)
+    inside = dims < DIM
+    lie = (page * HEADS + head) * PAGE * DIM + (place % PAGE) * DIM + dims
+    k = tl.load(k_new + row * k_row + head * k_head + dims, mask=inside, other=0.0)
+    v = tl.load(v_new + row * v_row + head * v_head + dims, mask=inside, other=0.0)
+    tl.store(keys + lie, k, mask=inside)
+    tl.store(values + lie, v, mask=inside)
 
 
 @triton.jit
@@ -175,36 +196,47 @@ def decode(
     q: Any, k: Any, v: Any, keys: Any, values: Any, table: Any, order: Any, places: Any,
     scale: float, window: int, softcap: float, programs: int,
 ) -> Any:  # fmt: skip
-    """What one new token of each row sees, of shape (rows, 1, heads, dim).
+    """What new tokens see: one of each row, or all of one row, which may be of several texts and
+    several of one. Of shape (rows, tokens, heads, dim).
 
     Parameters
     ----------
-    q, k, v: of the new tokens, (rows, heads, 1, dim). keys, values: (pages, heads, page, dim).
+    q, k, v: of the new tokens, (rows, heads, tokens, dim). keys, values: (pages, heads, page, dim).
     table: the pages of each seat. order, places: each row's seat, and where its token stands.
     window: how many tokens back a layer sees, 0: all. softcap: 0: none.
     programs: how many shall run at once.
     """
-    rows, every, _, dim = q.shape
+    several, every, tokens, dim = q.shape
     _, heads, page, _ = keys.shape
-    shared = every // heads
-    q, k, v = q.contiguous(), k[:, :, 0], v[:, :, 0]
-    if k.stride(2) != 1 or v.stride(2) != 1:
+    rows, shared = several * tokens, every // heads
+    # From here on a row is a token.
+    q, axis = q.transpose(1, 2).contiguous(), 0 if tokens == 1 else 2
+    if k.stride(3) != 1 or v.stride(3) != 1:
         k, v = k.contiguous(), v.contiguous()
+    strides = k.stride(axis), k.stride(1), v.stride(axis), v.stride(1)
+    wide = triton.next_power_of_2(dim)
+    fused = tokens == 1  # else a token's keys may be needed before its own turn
+    if not fused:
+        write: Any = _write
+        write[(rows, heads)](
+            k, v, keys, values, table, order, places, *strides, table.stride(0),
+            HEADS=heads, DIM=dim, WIDE=wide, PAGE=page,
+        )  # fmt: skip
     splits = splits_of(rows, heads, programs)
-    out = torch.empty(rows, 1, every, dim, dtype=q.dtype, device=q.device)
+    out = torch.empty(several, tokens, every, dim, dtype=q.dtype, device=q.device)
     parts, sums, maxima = out, out, out
     if splits > 1:
         parts = torch.empty(rows * every * splits, dim, dtype=torch.float32, device=q.device)
         sums = torch.empty(rows * every * splits, dtype=torch.float32, device=q.device)
         maxima = torch.empty_like(sums)
-    wide = triton.next_power_of_2(dim)
     part: Any = _part
     whole: Any = _whole
     part[(rows, heads, splits)](
         q, k, v, keys, values, table, order, places, parts, sums, maxima,
-        q.stride(0), k.stride(0), k.stride(1), v.stride(0), v.stride(1), table.stride(0), scale,
+        every * dim, *strides, table.stride(0), scale,
         HEADS=heads, SHARED=shared, GROUP=max(16, triton.next_power_of_2(shared)), DIM=dim,
         WIDE=wide, PAGE=page, SPLITS=splits, WINDOW=window, CAP=softcap,
+        FUSED=fused,
     )  # fmt: skip
     if splits > 1:
         whole[(rows * every,)](parts, sums, maxima, out, DIM=dim, WIDE=wide, SPLITS=splits)

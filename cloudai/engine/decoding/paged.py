@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final
 
 import torch
@@ -18,14 +18,23 @@ from cloudai.engine.decoding.attention import Bound
 from cloudai.engine.decoding.compiled import Compiled
 from cloudai.engine.decoding.pages import Pages, moved
 from cloudai.engine.decoding.runner import Batch, Flight, Piece, Runner
-from cloudai.engine.decoding.sampling import Kind
+from cloudai.engine.decoding.sampling import Kind, Sampling
+from cloudai.engine.grammar import Grammar
 
 SIZES: Final = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 """Texts of the steps that are captured."""
+MIXED: Final = (32, 64, 128, 192, 256, 384, 512, 768, 1024)
+"""Tokens of the steps that read prompts beside, which are captured too."""
+NEAR: Final = 8192
+"""Tokens of a text of which a piece is read beside a step: there each token of it looks at all
+before it by itself, which takes too long in longer ones."""
 WANTED: Final = 3
 """Steps that run as they are before one of their size is captured."""
 WASTE: Final = 1.5
 """Prompts are read together while filling them up to one length adds no more than this."""
+
+
+_ROWS: Final = "rows"
 
 
 class Landing(Flight):
@@ -63,6 +72,8 @@ class _Graph:
         self.nobody = nobody
         self.graph = torch.cuda.CUDAGraph()
         self.made: Any = None
+        self.given: Any = None
+        self.wanted: Any = None
 
     def replay(self, seats: list[int]) -> None:
         if seats != self.seats:
@@ -82,13 +93,14 @@ class PagedRunner(Runner):
 
     pads = 1
     together = 64
+    mixes = True
     ahead = 1
 
     def __init__(self, bound: Bound, store: Pages, compiled: Compiled | None = None) -> None:
         super().__init__(bound, store)
         self._compiled = compiled
-        self._graphs: dict[tuple[int, Kind | None], _Graph] = {}
-        self._wanted: Counter[tuple[int, Kind | None]] = Counter()
+        self._graphs: dict[tuple[int, Kind | str | None], _Graph] = {}
+        self._wanted: Counter[tuple[int, Kind | str | None]] = Counter()
         self._pool: Any = None
         self._captures = self.device.startswith("cuda")
 
@@ -135,6 +147,7 @@ class PagedRunner(Runner):
         return self.bound(moved(ids, torch.long, self.device), at.clamp_min(0))
 
     def step(self, batch: Batch, longest: int) -> Flight:
+        self._news()
         kind = None if batch.grammars else batch.kind
         graph = self._graph(len(batch.seats), kind)
         self.store.upload()
@@ -156,24 +169,103 @@ class PagedRunner(Runner):
         self.bound.store = self.store
         return self.bound(ids[:, None], places[:, None])
 
+    def _news(self) -> None:
+        """Once layers have been compiled, graphs are captured anew."""
+        if self._compiled is not None and self._compiled.news():
+            self._graphs.clear()
+            self._pool = None  # it ends with its last graph
+
     def answered(self) -> None:
         if self._compiled is not None:
             self._compiled.start(self._nobodys)
 
-    def _nobodys(self, texts: int) -> None:
-        """A step of so many texts that belong to nobody."""
-        order = torch.full((texts,), self.store.nobody, device=self.device)
+    def _nobodys(self, kind: str, count: int) -> None:
+        """A step of so many tokens that belong to nobody."""
+        order = torch.full((count,), self.store.nobody, device=self.device)
         with torch.inference_mode(), torch.cuda.device(self.device):
-            self._forward(order)
+            if kind == "rows":
+                zeros = torch.zeros_like(order)
+                self._forward_rows(torch.stack([order, zeros, zeros]), zeros[:32])
+            else:
+                self._forward(order)
             torch.cuda.synchronize()
+
+    def mixed(self, pieces: Sequence[Piece], batch: Batch | None) -> Flight | None:
+        """``read`` and ``step`` in one forward: the tokens of the pieces that have a ``last``,
+        then those of the batch. None where that would take longer."""
+        count = sum(piece.size for piece in pieces) + (len(batch.seats) if batch else 0)
+        if count > MIXED[-1] or max(piece.start + piece.size for piece in pieces) > NEAR:
+            return None
+        rows: list[tuple[int, int, int]] = []  # seat, token, place; -1: as the seat has it
+        keep: list[int] = []
+        how: list[Sampling] = []
+        grammars: dict[int, Grammar] = {}
+        for piece in pieces:
+            span = range(piece.start, piece.start + piece.size)
+            rows += [(piece.seat, piece.tokens[at], at) for at in span]
+            if piece.last is not None:
+                if piece.grammar is not None:
+                    grammars[len(keep)] = piece.grammar
+                keep.append(len(rows) - 1)
+                how.append(piece.last)
+        kind = Kind.of(how)
+        if batch is not None:
+            grammars |= {len(keep) + at: one for at, one in batch.grammars.items()}
+            keep += range(len(rows), len(rows) + len(batch.seats))
+            rows += [(seat, -1, -1) for seat in batch.seats]
+            kind = kind.beside(batch.kind)
+        size = next(size for size in MIXED if size >= count)
+        rows += [(self.store.nobody, 0, 0)] * (size - count)
+        kept = len(keep)
+        keep += [size - 1] * (min(size, self.store.most) - kept)
+        self._news()
+        self.store.upload()
+        given = moved(list(zip(*rows, strict=True)), torch.long, self.device)
+        wanted = moved(keep, torch.long, self.device)
+        key = size, _ROWS
+        graph = self._graphs.get(key)
+        if graph is None and self._captures:
+            self._wanted[key] += 1
+            if self._wanted[key] >= WANTED:
+                graph = self._graphs[key] = self._capture_rows(given, wanted)
+        if graph is None:
+            scores, places = self._forward_rows(given, wanted)
+        else:
+            graph.given.copy_(given)
+            graph.wanted.copy_(wanted)
+            graph.graph.replay()
+            scores, places = graph.made
+        if not kept:
+            return Flight(torch.zeros(0, dtype=torch.long))
+        order = given[0][wanted[:kept]]
+        seeds = self.numbers[order, 2]
+        tokens = self._draw(scores[:kept], order, seeds, places[:kept] + 1, kind, grammars)
+        return Landing(tokens, kept)
+
+    def _forward_rows(self, given: Any, wanted: Any) -> tuple[Any, Any]:
+        """The scores after the wanted tokens, and these tokens' places."""
+        order, ids, places = given
+        mine = self.numbers[order]
+        ids, places = (
+            torch.where(ids < 0, mine[:, 0], ids),
+            torch.where(places < 0, mine[:, 1], places),
+        )
+        self.store.stepping(order, places)
+        self.bound.store = self.store
+        return self.bound(ids[None], places[None], wanted), places[wanted]
+
+    def _capture_rows(self, given: Any, wanted: Any) -> _Graph:
+        made = _Graph(given.shape[1], self.store.nobody, self.device)
+        made.given, made.wanted = given.clone(), wanted.clone()
+        made.given[0] = self.store.nobody
+        made.given[1:] = 0
+        self._record(made, "rows", lambda: self._forward_rows(made.given, made.wanted))
+        return made
 
     def _graph(self, count: int, kind: Kind | None) -> _Graph | None:
         """The graph for so many texts: of their size or, until there is that, of a larger one."""
         if not self._captures or count > SIZES[-1]:
             return None
-        if self._compiled is not None and self._compiled.news():
-            self._graphs.clear()
-            self._pool = None  # it ends with its last graph
         size = next(size for size in SIZES if size >= count)
         key = size, kind
         found = self._graphs.get(key)
@@ -201,7 +293,11 @@ class PagedRunner(Runner):
             self.numbers[self.store.nobody] = 0  # its text never grows
             return tokens
 
-        fits = self._compiled.use(size) if self._compiled is not None else contextlib.nullcontext()
+        self._record(made, "one" if size == 1 else "many", step)
+        return made
+
+    def _record(self, made: _Graph, kind: str, step: Callable[[], Any]) -> None:
+        fits = self._compiled.use(kind) if self._compiled is not None else contextlib.nullcontext()
         side = torch.cuda.Stream(self.device)
         with fits, torch.cuda.device(self.device):
             side.wait_stream(torch.cuda.current_stream())
@@ -212,7 +308,6 @@ class PagedRunner(Runner):
             with torch.cuda.graph(made.graph, pool=self._pool, capture_error_mode="thread_local"):
                 made.made = step()
         self._pool = self._pool or made.graph.pool()
-        return made
 
 
 def _groups(pieces: Sequence[Piece], most: int) -> Generator[list[Piece]]:

@@ -62,6 +62,8 @@ class Runner:
     pads = PADDED
     together = 1
     """Texts that one forward of ``read`` may read."""
+    mixes = False
+    """Whether pieces of prompts and a step may share a forward (``mixed``)."""
     ahead = 0
     """Steps that may be begun before the one before them has landed."""
 

@@ -97,6 +97,14 @@ class Kind(msgspec.Struct, frozen=True):
             any(one.penalises for one in every),
         )
 
+    def beside(self, other: Kind) -> Kind:
+        """What these and others need."""
+        return Kind(
+            self.draws or other.draws,
+            self.filters or other.filters,
+            self.penalises or other.penalises,
+        )
+
 
 class Counts:
     """Which tokens each seat's text has: rows of the prompt's and of the answer's counts."""
