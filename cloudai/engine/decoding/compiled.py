@@ -66,6 +66,11 @@ class Compiled:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is being compiled."""
+        return self._thread is not None and self._thread.is_alive()
+
     def news(self) -> bool:
         """Whether something has been compiled since the last time."""
         news, self._news = self._news, False

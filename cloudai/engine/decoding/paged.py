@@ -8,6 +8,7 @@ begun before the one before it has landed, so that the GPU never waits for Pytho
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final
@@ -35,6 +36,7 @@ WASTE: Final = 1.5
 
 
 _ROWS: Final = "rows"
+_log: Final = logging.getLogger("cloudai")
 
 
 class Landing(Flight):
@@ -169,6 +171,23 @@ class PagedRunner(Runner):
         self.bound.store = self.store
         return self.bound(ids[:, None], places[:, None])
 
+    def _captured(
+        self, key: tuple[int, Kind | str | None], capture: Callable[[], _Graph]
+    ) -> _Graph | None:
+        """The graph, once it was wanted often enough. None is captured while layers are being
+        compiled, which uses the GPU too; and after one that failed there is no other."""
+        self._wanted[key] += 1
+        busy = self._compiled is not None and self._compiled.busy
+        if busy or self._wanted[key] < WANTED:
+            return None
+        try:
+            self._graphs[key] = capture()
+        except RuntimeError as error:
+            self._captures, self._pool = False, None
+            _log.warning("steps are not captured: %s", error)
+            return None
+        return self._graphs[key]
+
     def _news(self) -> None:
         """Once layers have been compiled, graphs are captured anew."""
         if self._compiled is not None and self._compiled.news():
@@ -225,9 +244,7 @@ class PagedRunner(Runner):
         key = size, _ROWS
         graph = self._graphs.get(key)
         if graph is None and self._captures:
-            self._wanted[key] += 1
-            if self._wanted[key] >= WANTED:
-                graph = self._graphs[key] = self._capture_rows(given, wanted)
+            graph = self._captured(key, lambda: self._capture_rows(given, wanted))
         if graph is None:
             scores, places = self._forward_rows(given, wanted)
         else:
@@ -241,6 +258,15 @@ class PagedRunner(Runner):
         seeds = self.numbers[order, 2]
         tokens = self._draw(scores[:kept], order, seeds, places[:kept] + 1, kind, grammars)
         return Landing(tokens, kept)
+
+    def rows_scores(self, piece: Piece) -> Any:
+        """``scores`` by the way of ``mixed``."""
+        ids = list(piece.tokens[piece.start : piece.start + piece.size])
+        places = list(range(piece.start, piece.start + piece.size))
+        self.store.upload()
+        given = moved([[piece.seat] * piece.size, ids, places], torch.long, self.device)
+        last = torch.tensor([piece.size - 1], device=self.device)
+        return self._forward_rows(given, last)[0]
 
     def _forward_rows(self, given: Any, wanted: Any) -> tuple[Any, Any]:
         """The scores after the wanted tokens, and these tokens' places."""
@@ -270,10 +296,7 @@ class PagedRunner(Runner):
         key = size, kind
         found = self._graphs.get(key)
         if found is None:
-            self._wanted[key] += 1
-            if self._wanted[key] >= WANTED:
-                found = self._capture(size, kind)
-                self._graphs[key] = found
+            found = self._captured(key, lambda: self._capture(size, kind))
         if found is None:
             larger = (
                 self._graphs.get((other, kind)) for other in SIZES if size < other <= 4 * size
