@@ -43,7 +43,7 @@ class Rows:
         self._texts: list[list[int]] = []
         self._read: list[int] = []
         self._free: list[int] = []
-        self._grow(min(most, FIRST[0]), min(self.longest, FIRST[1]))
+        self._begin()
 
     # ------------------------------------------------------------ the scheduler's side
 
@@ -100,12 +100,16 @@ class Rows:
         """Forgets every text, and gives back what was added for them."""
         self._keys, self._values, self._texts, self._read, self._free = [], [], [], [], []
         self._rows = self._length = 0
-        self._grow(min(self.most, FIRST[0]), min(self.longest, FIRST[1]))
+        self._begin()
 
     def shrink(self) -> None:
         """Once nothing runs: long rows make room for more rows again."""
         if self._length > FIRST[1] and self._rows < self.most and not self.taken:
             self.clear()
+
+    def _begin(self) -> None:
+        length = min(self.longest, FIRST[1])
+        self._grow(min(self.most, FIRST[0], self.tokens // length), length)
 
     def _more(self) -> bool:
         rows = min(2 * self._rows, self.most, self.tokens // self._length)
