@@ -23,7 +23,7 @@ What it makes of a request's open fields:
   ``reasoning_effort``); None leaves a model with a switch without reasoning. What it thinks comes
   as ``reasoning``; then ``max_tokens`` None is 4096.
 - ``native`` may hold ``dtype`` ("float32", "bfloat16", "float16"), ``top_k`` and
-  ``repetition_penalty``.
+  ``repetition_penalty``, ``presence_penalty`` and ``frequency_penalty`` (OpenAI's, -2 to 2).
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ MAX_TOKENS: Final = 512
 MAX_TOKENS_THINKING: Final = 4096
 _TAIL: Final = 8
 """Tokens at a prompt's end among which a template may have begun the reasoning."""
-_NATIVE: Final = ("dtype", "top_k", "repetition_penalty")
+_NATIVE: Final = (
+    "dtype", "top_k", "repetition_penalty", "presence_penalty", "frequency_penalty",
+)  # fmt: skip
 
 
 class _Run(msgspec.Struct):
@@ -361,6 +363,15 @@ def _sampling(request: ChatRequest) -> Sampling:
         ),
         ("stop", request.stop, all(request.stop), "texts that are not empty"),
         ("native.top_k", top_k, isinstance(top_k, int) and top_k >= 0, "a whole number from 0"),
+        *(
+            (
+                f"native.{name}",
+                native.get(name),
+                isinstance(native.get(name, 0), int | float) and -2 <= native.get(name, 0) <= 2,
+                "-2 to 2",
+            )
+            for name in ("presence_penalty", "frequency_penalty")
+        ),
         (
             "native.repetition_penalty",
             penalty,
@@ -380,6 +391,8 @@ def _sampling(request: ChatRequest) -> Sampling:
         top_p=1.0 if request.top_p is None else request.top_p,
         top_k=top_k,
         repetition_penalty=float(penalty),
+        presence_penalty=float(native.get("presence_penalty", 0)),
+        frequency_penalty=float(native.get("frequency_penalty", 0)),
         seed=request.seed,
     )
 

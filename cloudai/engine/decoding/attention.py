@@ -223,22 +223,6 @@ def attend(q: Any, k: Any, v: Any, allowed: Any, look: Look) -> Any:
     return out.reshape(rows, heads, tokens, dim).transpose(1, 2)
 
 
-def why_not(config: Any) -> str | None:
-    """Why models of this configuration go through the loop for one; None where they are decoded
-    in a batch, as far as the configuration tells. Loads no weights."""
-    import transformers
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    text = config.get_text_config()
-    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(text.model_type)
-    if name is None:
-        return "transformers has no causal model of this type"
-    try:
-        return _reason(getattr(transformers, str(name)), text)
-    except (AttributeError, ImportError):
-        return "its model code cannot be loaded here"
-
-
 def _reason(kind: Any, config: Any) -> str | None:
     if not getattr(kind, "_supports_attention_backend", False):
         return "its attention does not go through transformers' interface"

@@ -180,3 +180,19 @@ def test_a_thousand_requests_with_two_hundred_that_leave(engine):
     assert store._rows <= store.most
     assert not engine._flights
     assert Asked(engine, asked[0], 12).tokens() == plain[0]
+
+
+def test_frequent_tokens_are_penalised_as_openai_has_it(engine):
+    """The scores fall by the presence once, and by the frequency for each time it stands there."""
+    import torch
+
+    from cloudai.engine.decoding.sampling import Counts, Kind, Sampling, choose
+
+    how = Sampling(presence_penalty=0.5, frequency_penalty=0.25)
+    counts = Counts(1, 4, "cpu")
+    counts.begin(0, [3], [0, 0, 1])
+    scores = torch.tensor([[2.0, 1.5, 1.1, 0.9]])  # then 1.0, 0.75, 1.1, 0.9: not the prompt's
+    seeds = torch.zeros(1, dtype=torch.long)
+    table = torch.tensor([how.numbers()])
+    token = choose(scores, table, seeds, seeds, Kind.of([how]), (counts.given, counts.made))
+    assert token.tolist() == [2]
