@@ -22,8 +22,10 @@ What it makes of a request's open fields:
 - ``reasoning`` is the switch of the model's chat template (``enable_thinking`` as in Qwen3, or
   ``reasoning_effort``); None leaves a model with a switch without reasoning. What it thinks comes
   as ``reasoning``; then ``max_tokens`` None is 4096.
-- ``native`` may hold ``dtype`` ("float32", "bfloat16", "float16"), ``top_k`` and
+- ``native`` may hold ``dtype`` ("float32", "bfloat16", "float16"), ``top_k``,
   ``repetition_penalty``, ``presence_penalty`` and ``frequency_penalty`` (OpenAI's, -2 to 2).
+
+Longer than other modules: a request's fields, its prompt and its answer name each other.
 """
 
 from __future__ import annotations
