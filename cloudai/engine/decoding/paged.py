@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -24,6 +25,8 @@ from cloudai.engine.grammar import Grammar
 
 SIZES: Final = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 """Texts of the steps that are captured."""
+FIRST: Final = (1, 4, 16, 64, 256)
+"""Of these, captured before layers are compiled: meanwhile they answer."""
 MIXED: Final = (32, 64, 128, 192, 256, 384, 512, 768, 1024)
 """Tokens of the steps that read prompts beside, which are captured too."""
 NEAR: Final = 8192
@@ -105,6 +108,7 @@ class PagedRunner(Runner):
         self._wanted: Counter[tuple[int, Kind | str | None]] = Counter()
         self._pool: Any = None
         self._captures = self.device.startswith("cuda")
+        self._begun = False
 
     def read(self, pieces: Sequence[Piece]) -> Flight:
         last: list[Piece] = []
@@ -152,6 +156,9 @@ class PagedRunner(Runner):
         self._news()
         kind = None if batch.grammars else batch.kind
         graph = self._graph(len(batch.seats), kind)
+        if graph is None and kind is not None:
+            graph = self._fitting(len(batch.seats), None)
+            kind = kind if graph is None else None
         self.store.upload()
         if graph is not None:
             graph.replay(batch.seats)
@@ -180,6 +187,11 @@ class PagedRunner(Runner):
         busy = self._compiled is not None and self._compiled.busy
         if busy or self._wanted[key] < WANTED:
             return None
+        return self._try(key, capture)
+
+    def _try(
+        self, key: tuple[int, Kind | str | None], capture: Callable[[], _Graph]
+    ) -> _Graph | None:
         try:
             self._graphs[key] = capture()
         except RuntimeError as error:
@@ -189,14 +201,19 @@ class PagedRunner(Runner):
         return self._graphs[key]
 
     def _news(self) -> None:
-        """Once layers have been compiled, graphs are captured anew."""
-        if self._compiled is not None and self._compiled.news():
+        """Once all layers have been compiled, graphs are captured anew."""
+        if self._compiled is not None and not self._compiled.busy and self._compiled.news():
             self._graphs.clear()
             self._pool = None  # it ends with its last graph
 
     def answered(self) -> None:
-        if self._compiled is not None:
-            self._compiled.start(self._nobodys)
+        if self._compiled is None or self._begun:
+            return
+        self._begun = True
+        for size in FIRST:
+            if self._captures:
+                self._try((size, None), partial(self._capture, size, None))
+        self._compiled.start(self._nobodys)
 
     def _nobodys(self, kind: str, count: int) -> None:
         """A step of so many tokens that belong to nobody."""
@@ -297,12 +314,14 @@ class PagedRunner(Runner):
         found = self._graphs.get(key)
         if found is None:
             found = self._captured(key, lambda: self._capture(size, kind))
-        if found is None:
-            larger = (
-                self._graphs.get((other, kind)) for other in SIZES if size < other <= 4 * size
-            )
-            found = next((one for one in larger if one is not None), None)
-        return found
+        return found or self._fitting(count, kind)
+
+    def _fitting(self, count: int, kind: Kind | None) -> _Graph | None:
+        """The smallest graph there is for so many texts, of not too many more."""
+        fitting = (
+            self._graphs.get((size, kind)) for size in SIZES if count <= size <= 4 * count + 3
+        )
+        return next((one for one in fitting if one is not None), None)
 
     def _capture(self, size: int, kind: Kind | None) -> _Graph:
         made = _Graph(size, self.store.nobody, self.device)
