@@ -15,9 +15,9 @@ _BYTES: Final = (4.0, 2.0)
 _ANSWER: Final = (16, 1000)
 """Tokens of an answer, where ``max_tokens`` sets no bound."""
 HALF: Final = 0.5
-"""What a service's batch costs of the price of its calls: Bedrock's, Azure OpenAI's and Gemini's
-batches are half ("Amazon Bedrock pricing", "Azure OpenAI global batch", "Batch inference with
-Gemini"; read 2026-11)."""
+"""What a service's batch costs of the price of its calls: half at Bedrock, Azure OpenAI and Gemini,
+as pages of third parties tell (cloudroutehq.com, wring.co, getnadir.com; read 2026-11-30); the
+vendors' own price pages were not read."""
 
 
 def estimate(
