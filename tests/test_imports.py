@@ -77,8 +77,16 @@ def test_every_extra_has_a_row_and_every_row_an_extra() -> None:
     parts = {extra for name in registry.BUILT_IN for extra in registry.spec(name).extras.values()}
     assert rows | parts <= extras
     # What is no provider's whole: the server, the emulators, spans; and the smaller or heavier
-    # part of one (chat on AWS alone; Azure ML, which a profile's `workspace` chooses).
-    assert extras - rows - parts <= {"all", "server", "testing", "otel", "bedrock", "azureml"}
+    # part of one (chat on AWS alone; Azure ML, which a profile's `workspace` chooses; adapters).
+    assert extras - rows - parts <= {
+        "all",
+        "server",
+        "testing",
+        "otel",
+        "bedrock",
+        "azureml",
+        "peft",
+    }
 
 
 def test_the_adapters_that_are_advertised_exist() -> None:

@@ -122,6 +122,8 @@ class Engine:
 
     def _turn(self) -> None:
         self._take_in()
+        # Tokens that a grammar forced are read like a prompt's, and need room as well.
+        self._make_room([one for one in self._running if not one.fresh])
         ready = self._ready()
         pieces, last = self._pieces(stepping=bool(ready))
         batch = self._batch_of(ready) if ready else None

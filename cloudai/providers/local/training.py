@@ -175,11 +175,16 @@ def _filled(folder: str) -> bool:
 
 
 def _inputs(spec: TrainingJob) -> dict[str, Path]:
-    return {name: local_path(spec.input(name).uri) for name in spec.inputs}
+    return {name: _place(spec.input(name).uri) for name in spec.inputs}
 
 
 def _output(given: str | None, default: Path) -> Path:
-    return local_path(given) if given else default
+    return _place(given) if given else default
+
+
+def _place(uri: str) -> Path:
+    """The path; of a place elsewhere, which ``_path_problems`` tells of, some path for the plan."""
+    return here(uri) or Path(uri)
 
 
 def _script_problems(spec: TrainingJob, home: Path) -> list[CloudAIError]:

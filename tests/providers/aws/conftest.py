@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cloudai import Client
-from cloudai.testing.emulators.aws import BUCKET, ROLE, AwsEmulator
+from cloudai.testing.emulators.aws import BUCKET, ROLE, AwsEmulator, ScriptedExecutor
 
 _MADE: list[AwsEmulator] = []
 
@@ -19,7 +19,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Generator[AwsEmulator]:
     """One server a process, as moto keeps one account."""
     if not _MADE:
         _MADE.append(AwsEmulator())
-    emulator = _MADE[0].start()
+    emulator = _MADE[0].start(ScriptedExecutor())
     emulator.faults.clear()
     for name, value in emulator.env.items():
         if name != "AWS_ENDPOINT_URL":

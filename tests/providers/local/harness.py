@@ -26,8 +26,6 @@ class LocalHarness(Harness):
     # Generous: the machines that run the tests are small and busy.
     patience = 120.0
     gaps = {
-        "chat:tools_of_its_own_choice": "the grammar holds a small model to a call; left to "
-        "itself it cannot tell when to make one",
         "embeddings:dimensions": "the embedded model was not trained to have its vectors cut",
     }
 

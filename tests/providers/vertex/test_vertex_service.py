@@ -237,9 +237,11 @@ def test_l9_the_model_of_a_job_that_nothing_ran(
 def test_l11_a_list_that_leads_in_a_circle(
     client: Client, cloud: VertexEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cloudai.testing.emulators.vertex import _jobs
+    from cloudai.testing.emulators.vertex import _collection
 
-    monkeypatch.setattr(_jobs, "page", lambda found, *_: {"customJobs": [], "nextPageToken": "1"})
+    monkeypatch.setattr(
+        _collection, "page", lambda found, *_: {"customJobs": [], "nextPageToken": "1"}
+    )
     with pytest.raises(ProviderError, match="twice"):
         client.training.list()
     assert len([one for one in cloud.requests if one.path.endswith("customJobs")]) < 5

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudai._core.batches import transforms
+from cloudai._core.numerals import numeral
 from cloudai.formats.native import merge
 from cloudai.providers.aws import common, s3
 from cloudai.providers.aws.chat import converse
@@ -121,9 +122,10 @@ def pace(spec: BatchTransform) -> str:
     """How fast a model has to be for a transform job's requests. Its speed on the instance is not
     known where the input is cut, and a first run to measure it would cost a machine of its own."""
     lines = lines_of(spec)
+    slowest = numeral(round(lines / endpoint_wire.SLOWEST, 4))
     return (
         f"a request has at most {lines} lines and an hour's time: a model that does fewer than "
-        f"{lines / endpoint_wire.SLOWEST:.2g} lines a second needs fewer, by native.aws.{LINES}"
+        f"{slowest} lines a second needs fewer, by native.aws.{LINES}"
     )
 
 
