@@ -157,10 +157,9 @@ class ChunkReader:
             block = self._at("thought")  # beside a thought that has none, or alone
             yield {"reasoning_signature": part.thoughtSignature, "block": block, "family": FAMILY}
             self._open = None
-        own = _own(part)
         if part.text:
             yield {"text": part.text, "block": self._at("text")}
-        elif own is not None:
+        elif (own := _own(part)) is not None:
             self._open = None
             yield {"parts": (own,)}
         if signed:
