@@ -145,6 +145,8 @@ class Jobs(Protocol[SpecT]):
     ``owner(id, call)`` the idempotency key that a resource carries at the provider as its tag
     (None where it carries none of ours; raises NotFound). Without the two nothing is compared.
     ``tag_of(key)`` says how a key stands in such a tag, where that is not the key itself.
+    Where ``where`` asks the service, ``check(spec)`` raises beforehand what the spec itself has
+    wrong, by which nothing is sent for it.
     ``resume(id, spec, call)`` goes on with a batch whose worker was lost. ``hourly(id, call)``
     gives US dollars an hour of what runs now, None where that is not known.
     """
@@ -162,8 +164,8 @@ class Jobs(Protocol[SpecT]):
 class Endpoints(Protocol):
     """Endpoints. ``deploy`` gives the id at once; the core waits for RUNNING.
 
-    ``find``, ``delete``, ``discard``, ``where``, ``owner``, ``tag_of`` and ``hourly`` are as for
-    jobs. An adapter whose provider streams answers also has
+    ``find``, ``delete``, ``discard``, ``where``, ``check``, ``owner``, ``tag_of`` and ``hourly``
+    are as for jobs. An adapter whose provider streams answers also has
     ``stream(id, request, call)``, an iterator of bytes.
     """
 

@@ -94,6 +94,9 @@ def _create(
     key = str(spec.idempotency_key)
     profile = binding.profile.name
     encoded = msgspec.json.encode(spec)
+    check = getattr(binding.adapter, "check", None)
+    if check is not None and not ledger.knows(profile, kind, key):
+        check(spec)
     here = binding.where()
     before = ledger.intend(
         profile=profile,

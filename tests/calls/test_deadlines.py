@@ -313,11 +313,12 @@ def told_at_once(error: CloudAIError, name: str, began: float) -> None:
 async def test_k16_an_answer_that_is_none(
     provider: str, what: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if (provider, what, name) in EMPTY:
-        return
     answer, ask = NONE[name][0], OPERATIONS[what]
     with loopback.Server(tokens_first(lambda asked: answer)) as server:
         with loopback.client(provider, server.url, tmp_path, monkeypatch, **KEYS[provider]) as ours:
+            if (provider, what, name) in EMPTY:
+                assert ask(ours, provider) == []
+                return
             began = time.monotonic()
             with pytest.raises(CloudAIError) as caught:
                 ask(ours, provider)

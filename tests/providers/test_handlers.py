@@ -3,16 +3,14 @@ answers, pieces and errors. AWS's toolkits and Azure ML's server are asked in te
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.clients import client_of
 
-from cloudai import Client, HandlerError, InvalidRequest
-from cloudai.testing.clouds import emulated
+from cloudai import HandlerError, InvalidRequest
 
 PLACES = ("local", "aws", "azure", "vertex")
 
@@ -84,17 +82,6 @@ def written(folder: Path, source: str) -> tuple[Path, Path]:
     (code / "package" / "inner.py").write_text("ADDED = 1\n")
     (code / "serve.py").write_text(source)
     return folder / "model", code / "serve.py"
-
-
-@contextlib.contextmanager
-def client_of(place: str, folder: Path) -> Generator[Client]:
-    with contextlib.ExitStack() as stack:
-        if place == "local":
-            yield stack.enter_context(Client(provider="local", home=folder / "home"))
-            return
-        cloud = stack.enter_context(emulated(place, execute=True, speed=50.0))
-        stack.enter_context(cloud.applied())
-        yield stack.enter_context(cloud.client())
 
 
 def failed(endpoint: Any, inputs: list[Any], how: str) -> str:

@@ -3,13 +3,12 @@ served handler as lines that travel alone."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from support.clients import client_of
 
-from cloudai import BatchTransform, Client, TrainingJob
+from cloudai import BatchTransform, TrainingJob
 from cloudai.testing.clouds import emulated
 from cloudai.types import State
 
@@ -31,17 +30,6 @@ def build_wheel(folder, settings=None, metadata=None):
     return NAME
 """
 PROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
-
-
-@contextlib.contextmanager
-def client_of(place: str, folder: Path) -> Generator[Client]:
-    with contextlib.ExitStack() as stack:
-        if place == "local":
-            yield stack.enter_context(Client(provider="local", home=folder / "home"))
-            return
-        cloud = stack.enter_context(emulated(place, execute=True, speed=50.0))
-        stack.enter_context(cloud.applied())
-        yield stack.enter_context(cloud.client())
 
 
 @pytest.mark.slow

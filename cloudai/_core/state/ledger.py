@@ -197,6 +197,15 @@ class Ledger:
                 (entry.profile, entry.kind, entry.key),
             )
 
+    def knows(self, profile: str, kind: str, key: str) -> bool:
+        """Whether the key was used."""
+        return bool(
+            self._read(
+                f"SELECT {_FIELDS} FROM resources WHERE profile=? AND kind=? AND key=?",  # noqa: S608
+                (profile, kind, key),
+            )
+        )
+
     def of(self, uri: str) -> list[Entry]:
         """What a handle stands for: one resource; several where a handle without a region was
         made in several."""

@@ -102,13 +102,16 @@ class AwsBatch:
 
     # Doing.
 
+    def check(self, spec: BatchTransform) -> None:
+        draft = common.Draft()
+        self._planner.draft(absolute(spec), draft, None if here(spec.input) else 1)
+        draft.refuse()
+
     def submit(self, spec: BatchTransform, call: Call) -> str:
         """Prepares the lines, puts them into S3 and starts the job. Its id is a transform job's
         name, a model invocation job's ARN, or ``client-…``."""
         spec = absolute(spec)
-        draft = common.Draft()
-        self._planner.draft(spec, draft, None if here(spec.input) else 1)
-        draft.refuse()
+        self.check(spec)
         self._check_remote(spec, call)
         with tempfile.TemporaryDirectory(prefix="cloudai-") as name:
             folder = Path(name)

@@ -107,12 +107,19 @@ class AwsEndpoints:
 
     # Doing.
 
-    def deploy(self, spec: Deployment, call: Call) -> str:
-        """Uploads, creates the models, the config and the endpoint. Its id is its name."""
-        draft = common.Draft()
+    def check(self, spec: Deployment) -> None:
+        self._checked(spec, common.Draft())
+
+    def _checked(self, spec: Deployment, draft: common.Draft) -> Drafted:
+        """The requests, of which nothing is wrong."""
         made = self._planner.draft(spec, draft)
         draft.refuse()
         assert made is not None  # noqa: S101 - nothing was wrong
+        return made
+
+    def deploy(self, spec: Deployment, call: Call) -> str:
+        """Uploads, creates the models, the config and the endpoint. Its id is its name."""
+        made = self._checked(spec, common.Draft())
         self._refuse_taken(spec, call)
         self._store.check_bucket(self._session.bucket(), "bucket", call)
         self._keys.sending(spec.idempotency_key, spec.name)
@@ -315,9 +322,7 @@ class AwsEndpoints:
         """Puts other variants behind the endpoint, by the spec's rollout. What they replace is
         removed once the endpoint is seen in service again."""
         draft = common.Draft()
-        made = self._planner.draft(spec, draft)
-        draft.refuse()
-        assert made is not None  # noqa: S101 - nothing was wrong
+        made = self._checked(spec, draft)
         described = self._described(id, call)
         arn, name = described["EndpointArn"], made.config["EndpointConfigName"]
         rules, before = scaling_wire.rules(spec), self._scaler.rules(arn, call)

@@ -215,13 +215,21 @@ class AwsTraining:
 
     # Doing.
 
-    def submit(self, spec: TrainingJob, call: Call) -> str:
-        """Uploads what is local and creates the job. Its id is its name."""
+    def check(self, spec: TrainingJob) -> None:
+        self._checked(spec)
+
+    def _checked(self, spec: TrainingJob) -> dict[str, Any]:
+        """The request, of which nothing is wrong."""
         draft = common.Draft()
         draft.attempt(lambda: uploads(spec, self._session.profile.home))
         body = self._draft(spec, draft)
         draft.refuse()
         assert body is not None  # noqa: S101 - nothing was wrong
+        return body
+
+    def submit(self, spec: TrainingJob, call: Call) -> str:
+        """Uploads what is local and creates the job. Its id is its name."""
+        body = self._checked(spec)
         assert spec.name is not None  # noqa: S101
         base = self._base(spec)
         self._check_remote(spec, call)

@@ -193,11 +193,14 @@ class AzureMLBatch:
             },
         }
 
+    def check(self, spec: BatchTransform) -> None:
+        self._check(spec)
+        refuse(self._violations(spec))
+
     def submit(self, spec: BatchTransform, call: Call) -> str:
         """Uploads the parts and the model, makes the endpoint; ``status`` asks it once it is
         up. Raises InvalidRequest for a bad line (``on_error="fail"``) before that."""
-        self._check(spec)
-        refuse(self._violations(spec))
+        self.check(spec)
         spec = absolute(spec)
         workspace = self._workspace
         there = not spec.overwrite and remote(spec.output)

@@ -143,10 +143,13 @@ class AzureMLEndpoints:
         what = "for an hour up to a day; it is billed until it is deleted"
         return machines.cost(machines.machine(first.resources), first.min or 1, 1, 24, what)
 
+    def check(self, spec: Deployment) -> None:
+        refuse(self._violations(spec))
+
     def deploy(self, spec: Deployment, call: Call) -> str:
         """Uploads the models, makes the endpoint and its deployments. Raises what ``plan``
         lists, and Conflict for a name that is taken."""
-        refuse(self._violations(spec))
+        self.check(spec)
         path = f"onlineEndpoints/{spec.name}"
         known = self._workspace.found(path, call)
         if known is not None and (known.get("tags") or {}).get(KEY) != spec.idempotency_key:

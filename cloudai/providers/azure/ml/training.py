@@ -155,9 +155,7 @@ class AzureMLTraining:
                 raise invalid(f"inputs.{name}", uri, "does not exist", f"Looked at {path}.")
         return found
 
-    def submit(self, spec: TrainingJob, call: Call) -> str:
-        """Raises UnsupportedByProvider for a fine-tuning job; InvalidRequest for a source,
-        entry or input that is not there, before anything is sent."""
+    def check(self, spec: TrainingJob) -> None:
         if spec.kind == "finetune":
             raise UnsupportedByProvider(
                 "kind='finetune'",
@@ -165,6 +163,15 @@ class AzureMLTraining:
                 alternative="Azure OpenAI fine-tunes: use a profile without workspace",
             )
         refuse(wire.violations(spec))
+        self._inputs(spec)
+        if spec.source is not None:
+            self._code(spec)
+        wire.environment(spec)
+
+    def submit(self, spec: TrainingJob, call: Call) -> str:
+        """Raises UnsupportedByProvider for a fine-tuning job; InvalidRequest for a source,
+        entry or input that is not there, before anything is sent."""
+        self.check(spec)
         workspace = self._workspace
         given = self._inputs(spec)
         files = self._code(spec) if spec.source is not None else None

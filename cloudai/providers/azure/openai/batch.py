@@ -126,6 +126,12 @@ class AzureBatch:
             cost=estimate(spec, TABLE, HALF if why is None else 1.0, price=price),
         )
 
+    def check(self, spec: BatchTransform) -> None:
+        if spec.model is not None and self.ml is not None:
+            self.ml.check(spec)
+        else:
+            self._check(spec)
+
     def submit(self, spec: BatchTransform, call: Call) -> str:
         """Raises UnsupportedByProvider for a model with a handler, InvalidRequest for a bad
         line (``on_error="fail"``), before anything is sent."""

@@ -89,10 +89,13 @@ class AzureDeployments:
             fine = arm.settled(self._session, last, call) and fine
         return fine
 
+    def check(self, spec: Deployment) -> None:
+        refuse(wire.violations(spec))
+
     def deploy(self, spec: Deployment, call: Call) -> str:
         """Raises what ``plan`` lists; QuotaExceeded for more capacity than there is. A PUT may
         be sent again without harm."""
-        refuse(wire.violations(spec))
+        self.check(spec)
         wire.warn(spec)
         names = {name for name, _ in wire.encode(spec)}
         for item in deployments.listed(self._session, call):

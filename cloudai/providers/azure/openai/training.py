@@ -131,14 +131,17 @@ class AzureFineTuning:
         path = examples.find(spec.input(name).uri, field, "Give a path, or a file id: file-…")
         return _examples.convert(path, target, spec.method, field)
 
-    def submit(self, spec: TrainingJob, call: Call) -> str:
-        """Raises UnsupportedByProvider for a script or container, InvalidRequest for a bad
-        training file, before anything is sent; QuotaExceeded when 20 jobs are queued."""
+    def check(self, spec: TrainingJob) -> None:
         if spec.kind != "finetune":
             raise UnsupportedByProvider(
                 f"kind={spec.kind!r}", provider="azure", alternative=_SCRIPTS
             )
         refuse(self._violations(spec))
+
+    def submit(self, spec: TrainingJob, call: Call) -> str:
+        """Raises UnsupportedByProvider for a script or container, InvalidRequest for a bad
+        training file, before anything is sent; QuotaExceeded when 20 jobs are queued."""
+        self.check(spec)
         files: dict[str, str] = {}
         with tempfile.TemporaryDirectory(prefix="cloudai-") as folder:
             made: dict[str, Path] = {}
